@@ -1,0 +1,1 @@
+"""ModelBuilder, hooks and the registry that finds the builder of a config."""

@@ -1,0 +1,1 @@
+"""The command modelwright: train, build, generate, config and doctor."""

@@ -1,0 +1,1 @@
+"""Strict, lossless configs of models and runs; no torch."""

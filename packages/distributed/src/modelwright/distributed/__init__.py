@@ -1,0 +1,1 @@
+"""Process groups, stages, precision, data-parallel wrapping and the CPU runtime."""

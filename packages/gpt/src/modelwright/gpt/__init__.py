@@ -1,0 +1,1 @@
+"""The GPT family: config, builder, presets and Hugging Face name maps."""

@@ -1,0 +1,1 @@
+"""Typed specs, the parts that fill them, and the adapter to the engine."""

@@ -1,0 +1,1 @@
+"""Test support: fakes, deterministic weights and a one-call multi-process runner."""

@@ -1,0 +1,1 @@
+"""The calls that drive the engine's schedules, optimizer, data, checkpoints and generation."""
