@@ -1,0 +1,270 @@
+"""The linear slots of a GPT layer: QKV and output projection of attention, fc1 and fc2 of the MLP.
+
+`linear_qkv` and `linear_fc1` split their output over the tensor-parallel group (column parallel), `linear_proj` and
+`linear_fc2` their input (row parallel). Sizes are those of the whole layer; a part divides them by its group itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from megatron.core.transformer.transformer_config import TransformerConfig
+    from torch import Tensor
+    from torch.distributed import ProcessGroup
+
+
+class LinearQkvInterface(Protocol):
+    """A built `linear_qkv`. A `torch.nn.Module` at run time: the engine refuses anything else."""
+
+    def forward(self, hidden_SBH: Tensor, /) -> tuple[Tensor, object]:
+        """Project. Called by `SelfAttention.get_query_key_value_tensors`.
+
+        Args:
+            hidden_SBH: `[s, b, h]`.
+
+        Returns:
+            `[s, b, (n + 2 * query groups) * d / tensor-parallel size]`, and a second value that the engine
+            ignores.
+        """
+        ...
+
+    def __call__(self, hidden_SBH: Tensor, /) -> tuple[Tensor, object]:
+        """As `forward`; `torch.nn.Module` provides it."""
+        ...
+
+
+class LinearQkvBuilder(Protocol):
+    """Makes `linear_qkv`.
+
+    Call site: `attention.py`, `SelfAttention.__init__`. The engine's own `LinearQkvBuilder` lacks `name`, which that
+    call passes.
+    """
+
+    def __call__(
+        self,
+        input_size: int,
+        output_size: int,
+        /,
+        *,
+        config: TransformerConfig,
+        init_method: Callable[[Tensor], None],
+        gather_output: bool,
+        bias: bool,
+        skip_bias_add: bool,
+        is_expert: bool,
+        tp_comm_buffer_name: str,
+        tp_group: ProcessGroup | None,
+        name: str | None,
+    ) -> LinearQkvInterface:
+        """Build the layer.
+
+        Args:
+            input_size: `h`.
+            output_size: `(n + 2 * query groups) * d`, plus `n * d` with an output gate.
+            config: The engine's config.
+            init_method: Initialises the weight in place.
+            gather_output: Whether to gather the output over the tensor-parallel group; always false here.
+            bias: Whether there is a bias.
+            skip_bias_add: Whether to return the bias instead of adding it; always false.
+            is_expert: Whether this is a layer of an expert.
+            tp_comm_buffer_name: Name of Transformer Engine's communication buffer, `"qkv"`; others ignore it.
+            tp_group: The tensor-parallel group.
+            name: Dotted name of this module in the model, or `None`.
+
+        Returns:
+            The layer.
+        """
+        ...
+
+
+class LinearProjInterface(Protocol):
+    """A built `linear_proj`. A `torch.nn.Module` at run time: the engine refuses anything else."""
+
+    def forward(self, hidden_SBH: Tensor, /) -> tuple[Tensor, Tensor | None]:
+        """Project. Called by `Attention.forward`.
+
+        Args:
+            hidden_SBH: `[s, b, n * d / tensor-parallel size]`.
+
+        Returns:
+            `[s, b, h]` and the bias that was not added, `[h]`, or `None`.
+        """
+        ...
+
+    def __call__(self, hidden_SBH: Tensor, /) -> tuple[Tensor, Tensor | None]:
+        """As `forward`; `torch.nn.Module` provides it."""
+        ...
+
+
+class LinearProjBuilder(Protocol):
+    """Makes `linear_proj`.
+
+    Call site: `attention.py`, `Attention.__init__`. The engine's own `LinearProjBuilder` lacks `name`, which that call
+    passes.
+    """
+
+    def __call__(
+        self,
+        input_size: int,
+        output_size: int,
+        /,
+        *,
+        config: TransformerConfig,
+        init_method: Callable[[Tensor], None],
+        bias: bool,
+        input_is_parallel: bool,
+        skip_bias_add: bool,
+        is_expert: bool,
+        tp_comm_buffer_name: str,
+        tp_group: ProcessGroup | None,
+        name: str | None,
+    ) -> LinearProjInterface:
+        """Build the layer.
+
+        Args:
+            input_size: `n * d`.
+            output_size: `h`.
+            config: The engine's config.
+            init_method: Initialises the weight in place.
+            bias: Whether there is a bias.
+            input_is_parallel: Whether the input is already split over the tensor-parallel group; always true here.
+            skip_bias_add: Whether to return the bias instead of adding it; always true.
+            is_expert: Whether this is a layer of an expert.
+            tp_comm_buffer_name: Name of Transformer Engine's communication buffer, `"proj"`; others ignore it.
+            tp_group: The tensor-parallel group.
+            name: Dotted name of this module in the model, or `None`.
+
+        Returns:
+            The layer.
+        """
+        ...
+
+
+class LinearFc1Interface(Protocol):
+    """A built `linear_fc1`. A `torch.nn.Module` at run time: the engine refuses anything else."""
+
+    def forward(self, hidden_SBH: Tensor, /) -> tuple[Tensor, Tensor | None]:
+        """Project. Called by `MLP.forward`.
+
+        Args:
+            hidden_SBH: `[s, b, h]`.
+
+        Returns:
+            `[s, b, ffn / tensor-parallel size]` (twice that for a gated MLP) and the bias that was
+            not added, or `None`.
+        """
+        ...
+
+    def __call__(self, hidden_SBH: Tensor, /) -> tuple[Tensor, Tensor | None]:
+        """As `forward`; `torch.nn.Module` provides it."""
+        ...
+
+
+class LinearFc1Builder(Protocol):
+    """Makes `linear_fc1`.
+
+    Call site: `mlp.py`, `MLP.__init__`.
+    """
+
+    def __call__(
+        self,
+        input_size: int,
+        output_size: int,
+        /,
+        *,
+        config: TransformerConfig,
+        init_method: Callable[[Tensor], None],
+        gather_output: bool,
+        bias: bool,
+        skip_bias_add: bool,
+        is_expert: bool,
+        tp_comm_buffer_name: str,
+        tp_group: ProcessGroup | None,
+        stride: int,
+        name: str | None,
+    ) -> LinearFc1Interface:
+        """Build the layer.
+
+        Args:
+            input_size: `h`.
+            output_size: The MLP's inner size, doubled for a gated MLP.
+            config: The engine's config.
+            init_method: Initialises the weight in place.
+            gather_output: Whether to gather the output over the tensor-parallel group; always false here.
+            bias: Whether there is a bias.
+            skip_bias_add: Whether to return the bias instead of adding it; always true.
+            is_expert: Whether this is a layer of an expert.
+            tp_comm_buffer_name: Name of Transformer Engine's communication buffer, `"fc1"`; others ignore it.
+            tp_group: The tensor-parallel group.
+            stride: 2 for a gated MLP (gate and up projection interleaved per shard), else 1.
+            name: Dotted name of this module in the model, or `None`.
+
+        Returns:
+            The layer.
+        """
+        ...
+
+
+class LinearFc2Interface(Protocol):
+    """A built `linear_fc2`. A `torch.nn.Module` at run time: the engine refuses anything else."""
+
+    def forward(self, hidden_SBH: Tensor, /) -> tuple[Tensor, Tensor | None]:
+        """Project. Called by `MLP.forward`.
+
+        Args:
+            hidden_SBH: `[s, b, ffn / tensor-parallel size]`.
+
+        Returns:
+            `[s, b, h]` and the bias that was not added, `[h]`, or `None`.
+        """
+        ...
+
+    def __call__(self, hidden_SBH: Tensor, /) -> tuple[Tensor, Tensor | None]:
+        """As `forward`; `torch.nn.Module` provides it."""
+        ...
+
+
+class LinearFc2Builder(Protocol):
+    """Makes `linear_fc2`.
+
+    Call site: `mlp.py`, `MLP.__init__`.
+    """
+
+    def __call__(
+        self,
+        input_size: int,
+        output_size: int,
+        /,
+        *,
+        config: TransformerConfig,
+        init_method: Callable[[Tensor], None],
+        bias: bool,
+        input_is_parallel: bool,
+        skip_bias_add: bool,
+        is_expert: bool,
+        tp_comm_buffer_name: str,
+        tp_group: ProcessGroup | None,
+        name: str | None,
+    ) -> LinearFc2Interface:
+        """Build the layer.
+
+        Args:
+            input_size: The MLP's inner size.
+            output_size: `h`.
+            config: The engine's config.
+            init_method: Initialises the weight in place.
+            bias: Whether there is a bias.
+            input_is_parallel: Whether the input is already split over the tensor-parallel group; always true here.
+            skip_bias_add: Whether to return the bias instead of adding it; always true.
+            is_expert: Whether this is a layer of an expert.
+            tp_comm_buffer_name: Name of Transformer Engine's communication buffer, `"fc2"`; others ignore it.
+            tp_group: The tensor-parallel group.
+            name: Dotted name of this module in the model, or `None`.
+
+        Returns:
+            The layer.
+        """
+        ...
