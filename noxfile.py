@@ -1,0 +1,143 @@
+"""Every check of the workspace, one session each: `uv run nox` runs those that `uv run nox --list` marks with a star.
+
+The packages are read from `packages/*/pyproject.toml`, so a new one needs no edit here. Sessions that look at the
+workspace as a whole run in the environment of `uv run`. `tests` and `build` make environments of their own, because
+what is *not* installed there is their point. Any of them completes a neutral `uv.lock` (see CONTRIBUTING.md).
+"""
+
+import shutil
+import sys
+import tomllib
+from pathlib import Path
+from zipfile import ZipFile
+
+import nox
+
+ROOT = Path(__file__).parent
+sys.path.insert(0, str(ROOT))
+from tests.policies import lockfile  # noqa: E402 - nox does not put the folder of the noxfile on the path
+
+nox.needs_version = ">=2026.4.10"
+nox.options.default_venv_backend = "uv"
+nox.options.error_on_external_run = True
+
+PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
+# Two ranks share two cores in the tests; more threads a rank would only wait for each other.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
+
+def uv(session: nox.Session, *command: str, env: dict[str, str] | None = None, fails: bool = False) -> None:
+    """Run a uv command; with `fails`, one that must find errors."""
+    session.run("uv", *command, env=env or {}, external=True, success_codes=[1] if fails else [0])
+
+
+@nox.session(venv_backend="none")
+def lint(session: nox.Session) -> None:
+    """Check everything with ruff: rules and format."""
+    uv(session, "run", "ruff", "check")
+    uv(session, "run", "ruff", "format", "--check")
+
+
+@nox.session(venv_backend="none")
+def types(session: nox.Session) -> None:
+    """Check sources and typing tests with mypy and pyright, both strict; both must reject the canary."""
+    uv(session, "run", "mypy", *(f"packages/{package}/src" for package in PACKAGES), "tests/typing")
+    uv(session, "run", "pyright")
+    session.log("The next two must find errors: a checker that accepts the canary takes the engine's types for Any.")
+    uv(session, "run", "mypy", "tests/typing/canary.py", fails=True)
+    uv(session, "run", "pyright", "tests/typing/canary.py", fails=True)
+
+
+@nox.session(venv_backend="none")
+def layers(session: nox.Session) -> None:
+    """Check with import-linter that imports only point down the layers, and that light packages stay light."""
+    uv(session, "run", "lint-imports")
+
+
+@nox.session(venv_backend="none", default=False)
+def lock(session: nox.Session) -> None:
+    """Write uv.lock in its index-neutral form; with `-- --check`, only compare as `lock_check` does."""
+    if session.posargs == ["--check"]:
+        session.notify("lock_check", posargs=[])
+        return
+    if session.posargs:
+        session.error(f"`lock` takes `--check` or nothing, but was given {' '.join(session.posargs)}.")
+    uv(session, "lock")
+    path = ROOT / "uv.lock"
+    path.write_text(lockfile.neutralise(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+@nox.session(venv_backend="none")
+def lock_check(session: nox.Session) -> None:
+    """Compare versions and hashes of the committed (or staged) uv.lock with what resolving gives here."""
+    uv(session, "lock")
+    committed = session.run("git", "show", ":uv.lock", external=True, silent=True)
+    found = lockfile.differences(str(committed), (ROOT / "uv.lock").read_text(encoding="utf-8"))
+    if found:
+        session.error(
+            "The committed `uv.lock` is not what resolving gives:\n  "
+            + "\n  ".join(found)
+            + "\nIf the change is wanted, run `uv run nox -s lock` and commit `uv.lock`."
+        )
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build every wheel and sdist, install the wheels into an empty environment, import each, run the command."""
+    folder = Path(session.create_tmp()).resolve()
+    shutil.rmtree(folder / "dist", ignore_errors=True)
+    uv(session, "build", "--quiet", "--all-packages", "--no-sources", "--out-dir", str(folder / "dist"))
+    wheels = sorted((folder / "dist").glob("*.whl"))
+    for wheel in wheels:
+        check_wheel(session, wheel)
+    if len(wheels) != len(PACKAGES):
+        session.error(f"{len(PACKAGES)} packages gave {len(wheels)} wheels.")
+    # Third-party packages at their locked versions; ours as files, so that no index can offer another.
+    locked = str(folder / "locked.txt")
+    export = ("--no-hashes", "--no-emit-workspace", "--no-default-groups", "--all-packages", "--all-extras")
+    uv(session, "export", "--quiet", "--frozen", *export, "--output-file", locked)
+    uv(session, "pip", "install", "--constraint", locked, *map(str, wheels))
+    session.chdir(folder)
+    imports = ", ".join(f"modelwright.{package}" for package in PACKAGES)
+    session.run("python", "-I", "-c", f"import {imports}")
+    session.run("modelwright", "--help")
+
+
+def check_wheel(session: nox.Session, wheel: Path) -> None:
+    """Refuse a wheel that is not typed, hides its siblings or depends on a file of this workspace."""
+    with ZipFile(wheel) as archive:
+        names = archive.namelist()
+        metadata = archive.read(next(name for name in names if name.endswith(".dist-info/METADATA"))).decode()
+    portions = {name.split("/")[1] for name in names if name.startswith("modelwright/")}
+    for portion in portions:
+        if portion.endswith(".py"):
+            session.error(f"{wheel.name} holds modelwright/{portion}, which hides every other package.")
+        if f"modelwright/{portion}/py.typed" not in names:
+            session.error(f"{wheel.name} has no modelwright/{portion}/py.typed, so type checkers ignore its types.")
+    if not portions:
+        session.error(f"{wheel.name} holds nothing under modelwright/.")
+    if " @ " in "".join(line for line in metadata.splitlines() if line.startswith("Requires-Dist")):
+        session.error(f"{wheel.name} depends on a fixed place, not on a name and a range.")
+
+
+@nox.session(reuse_venv=True)
+@nox.parametrize("package", [nox.param(package, id=package) for package in PACKAGES])
+def tests(session: nox.Session, package: str) -> None:
+    """Test one package with nothing installed but it, what it declares, and pytest."""
+    if not any((ROOT / "packages" / package / "tests").rglob("test_*.py")):
+        session.error(f"packages/{package} has no tests; add packages/{package}/tests/test_*.py.")
+    declared = tomllib.loads((ROOT / "packages" / package / "pyproject.toml").read_text(encoding="utf-8"))
+    groups = ["--group", "test"] if "test" in declared.get("dependency-groups", {}) else []
+    here = {"UV_PROJECT_ENVIRONMENT": session.virtualenv.location}
+    uv(session, "sync", "--package", declared["project"]["name"], "--no-default-groups", *groups, env=here)
+    pytest = str(Path(session.create_tmp()).resolve() / "pytest.txt")
+    uv(session, "export", "--quiet", "--frozen", "--only-group", "test", "--output-file", pytest)
+    uv(session, "pip", "install", "--quiet", "--requirements", pytest)
+    session.run("python", "-m", "pytest", f"packages/{package}/tests", *session.posargs, env=ONE_THREAD)
+
+
+@nox.session(venv_backend="none")
+def integration(session: nox.Session) -> None:
+    """Test the packages together, everything installed, and the policies of the repository."""
+    targets = [path for path in ("tests/integration", "tests/policies") if (ROOT / path).is_dir()]
+    uv(session, "run", "python", "-m", "pytest", *targets, *session.posargs, env=ONE_THREAD)
