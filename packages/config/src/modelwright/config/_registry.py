@@ -1,0 +1,151 @@
+"""Which class a `kind` means.
+
+Classes register themselves when their module is imported. The modules of installed families are named by the entry
+points of the group `modelwright.families` and imported, all of them, the first time that a kind or a preset is not
+known: what is imported depends on what is installed, never on what a file says.
+"""
+
+import functools
+from collections.abc import Iterable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import final, override
+
+from modelwright.config._by_kind import ByKind, key_error, quoted_list, shown
+from modelwright.config._errors import ConfigError, Problem
+from modelwright.config._explain import described
+from modelwright.config._model import ModelConfig
+from modelwright.protocols import did_you_mean
+
+__all__ = ["RegisteredKind", "config_class_for", "failed_families", "load_families", "register_config"]
+
+_CLASSES: dict[str, type[ModelConfig]] = {}
+_FAILED: dict[str, str] = {}
+_KNOWN_FAMILIES = {"gpt": "modelwright-gpt", "moe": "modelwright-moe", "mamba": "modelwright-mamba"}
+
+
+def register_config[ConfigT: ModelConfig](cls: type[ConfigT]) -> type[ConfigT]:
+    """Let files use a config class by its `kind`; a class decorator.
+
+    Args:
+        cls: A class with a `kind`. The same class may be registered again, as a reloaded module does.
+
+    Returns:
+        The class.
+
+    Raises:
+        ConfigError: If it has no `kind`, or another class has it.
+    """
+    kind = getattr(cls, "kind", None)
+    if not isinstance(kind, str) or not kind:
+        rule = f"`{cls.__name__}` must say its `kind`, as in `kind: ClassVar[str] = \"mine\"`."
+        raise ConfigError((Problem("", rule),))
+    taken = _CLASSES.get(kind)
+    if taken is not None and _full_name(taken) != _full_name(cls):
+        message = f"the kind `{kind}` belongs to `{_full_name(taken)}` already; give `{_full_name(cls)}` another one."
+        raise ConfigError((Problem("", message),))
+    _CLASSES[kind] = cls
+    return cls
+
+
+def config_class_for(kind: str) -> type[ModelConfig]:
+    """The class that a `kind` means.
+
+    Args:
+        kind: As files write it.
+
+    Returns:
+        The registered class.
+
+    Raises:
+        ConfigError: If there is none; says what exists, or what to install.
+    """
+    marker = RegisteredKind()
+    found = marker.member(kind)
+    if found is None:
+        raise ConfigError((Problem("kind", f"`kind` {marker.unknown(kind)}"),))
+    return found
+
+
+@functools.cache
+def load_families() -> None:
+    """Import the torch-free config module of every installed family, once."""
+    for entry in entry_points(group="modelwright.families"):
+        try:
+            entry.load()
+        except Exception as error:  # noqa: BLE001  # a broken plug-in must not break the families that work
+            _FAILED[entry.name] = _failure(entry, error)
+
+
+def failed_families() -> str:
+    """The end of a message about something unknown.
+
+    Returns:
+        Which installed families could not be imported and why; "" if all could.
+    """
+    return "".join(f" ({text})" for text in _FAILED.values())
+
+
+@final
+class RegisteredKind(ByKind):
+    """Any registered model config, by its kind."""
+
+    @override
+    def base(self) -> type[ModelConfig]:
+        return ModelConfig
+
+    @override
+    def kinds(self) -> Iterable[str]:
+        load_families()
+        return sorted(_CLASSES)
+
+    @override
+    def member(self, kind: str) -> type[ModelConfig] | None:
+        if kind not in _CLASSES:
+            load_families()
+        return _CLASSES.get(kind)
+
+    @override
+    def split(self, data: Mapping[str, object]) -> tuple[type, dict[str, object]]:
+        cls, fields = super().split(data)
+        return cls, without_version(cls, fields)
+
+    @override
+    def unknown(self, kind: str) -> str:
+        if kind in _KNOWN_FAMILIES and kind not in _FAILED:
+            package = _KNOWN_FAMILIES[kind]
+            return f"`{kind}` is the family of `{package}`, which is not installed; run `pip install {package}`."
+        near = did_you_mean(kind, self.kinds()) or "."
+        exists = quoted_list(self.kinds(), "or")
+        return f"must be {exists}, but `{shown(kind)}` was given{near}{failed_families()}"
+
+
+def without_version(cls: type, fields: dict[str, object]) -> dict[str, object]:
+    """Check the version of a model's data, and take it off.
+
+    Args:
+        cls: The class that will read the data.
+        fields: Its plain data.
+
+    Returns:
+        The data without `version`.
+
+    Raises:
+        PydanticCustomError: If the data is of another version than the class.
+    """
+    known, given = int(getattr(cls, "version", 1)), fields.get("version", 1)
+    if given == known and not isinstance(given, bool):
+        return {key: value for key, value in fields.items() if key != "version"}
+    newer = isinstance(given, int) and given > known
+    advice = "; install a newer version of its package." if newer else "."
+    raise key_error("version", f"of `{getattr(cls, 'kind', '')}` must be {known}, but {described(given)} was given{advice}")
+
+
+def _full_name(cls: type) -> str:
+    """Module and name of a class."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _failure(entry: EntryPoint, error: Exception) -> str:
+    """What to say of a family that could not be imported."""
+    package = entry.dist.name if entry.dist is not None else entry.value
+    return f"the family `{entry.name}` of `{package}` could not be imported: {error}"

@@ -1,0 +1,67 @@
+"""A whole run: what a file with `modelwright: 1` describes."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal, final, override
+
+from modelwright.config._base import Config, config_class
+from modelwright.config._by_kind import OneOf
+from modelwright.config._errors import Problem
+from modelwright.config._model import ModelConfig
+from modelwright.config._parallelism import Parallelism
+from modelwright.config._precision import Precision
+from modelwright.config._registry import RegisteredKind
+from modelwright.config._rules import multiple_of
+from modelwright.config._train import TrainConfig
+from modelwright.config._wrap import MegatronDDP, NoWrap, Wrap
+
+__all__ = ["RunConfig"]
+
+
+@final
+@config_class
+class RunConfig(Config):
+    """A model, how it is cut over ranks, and how it is trained. Everything but `model` has a default."""
+
+    modelwright: Literal[1] = 1
+    """Version of the file format. A file must say it."""
+
+    name: str | None = None
+    """Name of the run, for its folder; None: the name of the file."""
+
+    model: Annotated[ModelConfig, RegisteredKind()]
+    """What to build: the config of a family, told by `kind`."""
+
+    stack: str | None = None
+    """Name of a registered stack spec to build the model from; None: the family's own."""
+
+    backend: Literal["torch"] = "torch"
+    """Which builders fill the generic slots."""
+
+    parallelism: Parallelism = Parallelism()
+    """How many ranks stand along each axis."""
+
+    precision: Precision = Precision()
+    """Number formats."""
+
+    wrap: Annotated[Wrap, OneOf(NoWrap, MegatronDDP)] = MegatronDDP()
+    """How a rank's stages become data-parallel."""
+
+    train: TrainConfig = TrainConfig()
+    """How to train."""
+
+    @override
+    def problems(self) -> Iterator[Problem]:
+        yield from (problem.under("model") for problem in self.model.layout_problems(self.parallelism))
+        yield from (problem.under("train") for problem in self._batch_problems())
+
+    def _batch_problems(self) -> Iterator[Problem]:
+        """Rules between the batch sizes and the axes."""
+        train, axes = self.train, self.parallelism
+        copies = axes.data_size()
+        if copies > 1 and axes.virtual_pipeline == 1:
+            of = f"`micro_batch` {train.micro_batch} × {copies} copies of the model"
+            yield from multiple_of("global_batch", train.global_batch, train.micro_batch * copies, of)
+        if axes.virtual_pipeline > 1:
+            of = f"`micro_batch` {train.micro_batch} × {copies} copies of the model × `pipeline` {axes.pipeline}"
+            least = train.micro_batch * copies * axes.pipeline
+            yield from multiple_of("global_batch", train.global_batch, least, f"{of}, because the stages interleave")

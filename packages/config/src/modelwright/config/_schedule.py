@@ -1,0 +1,53 @@
+"""How the learning rate moves over a run."""
+
+from typing import ClassVar, final
+
+from modelwright.config._base import Config, config_class
+from modelwright.config._numbers import NonNegativeFloat, NonNegativeInt
+
+__all__ = ["ConstantSchedule", "CosineSchedule", "LinearSchedule", "LrSchedule"]
+
+
+@final
+@config_class
+class CosineSchedule(Config):
+    """Up from 0 in a line, then down to `min_lr` along half a cosine."""
+
+    kind: ClassVar[str] = "cosine"
+
+    warmup_steps: NonNegativeInt = 0
+    """Steps on the way up."""
+
+    min_lr: NonNegativeFloat = 0.0
+    """Learning rate at the last step."""
+
+
+@final
+@config_class
+class LinearSchedule(Config):
+    """Up from 0 in a line, then down to `min_lr` in a line."""
+
+    kind: ClassVar[str] = "linear"
+
+    warmup_steps: NonNegativeInt = 0
+    """Steps on the way up."""
+
+    min_lr: NonNegativeFloat = 0.0
+    """Learning rate at the last step."""
+
+
+@final
+@config_class
+class ConstantSchedule(Config):
+    """Up from 0 in a line, then level."""
+
+    kind: ClassVar[str] = "constant"
+
+    min_lr: ClassVar[float] = 0.0
+
+    warmup_steps: NonNegativeInt = 0
+    """Steps on the way up."""
+
+
+LrSchedule = CosineSchedule | LinearSchedule | ConstantSchedule
+"""Any learning-rate schedule of a file."""
