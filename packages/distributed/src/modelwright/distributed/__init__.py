@@ -1,1 +1,35 @@
-"""Process groups, stages, precision, data-parallel wrapping and the CPU runtime."""
+"""Distributed building: process groups, stages, precision, wrapping, and a CPU runtime for the real engine.
+
+`initialize(parallelism)` joins the job and makes the groups, `build_stages` is the lifecycle that every family's
+builder runs, `cpu_runtime()` lets all of it run without a GPU.
+"""
+
+from modelwright.distributed._cpu_runtime import CpuRuntimeError, cpu_runtime, device_runtime
+from modelwright.distributed._groups import GroupError, check_groups, finalize, initialize, virtual_stages
+from modelwright.distributed._initialisation import NormalInit, deferred_initialisation, initialise_parameters
+from modelwright.distributed._lifecycle import build_stages
+from modelwright.distributed._stages import StageError, layers_of, staged_pattern
+from modelwright.distributed._wrap import WrapError, total_bytes, total_parameters, unwrapped, wrap_stages
+
+__all__ = [
+    "CpuRuntimeError",
+    "GroupError",
+    "NormalInit",
+    "StageError",
+    "WrapError",
+    "build_stages",
+    "check_groups",
+    "cpu_runtime",
+    "deferred_initialisation",
+    "device_runtime",
+    "finalize",
+    "initialise_parameters",
+    "initialize",
+    "layers_of",
+    "staged_pattern",
+    "total_bytes",
+    "total_parameters",
+    "unwrapped",
+    "virtual_stages",
+    "wrap_stages",
+]

@@ -1,1 +1,55 @@
-"""Typed specs, the parts that fill them, and the adapter to the engine."""
+"""Layers: typed specs, the parts of the `torch` backend that fill them, and the way to the engine.
+
+A `StackSpec` says what fills every slot; `resolve` makes the engine's config from ours; `build_stage` builds the
+engine's `HybridModel` from the two.
+"""
+
+from modelwright.layers._activations import Activation, ActivationFunction, activation, register_activation
+from modelwright.layers._core_attention import SdpaCoreAttention
+from modelwright.layers._model import LanguageModelShape, build_stage
+from modelwright.layers._norm import TorchNorm
+from modelwright.layers._resolve import EngineFieldError, resolve
+from modelwright.layers._rotary import ScaledRotaryEmbedding
+from modelwright.layers._slots import as_module_spec, check_slots
+from modelwright.layers._specs import (
+    AttentionLayerSpec,
+    MlpLayerSpec,
+    MlpSpec,
+    SelfAttentionSpec,
+    StackSpec,
+    bias_dropout_add,
+)
+from modelwright.layers._stack_builder import StackModelBuilder
+from modelwright.layers._stack_registry import StackFunction, register_stack, registered_stack
+from modelwright.layers._weight_map import Entry, Heads, State, WeightMap, WeightMapError
+
+__all__ = [
+    "Activation",
+    "ActivationFunction",
+    "AttentionLayerSpec",
+    "EngineFieldError",
+    "Entry",
+    "Heads",
+    "LanguageModelShape",
+    "MlpLayerSpec",
+    "MlpSpec",
+    "ScaledRotaryEmbedding",
+    "SdpaCoreAttention",
+    "SelfAttentionSpec",
+    "StackFunction",
+    "StackModelBuilder",
+    "StackSpec",
+    "State",
+    "TorchNorm",
+    "WeightMap",
+    "WeightMapError",
+    "activation",
+    "as_module_spec",
+    "bias_dropout_add",
+    "build_stage",
+    "check_slots",
+    "register_activation",
+    "register_stack",
+    "registered_stack",
+    "resolve",
+]

@@ -1,0 +1,195 @@
+"""`cpu_runtime`: the engine, as installed, on a machine without a GPU.
+
+Megatron-Core asks CUDA for a device, streams, events and random states while it builds, communicates and steps. None
+of that carries the mathematics. Inside the context each of those requests is answered by the CPU: `torch.cuda`'s
+queries and streams by stand-ins, `device="cuda"` in a factory by the CPU, an explicit `nccl` group by gloo, and the few
+places of the engine that look at the type of a tensor by the CPU's names. On exit every attribute is what it was.
+"""
+
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace, TracebackType
+from typing import Any, Self
+
+import torch
+
+from modelwright.protocols import ModelwrightError
+
+
+class CpuRuntimeError(ModelwrightError):
+    """The CPU runtime was asked for where it does not belong."""
+
+
+_CPU = torch.device("cpu")
+# The factories of torch that take `device=`; torch keeps the same list for `with torch.device(...)`.
+_FACTORIES = (
+    "arange", "as_tensor", "empty", "empty_like", "empty_strided", "eye", "full", "full_like", "linspace", "ones",
+    "ones_like", "rand", "rand_like", "randint", "randint_like", "randn", "randn_like", "randperm", "tensor", "zeros",
+    "zeros_like",
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def cpu_runtime(*, force: bool = False) -> Iterator[None]:
+    """Let the engine run without a GPU for as long as the context lasts; nests.
+
+    Args:
+        force: Enter although CUDA is usable, for tests of the runtime itself.
+
+    Raises:
+        CpuRuntimeError: CUDA is usable here and `force` is not set.
+    """
+    if torch.cuda.is_available() and not force:
+        raise CpuRuntimeError(
+            "`cpu_runtime` is for machines without a GPU, but CUDA is usable here; leave it out, or pass force=True."
+        )
+    with _lock:
+        if not _depth.value:
+            _undo.extend(_swap(*change) for change in _changes())
+        _depth.value += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _depth.value -= 1
+            while not _depth.value and _undo:
+                _undo.pop()()
+
+
+def device_runtime() -> contextlib.AbstractContextManager[None]:
+    """`cpu_runtime()` where there is no usable GPU, else a context that does nothing: the same program on both."""
+    return contextlib.nullcontext() if torch.cuda.is_available() else cpu_runtime()
+
+
+_lock = threading.RLock()
+_depth = SimpleNamespace(value=0)
+_undo: list[Callable[[], None]] = []
+
+
+def _swap(owner: Any, name: str, replacement: object) -> Callable[[], None]:
+    """Set an attribute and return what puts it back, inherited ones by removing the override."""
+    own = name in vars(owner)
+    before = getattr(owner, name)
+    setattr(owner, name, replacement)
+    return functools.partial(setattr, owner, name, before) if own else functools.partial(delattr, owner, name)
+
+
+def _changes() -> Iterator[tuple[Any, str, object]]:
+    yield from _torch_cuda()
+    yield from _device_requests()
+    yield from _process_groups()
+    yield from _engine()
+
+
+def _torch_cuda() -> Iterator[tuple[Any, str, object]]:
+    """Queries, streams and random states of `torch.cuda`."""
+    cuda = torch.cuda
+    stream = _Stream()
+    properties = SimpleNamespace(
+        name="CPU", major=0, minor=0, total_memory=0, multi_processor_count=torch.get_num_threads()
+    )
+    yield cuda, "current_device", lambda: _CPU
+    yield cuda, "current_stream", lambda device=None: stream
+    yield cuda, "default_stream", lambda device=None: stream
+    yield cuda, "Stream", _Stream
+    yield cuda, "Event", _Event
+    yield cuda, "stream", contextlib.nullcontext
+    yield cuda, "synchronize", _nothing
+    yield cuda, "set_device", _nothing
+    yield cuda, "empty_cache", _nothing
+    yield cuda, "is_current_stream_capturing", lambda: False
+    yield cuda, "get_device_properties", lambda device=None: properties
+    yield cuda, "get_device_capability", lambda device=None: (0, 0)
+    yield cuda, "get_rng_state", lambda device=None: torch.get_rng_state()
+    yield cuda, "set_rng_state", lambda state, device=None: torch.set_rng_state(state)
+    yield cuda, "manual_seed", torch.manual_seed
+    yield cuda, "manual_seed_all", torch.manual_seed
+
+
+def _device_requests() -> Iterator[tuple[Any, str, object]]:
+    """Everything that names the device a tensor or module shall live on."""
+    for name in _FACTORIES:
+        yield torch, name, _on_cpu(getattr(torch, name))
+    yield torch.Tensor, "cuda", lambda self, *args, **kwargs: self
+    yield torch.nn.Module, "cuda", lambda self, device=None: self
+
+
+def _on_cpu(factory: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(factory)
+    def redirected(*args: Any, **kwargs: Any) -> Any:
+        device = kwargs.get("device")
+        if device is not None and not isinstance(device, int) and torch.device(device).type == "cuda":
+            kwargs["device"] = _CPU
+        return factory(*args, **kwargs)
+
+    return redirected
+
+
+def _process_groups() -> Iterator[tuple[Any, str, object]]:
+    """Groups whose backend is named outright."""
+    dist = torch.distributed
+    for name in ("init_process_group", "new_group"):
+        yield dist, name, _over_gloo(getattr(dist, name))
+
+
+def _over_gloo(make_group: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(make_group)
+    def redirected(*args: Any, **kwargs: Any) -> Any:
+        args = tuple("gloo" if arg == "nccl" else arg for arg in args)
+        if kwargs.get("backend") == "nccl":
+            kwargs["backend"] = "gloo"
+        return make_group(*args, **kwargs)
+
+    return redirected
+
+
+def _engine() -> Iterator[tuple[Any, str, object]]:
+    """The engine's own random-state access, which reaches below `torch.cuda`'s public functions."""
+    from megatron.core.tensor_parallel import random  # noqa: PLC0415 - seconds to import, needed only here
+
+    yield random, "_get_cuda_rng_state", lambda device=None, clone=False, graph_safe=False: torch.get_rng_state()
+    yield random, "_set_cuda_rng_state", lambda new_state, device=-1, graph_safe=False: torch.set_rng_state(new_state)
+
+
+def _nothing(*args: object, **kwargs: object) -> None:
+    """A request that has no meaning on the CPU, where every operation has finished when it returns."""
+
+
+class _Event:
+    """An event that has always happened."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
+
+    record = wait = synchronize = _nothing
+
+    def query(self) -> bool:
+        return True
+
+    def elapsed_time(self, end_event: object) -> float:
+        return 0.0
+
+
+class _Stream:
+    """A stream on which everything has already run; also its own context."""
+
+    cuda_stream = 0
+    device = _CPU
+
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
+
+    wait_stream = wait_event = synchronize = _nothing
+
+    def record_event(self, event: _Event | None = None) -> _Event:
+        return event or _Event()
+
+    def query(self) -> bool:
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

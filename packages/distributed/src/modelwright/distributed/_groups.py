@@ -1,0 +1,116 @@
+"""Process groups: from the sizes of the axes to the engine's collection of groups, checked on the way.
+
+The engine keeps groups in module globals that several of its paths read even when a collection is passed, so
+`initialize` fills both from one description and `finalize` empties both.
+"""
+
+import datetime
+import os
+
+import torch
+from megatron.core import parallel_state, tensor_parallel
+from megatron.core.process_groups_config import ProcessGroupCollection
+
+from modelwright.config import Parallelism
+from modelwright.protocols import ModelwrightError
+
+
+class GroupError(ModelwrightError):
+    """The processes that exist do not fit the parallelism that was asked for."""
+
+
+DEFAULT_TIMEOUT = datetime.timedelta(minutes=10)
+
+
+def initialize(
+    parallelism: Parallelism, *, seed: int = 1234, timeout: datetime.timedelta = DEFAULT_TIMEOUT
+) -> ProcessGroupCollection:
+    """Join the job and make this rank's process groups.
+
+    Reads `RANK`, `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT` as torch's launcher sets them; without them the job is
+    this one process. Uses nccl where CUDA is usable and gloo elsewhere, where the caller stands in `cpu_runtime()`.
+
+    Args:
+        parallelism: Sizes of the axes.
+        seed: Of the random states that dropout draws from.
+        timeout: After which a collective that waits for a dead rank fails.
+
+    Returns:
+        The groups of this rank.
+
+    Raises:
+        ConfigError: The number of processes is not a multiple of what the parallelism needs.
+    """
+    parallelism.world_size(_launched())
+    cuda = torch.cuda.is_available()
+    if not torch.distributed.is_initialized():
+        _join(cuda, timeout)
+    parallel_state.destroy_model_parallel()
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=parallelism.tensor,
+        pipeline_model_parallel_size=parallelism.pipeline,
+        virtual_pipeline_model_parallel_size=virtual_stages(parallelism),
+        context_parallel_size=parallelism.context,
+        expert_model_parallel_size=parallelism.expert,
+        expert_tensor_parallel_size=parallelism.expert_tensor,
+        create_gloo_process_groups=cuda,
+    )
+    tensor_parallel.model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
+    return ProcessGroupCollection.use_mpu_process_groups()
+
+
+def finalize() -> None:
+    """Leave the job: empty the engine's groups and end torch's; nothing happens when there are none."""
+    parallel_state.destroy_model_parallel()
+    parallel_state.destroy_global_memory_buffer()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def virtual_stages(parallelism: Parallelism) -> int | None:
+    """The number of virtual stages as the engine wants it: None when there is one."""
+    return parallelism.virtual_pipeline if parallelism.virtual_pipeline > 1 else None
+
+
+def check_groups(pg_collection: ProcessGroupCollection, parallelism: Parallelism) -> None:
+    """Compare the groups that were given with the axes that were asked for.
+
+    The engine's own check asks `hasattr`, which a collection answers with True for a group that is None.
+
+    Args:
+        pg_collection: The groups of this rank.
+        parallelism: Sizes of the axes.
+
+    Raises:
+        GroupError: A group is missing or of another size; all of them in one message.
+    """
+    wanted = {"tp": parallelism.tensor, "pp": parallelism.pipeline, "cp": parallelism.context, "ep": parallelism.expert}
+    problems = []
+    for name in ("tp", "pp", "cp", "ep", "dp", "dp_cp"):
+        group = getattr(pg_collection, name)
+        if group is None:
+            problems.append(f"`{name}` is not set")
+        elif name in wanted and group.size() != wanted[name]:
+            problems.append(f"`{name}` has {group.size()} ranks where the parallelism asks for {wanted[name]}")
+    if problems:
+        raise GroupError(
+            f"`pg_collection` must hold the groups of the parallelism, but {'; '.join(problems)}; "
+            "pass what `modelwright.distributed.initialize(parallelism)` returned."
+        )
+
+
+def _launched() -> int:
+    if torch.distributed.is_initialized():
+        return torch.distributed.get_world_size()
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _join(cuda: bool, timeout: datetime.timedelta) -> None:
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    backend = "nccl" if cuda else "gloo"
+    if "RANK" in os.environ:
+        torch.distributed.init_process_group(backend, timeout=timeout)
+    else:
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)

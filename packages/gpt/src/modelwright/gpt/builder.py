@@ -1,0 +1,67 @@
+"""`GPTModelBuilder`: a decoder of attention and MLP layers in turn, `*-` repeated."""
+
+from functools import partial
+from typing import final, override
+
+from modelwright.config import Parallelism
+from modelwright.distributed import staged_pattern
+from modelwright.gpt.config import GPTModelConfig
+from modelwright.layers import (
+    AttentionLayerSpec,
+    LanguageModelShape,
+    ScaledRotaryEmbedding,
+    SelfAttentionSpec,
+    StackModelBuilder,
+    StackSpec,
+    TorchNorm,
+)
+from modelwright.protocols import RotaryEmbeddingBuilder
+
+
+def gpt_stack(config: GPTModelConfig) -> StackSpec:
+    """What fills the slots of a GPT: the spec to change with `dataclasses.replace`.
+
+    Args:
+        config: Decides on the norms of queries and keys and on the rotary scaling.
+
+    Returns:
+        A spec of the `torch` backend's parts.
+    """
+    qk_norm = TorchNorm if config.qk_norm else None
+    attention = AttentionLayerSpec(self_attention=SelfAttentionSpec(q_layernorm=qk_norm, k_layernorm=qk_norm))
+    return StackSpec(attention=attention, rotary_embedding=_rotary(config))
+
+
+def _rotary(config: GPTModelConfig) -> RotaryEmbeddingBuilder | None:
+    scaling = config.rope_scaling
+    if scaling is None:
+        return None
+    return partial(
+        ScaledRotaryEmbedding,
+        factor=scaling.factor,
+        low_freq_factor=scaling.low_freq_factor,
+        high_freq_factor=scaling.high_freq_factor,
+        original_seq_length=scaling.original_seq_length,
+    )
+
+
+class GPTModelBuilder(StackModelBuilder[GPTModelConfig]):
+    """Builds the model of a `GPTModelConfig`; override `build_model` or `build_distributed_models` to change how."""
+
+    @override
+    def default_spec(self) -> StackSpec:
+        return gpt_stack(self.config)
+
+    @final
+    @override
+    def shape(self, parallelism: Parallelism) -> LanguageModelShape:
+        config = self.config
+        return LanguageModelShape(
+            pattern=staged_pattern(config.stack_pattern, parallelism, unit=2),
+            vocab_size=config.padded_vocab_size,
+            seq_length=config.seq_length,
+            tie_embeddings=config.tie_embeddings,
+            position_embedding="learned_absolute" if config.position_embedding == "learned" else config.position_embedding,
+            rotary_base=config.rotary_base,
+            rotary_percent=config.rotary_percent,
+        )

@@ -1,0 +1,56 @@
+"""RMSNorm and LayerNorm in PyTorch for the norm slots, sequence-parallel where the engine's local norm refuses it.
+
+Under sequence parallelism each tensor rank normalises its own part of the sequence, so a norm's gradient is partial on
+every rank; the engine sums the gradients of parameters that carry `sequence_parallel` (finalize_model_grads.py).
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from modelwright.protocols import ModelwrightError
+
+if TYPE_CHECKING:
+    from megatron.core.transformer import TransformerConfig
+
+
+class TorchNorm(nn.Module):
+    """The norm that `config.normalization` names.
+
+    RMSNorm: Zhang and Sennrich 2019, "Root Mean Square Layer Normalization", arXiv 1910.07467. LayerNorm: Ba, Kiros
+    and Hinton 2016, arXiv 1607.06450.
+
+    Args:
+        config: The engine's config.
+        hidden_size: Size of the last dim.
+        eps: Added to the mean square or the variance.
+    """
+
+    def __init__(self, *, config: "TransformerConfig", hidden_size: int, eps: float) -> None:
+        super().__init__()
+        if config.normalization not in ("RMSNorm", "LayerNorm"):
+            raise ModelwrightError(
+                f"`normalization` must be RMSNorm or LayerNorm in the `torch` backend, but is {config.normalization!r}."
+            )
+        device = torch.cuda.current_device()
+        self.hidden_size, self.eps = (hidden_size,), eps
+        self.weight = nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype, device=device))
+        self.bias: nn.Parameter | None = None
+        if config.normalization == "LayerNorm":
+            self.bias = nn.Parameter(torch.zeros(hidden_size, dtype=config.params_dtype, device=device))
+        for parameter in self.parameters():
+            setattr(parameter, "sequence_parallel", config.sequence_parallel)  # noqa: B010 - an attribute of the engine
+
+    def forward(self, hidden_SBH: Tensor, /) -> Tensor:
+        """Normalise the last dim.
+
+        Args:
+            hidden_SBH: Any shape whose last dim is `hidden_size`.
+
+        Returns:
+            The same shape and dtype.
+        """
+        if self.bias is None:
+            return nn.functional.rms_norm(hidden_SBH, self.hidden_size, self.weight, self.eps)
+        return nn.functional.layer_norm(hidden_SBH, self.hidden_size, self.weight, self.bias, self.eps)

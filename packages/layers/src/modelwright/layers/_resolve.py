@@ -1,0 +1,134 @@
+"""`resolve`: from our frozen inputs to the engine's config, made afresh each time.
+
+A model config says what it means in the engine's words (`engine_fields`), the parallelism and the precision add
+theirs, and `engine:` passes any other field of the engine straight through, checked by name and type and refused where
+one of ours owns the same thing.
+"""
+
+import dataclasses
+import math
+import types
+import typing
+from typing import Any, Literal
+
+import torch
+from megatron.core.transformer import TransformerConfig
+
+from modelwright.config import ModelConfig, Parallelism, Precision
+from modelwright.distributed import NormalInit, virtual_stages
+from modelwright.layers._activations import activation
+from modelwright.protocols import ModelwrightError, did_you_mean
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Fusions that need a GPU compiler or kernels, and the engine's other initialisation path: ours to switch, not a file's.
+_FIXED: dict[str, Any] = {
+    "is_hybrid_model": True,
+    "use_cpu_initialization": False,
+    "perform_initialization": True,
+    "gradient_accumulation_fusion": False,
+    "bias_activation_fusion": False,
+    "bias_dropout_fusion": False,
+    "masked_softmax_fusion": False,
+    "apply_rope_fusion": False,
+    "persist_layer_norm": False,
+}
+
+
+class EngineFieldError(ModelwrightError):
+    """An `engine:` field that the installed engine does not have, of another type, or owned by one of ours."""
+
+
+def resolve(config: ModelConfig, parallelism: Parallelism, precision: Precision) -> TransformerConfig:
+    """Make the engine's config.
+
+    Args:
+        config: The model; not changed.
+        parallelism: Sizes of the axes.
+        precision: Number format of the parameters.
+
+    Returns:
+        A fresh engine config, on which the engine's own checks have run.
+
+    Raises:
+        EngineFieldError: A field of `engine:` is refused; all such fields in one message.
+    """
+    fields = _FIXED | dict(config.engine_fields()) | _parallel_fields(parallelism) | _precision_fields(precision)
+    chosen = activation(fields.pop("activation"))
+    fields |= {"activation_func": chosen.function, "gated_linear_unit": chosen.gated}
+    std, layers = fields["init_method_std"], fields["num_layers"]
+    fields["init_method"] = NormalInit(std)
+    # The engine's scale for hybrid stacks: one residual add a layer (utils.scaled_init_method_normal).
+    fields["output_layer_init_method"] = NormalInit(std / math.sqrt(layers))
+    _check_engine(dict(config.engine), owned=set(fields))
+    return TransformerConfig(**fields, **{name: _value(value) for name, value in config.engine.items()})
+
+
+def _parallel_fields(parallelism: Parallelism) -> dict[str, Any]:
+    virtual = virtual_stages(parallelism)
+    return {
+        "tensor_model_parallel_size": parallelism.tensor,
+        "sequence_parallel": parallelism.sequence,
+        "pipeline_model_parallel_size": parallelism.pipeline,
+        "virtual_pipeline_model_parallel_size": virtual,
+        "context_parallel_size": parallelism.context,
+        "expert_model_parallel_size": parallelism.expert,
+        "expert_tensor_parallel_size": parallelism.expert_tensor,
+        # With two pipeline ranks, previous and next are one peer: batched sends of an interleaved schedule pair up
+        # crosswise and the loss is silently wrong.
+        "overlap_p2p_comm": virtual is not None,
+        "batch_p2p_comm": virtual is None,
+    }
+
+
+def _precision_fields(precision: Precision) -> dict[str, Any]:
+    dtype = _DTYPES[precision.params]
+    return {
+        "params_dtype": dtype,
+        "pipeline_dtype": dtype,
+        "autocast_dtype": dtype,
+        "bf16": dtype is torch.bfloat16,
+        "fp16": dtype is torch.float16,
+    }
+
+
+def _check_engine(given: dict[str, Any], *, owned: set[str]) -> None:
+    hints = typing.get_type_hints(TransformerConfig)
+    known = {field.name for field in dataclasses.fields(TransformerConfig) if not field.name.startswith("_")}
+    problems = []
+    for name, value in given.items():
+        if name in owned:
+            problems.append(f"`engine.{name}` is owned by a field of the model, parallelism or precision; set that one")
+        elif name not in known:
+            problems.append(
+                f"`engine.{name}` is not a field of the engine's `TransformerConfig`{did_you_mean(name, known - owned)}"
+            )
+        elif not _fits(_value(value), hints[name]):
+            problems.append(f"`engine.{name}` must be {_shown(hints[name])}, but is {value!r}")
+    if problems:
+        raise EngineFieldError("; ".join(problems) + ".")
+
+
+def _value(value: Any) -> Any:
+    """Sequences are frozen in a config; the engine wants lists."""
+    return [_value(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in args)
+    if origin is Literal:
+        return value in args
+    if origin in (list, tuple):
+        return isinstance(value, list) and all(_fits(item, args[0]) for item in value if args and args[0] is not ...)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(hint, type) and isinstance(value, hint)
+
+
+def _shown(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")

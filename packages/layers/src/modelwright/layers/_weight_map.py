@@ -1,0 +1,140 @@
+"""Weight maps: how the weights of the engine's model correspond to another library's, as data, in both directions.
+
+A map is a tuple of entries. Each names one weight of the engine, the weights of the other model it is made of, and how:
+the same tensor, several stacked along the rows, queries, keys and values interleaved by query group, or a vocabulary
+that the engine pads. Names may hold `{i}` (index of the other model's block), `{a}` and `{b}` (first and second engine
+layer of that block); such an entry stands for every block.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from modelwright.protocols import ModelwrightError
+
+type State = Mapping[str, Tensor]
+
+
+class WeightMapError(ModelwrightError):
+    """Weights that a map names are missing, or weights are left that it does not name."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One weight of the engine."""
+
+    engine: str
+    """Its name in the whole model."""
+    other: tuple[str, ...]
+    """The names of what it is made of."""
+    layout: Literal["same", "rows", "qkv", "vocab"] = "same"
+    """How: one tensor, stacked rows, interleaved query groups, padded rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heads:
+    """What the `qkv` layout needs to know."""
+
+    heads: int
+    groups: int
+    head_dim: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightMap:
+    """Entries with what it takes to apply them."""
+
+    entries: tuple[Entry, ...]
+    blocks: int
+    """How many blocks the other model has."""
+    heads: Heads
+    vocab_size: int
+    """Rows of the other model's embedding."""
+    padded_vocab_size: int
+    """Rows of the engine's."""
+    layers_per_block: int = 2
+    """How many engine layers a block is."""
+
+    def expanded(self) -> Iterator[Entry]:
+        """Every entry with its indices filled in."""
+        for entry in self.entries:
+            per_block = "{" in entry.engine
+            for i in range(self.blocks if per_block else 1):
+                index = {"i": i, "a": i * self.layers_per_block, "b": i * self.layers_per_block + 1}
+                names = tuple(name.format(**index) for name in entry.other)
+                yield Entry(entry.engine.format(**index), names, entry.layout)
+
+    def to_engine(self, other: State) -> dict[str, Tensor]:
+        """The engine's weights, whole, from the other model's.
+
+        Args:
+            other: All weights of the other model.
+
+        Returns:
+            Weights by the engine's names in the whole model.
+
+        Raises:
+            WeightMapError: A weight is missing or left over.
+        """
+        entries = list(self.expanded())
+        _check_names(other, {name for entry in entries for name in entry.other})
+        return {entry.engine: self._joined(entry, [other[name] for name in entry.other]) for entry in entries}
+
+    def from_engine(self, engine: State) -> dict[str, Tensor]:
+        """The other model's weights from the engine's, whole.
+
+        Args:
+            engine: Weights by the engine's names in the whole model.
+
+        Returns:
+            Weights by the other model's names.
+
+        Raises:
+            WeightMapError: A weight is missing or left over.
+        """
+        entries = list(self.expanded())
+        _check_names(engine, {entry.engine for entry in entries})
+        return {
+            name: part
+            for entry in entries
+            for name, part in zip(entry.other, self._split(entry, engine[entry.engine]), strict=True)
+        }
+
+    def _joined(self, entry: Entry, parts: list[Tensor]) -> Tensor:
+        match entry.layout:
+            case "same":
+                return parts[0]
+            case "rows":
+                return torch.cat(parts)
+            case "vocab":
+                missing = self.padded_vocab_size - self.vocab_size
+                return torch.cat([parts[0], parts[0].new_zeros(missing, *parts[0].shape[1:])])
+            case "qkv":
+                grouped = [part.unflatten(0, (self.heads.groups, -1)) for part in parts]
+                return torch.cat(grouped, dim=1).flatten(0, 1)
+
+    def _split(self, entry: Entry, whole: Tensor) -> list[Tensor]:
+        match entry.layout:
+            case "same":
+                return [whole]
+            case "rows":
+                return list(whole.chunk(len(entry.other)))
+            case "vocab":
+                return [whole[: self.vocab_size]]
+            case "qkv":
+                d = self.heads.head_dim
+                sizes = [self.heads.heads // self.heads.groups * d, d, d]
+                parts = whole.unflatten(0, (self.heads.groups, -1)).split(sizes, dim=1)
+                return [part.flatten(0, 1) for part in parts]
+
+
+def _check_names(state: State, wanted: set[str]) -> None:
+    missing, left = sorted(wanted - set(state)), sorted(set(state) - wanted)
+    if missing or left:
+        raise WeightMapError(
+            f"the weights must be exactly those of the map, but {len(missing)} are missing ({', '.join(missing[:4])}) and "
+            f"{len(left)} are left over ({', '.join(left[:4])}); is the config the one of this checkpoint?"
+        )

@@ -1,0 +1,123 @@
+"""Local processes by torch's own elastic launcher, and one readable error when one of them fails.
+
+Under `torchrun`, or any launcher that sets `RANK`, nothing is started: this process is one rank of the job already.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from modelwright.protocols import ModelwrightError
+
+
+@dataclass(frozen=True)
+class RankFailure:
+    """How one rank ended."""
+
+    rank: int
+    """Of the whole job."""
+    message: str
+    """One line, or an error of modelwright."""
+    trace: str
+    """The traceback, empty when the process was killed."""
+    mendable: bool
+    """Whether the message is about what the user wrote."""
+
+
+class LaunchError(Exception):
+    """A rank failed; `failures` says how, the first cause first."""
+
+    def __init__(self, failures: list[RankFailure]) -> None:
+        super().__init__(failures[0].message)
+        self.failures = failures
+
+
+def is_launched() -> bool:
+    """Whether a launcher has started this process as a rank."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def launched_ranks() -> int:
+    """How many ranks that launcher started, 1 without one."""
+    return int(os.environ["WORLD_SIZE"]) if is_launched() else 1
+
+
+def launch(function: Callable[..., None], *args: Any, ranks: int, threads: int | None = None) -> None:
+    """Run a function as every rank of a job on this machine and wait for it.
+
+    Args:
+        function: Importable by name; called once per rank with `args`.
+        *args: Picklable.
+        ranks: How many processes.
+        threads: CPU threads of each; the cores are divided when None.
+
+    Raises:
+        LaunchError: A rank failed; the others have been ended.
+    """
+    threads = threads or max(1, (os.cpu_count() or 1) // ranks)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    with tempfile.TemporaryDirectory(prefix="modelwright-") as errors:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=ranks,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=0,
+            monitor_interval=0.2,
+            start_method="spawn",
+        )
+        try:
+            elastic_launch(config, entrypoint=_guarded)(function, args, errors)
+        except ChildFailedError as error:
+            raise LaunchError(_failures(error, Path(errors))) from None
+
+
+def _guarded(function: Callable[..., None], args: tuple[Any, ...], errors: str) -> None:
+    """One rank: run the function, and leave word of what it raised where the parent finds it."""
+    try:
+        function(*args)
+    except Exception as error:  # noqa: BLE001 - reported by the parent
+        word = {
+            "message": str(error) or type(error).__name__,
+            "trace": traceback.format_exc(),
+            "mendable": isinstance(error, ModelwrightError),
+        }
+        if not word["mendable"]:
+            word["message"] = f"{type(error).__name__}: {word['message']}"
+        Path(errors, f"{os.environ['RANK']}.json").write_text(json.dumps(word))
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _failures(error: ChildFailedError, errors: Path) -> list[RankFailure]:
+    """What the ranks left word of, in order of time; then the ones that could not."""
+    words = sorted(errors.glob("*.json"), key=lambda path: path.stat().st_mtime)
+    told = [RankFailure(rank=int(path.stem), **json.loads(path.read_text())) for path in words]
+    spoken = {failure.rank for failure in told}
+    silent = [
+        RankFailure(rank, _ending(rank, failure.exitcode), "", mendable=False)
+        for rank, failure in error.failures.items()
+        if rank not in spoken and failure.exitcode != -signal.SIGTERM
+    ]
+    # A killed rank is the cause; what the others then say about a closed connection is its consequence.
+    return silent + told or [RankFailure(-1, str(error), "", mendable=False)]
+
+
+def _ending(rank: int, exitcode: int) -> str:
+    if exitcode < 0:
+        name = signal.Signals(-exitcode).name
+        return f"rank {rank} was killed by {name}; the other ranks have been ended."
+    return f"rank {rank} ended with exit code {exitcode} and no message; the other ranks have been ended."

@@ -1,0 +1,75 @@
+"""The engine's optimizer and learning-rate schedule, from a `TrainConfig`."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer.optimizer import MegatronOptimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from torch import nn
+
+from modelwright.config import Precision, TrainConfig
+
+if TYPE_CHECKING:
+    from megatron.core.process_groups_config import ProcessGroupCollection
+
+
+def make_optimizer(
+    stages: Sequence[nn.Module],
+    train: TrainConfig,
+    precision: Precision,
+    pg_collection: "ProcessGroupCollection",
+) -> MegatronOptimizer:
+    """Make the engine's AdamW over the stages of this rank.
+
+    Args:
+        stages: Wrapped.
+        train: Its numbers.
+        precision: Number format of the parameters.
+        pg_collection: The process groups of this rank.
+
+    Returns:
+        The optimizer.
+    """
+    config = OptimizerConfig(
+        optimizer="adam",
+        lr=train.lr,
+        min_lr=train.lr_schedule.min_lr,
+        weight_decay=train.weight_decay,
+        adam_beta1=train.adam_beta1,
+        adam_beta2=train.adam_beta2,
+        adam_eps=train.adam_eps,
+        clip_grad=train.clip_grad,
+        bf16=precision.params == "bfloat16",
+        fp16=precision.params == "float16",
+        params_dtype=getattr(torch, precision.params),
+    )
+    return get_megatron_optimizer(
+        config, list(stages), use_gloo_process_groups=torch.cuda.is_available(), pg_collection=pg_collection
+    )
+
+
+def make_schedule(optimizer: MegatronOptimizer, train: TrainConfig) -> OptimizerParamScheduler:
+    """Make the engine's schedule; it sets the learning rate of the first step at once.
+
+    Args:
+        optimizer: Whose learning rate it moves.
+        train: Its numbers.
+
+    Returns:
+        The schedule, advanced by one per step.
+    """
+    return OptimizerParamScheduler(
+        optimizer,
+        init_lr=0.0,
+        max_lr=train.lr,
+        min_lr=train.lr_schedule.min_lr,
+        lr_warmup_steps=train.lr_schedule.warmup_steps,
+        lr_decay_steps=train.steps,
+        lr_decay_style=train.lr_schedule.kind,
+        start_wd=train.weight_decay,
+        end_wd=train.weight_decay,
+        wd_incr_steps=train.steps,
+        wd_incr_style="constant",
+    )

@@ -1,0 +1,243 @@
+"""`train`: a run from its config to its checkpoints, through the engine.
+
+Everything that computes is the engine's; here is the order of the calls, and what an observer is told after each step.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+from torch import nn
+
+from modelwright.builders import Hook, ModelBuilder, builder_for
+from modelwright.config import NoWrap, RunConfig, replace
+from modelwright.distributed import initialize, unwrapped
+from modelwright.protocols import ModelwrightError
+from modelwright.training._checkpoint import (
+    TrainState,
+    check_same_model,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from modelwright.training._data import BYTE_VALUES, DataError, Text, read_text, training_batch, validation_batch
+from modelwright.training._optimizer import make_optimizer, make_schedule
+from modelwright.training._schedule import connect, run_batch
+
+if TYPE_CHECKING:
+    from megatron.core.process_groups_config import ProcessGroupCollection
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """What a step did; one line of `metrics.jsonl`."""
+
+    step: int
+    """From 1."""
+    loss: float
+    """Mean over the tokens of the global batch, in nats per token."""
+    grad_norm: float
+    """Norm of the whole model's gradient before clipping."""
+    lr: float
+    """Learning rate of the step."""
+    tokens_per_s: float
+    """Of the whole job."""
+    val_loss: float | None = None
+    """On the held-out text, where it was measured."""
+
+
+class Observer(Protocol):
+    """What is told how a run goes; on every rank, in the same order."""
+
+    def started(self, run: RunConfig, stages: list[nn.Module], first_step: int) -> None:
+        """The model stands; `first_step` is the step that comes next."""
+        ...
+
+    def stepped(self, record: StepRecord) -> None:
+        """A step is done."""
+        ...
+
+    def saved(self, path: Path, step: int) -> None:
+        """A checkpoint is whole."""
+        ...
+
+
+def builder_of(run: RunConfig, *, spec: Any = None, hooks: Iterable[Hook] = ()) -> ModelBuilder[Any, Any]:
+    """The builder of a run's model, with the spec that the file selected unless one is given.
+
+    Args:
+        run: The config.
+        spec: A stack spec; the registered one that `stack:` names, else the family's own, when None.
+        hooks: Run around the wrap.
+
+    Returns:
+        The builder.
+    """
+    options: dict[str, Any] = {"backend": run.backend} if run.backend != "torch" else {}
+    if spec is not None:
+        options["spec"] = spec
+    if hooks:
+        options["hooks"] = hooks
+    return builder_for(run.model, **options)
+
+
+def prepare(run: RunConfig) -> Text:
+    """What can be checked of a run before any process starts: the text, and what the config asks of it.
+
+    Args:
+        run: The config.
+
+    Returns:
+        The text.
+
+    Raises:
+        ModelwrightError: The text cannot be read or does not fit the model.
+    """
+    vocab_size, seq_length = _language_shape(run)
+    if vocab_size < BYTE_VALUES:
+        raise DataError(
+            f"`model.vocab_size` must be at least {BYTE_VALUES} to train on bytes, but is {vocab_size}; use {BYTE_VALUES}."
+        )
+    return read_text(run.train.data, validation_fraction=run.train.validation_fraction, seq_length=seq_length)
+
+
+def train(
+    run: RunConfig,
+    *,
+    out: Path | None = None,
+    resume: Path | None = None,
+    spec: Any = None,
+    hooks: Iterable[Hook] = (),
+    observer: Observer | None = None,
+) -> list[StepRecord]:
+    """Train as one rank of the job that this process was started in, or alone.
+
+    Args:
+        run: The config.
+        out: Folder for checkpoints; None saves none.
+        resume: Folder of a run to go on with, from its newest checkpoint.
+        spec: A stack spec in place of the one the config selects.
+        hooks: Run around the wrap of the build.
+        observer: Told about every step.
+
+    Returns:
+        A record of each step of this call, the same on every rank.
+
+    Raises:
+        ModelwrightError: The config does not fit the processes, the text or the checkpoint.
+    """
+    text = prepare(run)
+    groups = initialize(run.parallelism, seed=run.train.seed)
+    run = replace(run, parallelism=replace(run.parallelism, data=groups.dp.size()))
+    if isinstance(run.wrap, NoWrap) and groups.dp_cp.size() > 1:
+        raise ModelwrightError(
+            f"`wrap.kind` must reduce gradients over the {groups.dp_cp.size()} data-parallel ranks, but is none; use ddp."
+        )
+    builder = builder_of(run, spec=spec, hooks=hooks)
+    stages = builder.build_distributed_models(
+        groups, parallelism=run.parallelism, precision=run.precision, wrap=run.wrap, seed=run.train.seed
+    )
+    trainer = _Trainer(run, stages, groups, text)
+    done = trainer.resume(resume) if resume is not None else 0
+    if observer is not None:
+        observer.started(run, stages, done + 1)
+    records = []
+    for step in range(done + 1, run.train.steps + 1):
+        record = trainer.step(step)
+        records.append(record)
+        if observer is not None:
+            observer.stepped(record)
+        if out is not None and trainer.is_due(step, run.train.checkpoint_interval):
+            path = save_checkpoint(trainer.state, run, out, step)
+            if observer is not None:
+                observer.saved(path, step)
+    return records
+
+
+class _Trainer:
+    """The model, its optimizer and its schedule, moved a step at a time."""
+
+    def __init__(
+        self, run: RunConfig, stages: list[nn.Module], groups: "ProcessGroupCollection", text: Text
+    ) -> None:
+        self.run, self.stages, self.groups, self.text = run, stages, groups, text
+        self.optimizer = make_optimizer(stages, run.train, run.precision, groups)
+        self.schedule = make_schedule(self.optimizer, run.train)
+        self.state = TrainState(stages, groups, self.optimizer, self.schedule)
+        connect(stages, self.optimizer, groups)
+
+    def resume(self, run_dir: Path) -> int:
+        step, path = latest_checkpoint(run_dir)
+        check_same_model(self.run, path)
+        load_checkpoint(self.state, path)
+        return step
+
+    def is_due(self, step: int, interval: int | None) -> bool:
+        return step == self.run.train.steps or (interval is not None and step % interval == 0)
+
+    def step(self, step: int) -> StepRecord:
+        train, (_, seq_length) = self.run.train, _language_shape(self.run)
+        start = time.perf_counter()
+        # Dropout is a function of the seed and the step, so that a resumed run draws what the unbroken one draws.
+        model_parallel_cuda_manual_seed(train.seed + 1_000_003 * step, force_reset_rng=True)
+        batch = training_batch(
+            self.text, seed=train.seed, step=step, size=train.global_batch, seq_length=seq_length
+        )
+        self._clear_gradients()
+        loss = run_batch(
+            self.stages, batch, self.groups, self.run.parallelism, micro_batch=train.micro_batch
+        )
+        lr = self.optimizer.param_groups[0]["lr"]
+        _, grad_norm, _ = self.optimizer.step()
+        self.schedule.step(increment=1)
+        seconds = time.perf_counter() - start
+        due = self.is_due(step, train.eval_interval)
+        return StepRecord(
+            step=step,
+            loss=loss,
+            grad_norm=float(grad_norm or 0.0),
+            lr=lr,
+            tokens_per_s=train.global_batch * seq_length / seconds,
+            val_loss=self.validation_loss() if due else None,
+        )
+
+    def _clear_gradients(self) -> None:
+        for stage in self.stages:
+            clear: Callable[[], None] | None = getattr(stage, "zero_grad_buffer", None)
+            if clear is not None:
+                clear()
+        self.optimizer.zero_grad()
+
+    def validation_loss(self) -> float:
+        train, (_, seq_length) = self.run.train, _language_shape(self.run)
+        size = train.eval_batches * train.micro_batch * self.groups.dp.size()
+        batch = validation_batch(self.text, size=size, seq_length=seq_length)
+        for stage in self.stages:
+            stage.eval()
+        with torch.no_grad():
+            loss = run_batch(
+                self.stages, batch, self.groups, self.run.parallelism, micro_batch=train.micro_batch, forward_only=True
+            )
+        for stage in self.stages:
+            stage.train()
+        return loss
+
+
+def _language_shape(run: RunConfig) -> tuple[int, int]:
+    """Vocabulary and sequence length, which every model that is trained on text declares."""
+    model: Any = run.model
+    try:
+        return int(model.vocab_size), int(model.seq_length)
+    except AttributeError as error:
+        raise ModelwrightError(
+            f"a model that is trained on text must have `vocab_size` and `seq_length`, but `{model.kind}` has not: {error}."
+        ) from error
+
+
+def parameters_of(stages: Iterable[nn.Module]) -> int:
+    """How many parameters the stages hold, wrapped or not."""
+    return sum(p.numel() for stage in stages for p in unwrapped(stage).parameters())
