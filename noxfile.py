@@ -41,8 +41,9 @@ def lint(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def types(session: nox.Session) -> None:
     """Check sources and typing tests with mypy and pyright, both strict; both must reject the canary."""
-    uv(session, "run", "mypy", *(f"packages/{package}/src" for package in PACKAGES), "tests/typing")
-    uv(session, "run", "pyright")
+    sources = [f"packages/{package}/src" for package in PACKAGES]
+    uv(session, "run", "mypy", *sources, "tests/typing")
+    uv(session, "run", "pyright", *sources, "tests/typing")
     session.log("The next two must find errors: a checker that accepts the canary takes the engine's types for Any.")
     uv(session, "run", "mypy", "tests/typing/canary.py", fails=True)
     uv(session, "run", "pyright", "tests/typing/canary.py", fails=True)
@@ -125,7 +126,7 @@ def check_wheel(session: nox.Session, wheel: Path) -> None:
 def tests(session: nox.Session, package: str) -> None:
     """Test one package with nothing installed but it, what it declares, and pytest."""
     if not any((ROOT / "packages" / package / "tests").rglob("test_*.py")):
-        session.error(f"packages/{package} has no tests; add packages/{package}/tests/test_*.py.")
+        session.error(f"packages/{package} has no tests; add packages/{package}/tests/test_*.py")
     declared = tomllib.loads((ROOT / "packages" / package / "pyproject.toml").read_text(encoding="utf-8"))
     groups = ["--group", "test"] if "test" in declared.get("dependency-groups", {}) else []
     here = {"UV_PROJECT_ENVIRONMENT": session.virtualenv.location}

@@ -3,7 +3,7 @@
 import pytest
 from packaging.requirements import Requirement
 
-from tests.policies.repository import LAYERS, PACKAGES, ROOT, SETTINGS, Package
+from tests.policies.repository import LAYERS, PACKAGES, ROOT, SETTINGS, Package, git
 
 each_package = pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -56,6 +56,12 @@ def test_declared_dependencies_point_down_the_layers(package: Package):
 def test_mypy_knows_the_package(package: Package):
     """mypy takes no pattern in `mypy_path`; a package that is missing there is checked under a wrong name."""
     assert f"packages/{package.name}/src" in SETTINGS["mypy"]["mypy_path"]
+
+
+@each_package
+def test_no_member_is_probed(package: Package):
+    """`hasattr` is true for a field that is set to None, and hides a member that nobody declared."""
+    assert git("grep", "--cached", "-nE", r"\bhasattr\(", f"packages/{package.name}/src").splitlines() == []
 
 
 def test_only_packages_are_in_packages():
