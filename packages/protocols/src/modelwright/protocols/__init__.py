@@ -16,6 +16,7 @@ from modelwright.protocols._attention import (
     SelfAttentionInterface,
 )
 from modelwright.protocols._bias_dropout_add import BiasDropoutAddBuilder, BiasDropoutAddInterface
+from modelwright.protocols._conformance import ConformanceError, check_conformance
 from modelwright.protocols._embedding import (
     EmbeddingBuilder,
     EmbeddingInterface,
@@ -65,6 +66,7 @@ __all__ = [
     "AttentionLayerInterface",
     "BiasDropoutAddBuilder",
     "BiasDropoutAddInterface",
+    "ConformanceError",
     "CoreAttentionBuilder",
     "CoreAttentionInterface",
     "EmbeddingBuilder",
@@ -105,5 +107,6 @@ __all__ = [
     "SupportsShardedStateDict",
     "SupportsWeight",
     "TransformerLayerInterface",
+    "check_conformance",
     "did_you_mean",
 ]

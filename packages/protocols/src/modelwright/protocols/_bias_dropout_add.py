@@ -39,7 +39,7 @@ class BiasDropoutAddBuilder(Protocol):
     plain function as it is but would *construct* a class without arguments; typed specs hold this builder itself.
     """
 
-    def __call__(self, training: bool, fused: bool, /) -> BiasDropoutAddInterface:
+    def __call__(self, training: bool, fused: bool, /) -> BiasDropoutAddInterface:  # noqa: FBT001 - the engine's call
         """Choose the function.
 
         Args:

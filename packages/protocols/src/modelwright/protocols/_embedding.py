@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from megatron.core.inference.contexts.base_context import BaseInferenceContext
     from megatron.core.packed_seq_params import PackedSeqParams
     from megatron.core.transformer.transformer_config import TransformerConfig
-    from modelwright.protocols._stack import StackInterface
-    from modelwright.protocols._supports import SupportsWeight
     from torch import Tensor
     from torch.distributed import ProcessGroup
+
+    from modelwright.protocols._stack import StackInterface
+    from modelwright.protocols._supports import SupportsWeight
 
 
 class EmbeddingInterface(Protocol):

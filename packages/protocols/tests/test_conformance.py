@@ -1,0 +1,382 @@
+"""What fits is passed in silence; what does not gets one message with everything in it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import operator
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+
+from modelwright.protocols import (
+    BiasDropoutAddBuilder,
+    BiasDropoutAddInterface,
+    ConformanceError,
+    MlpBuilder,
+    MlpInterface,
+    NormBuilder,
+    RotaryEmbeddingBuilder,
+    SelfAttentionBuilder,
+    SupportsSetLayerNumber,
+    check_conformance,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+
+class Module:
+    """Behaves like `torch.nn.Module` where it matters: an untyped call, and a `forward` that only raises."""
+
+    def _forward_unimplemented(self, *inputs: Any) -> None:
+        raise NotImplementedError
+
+    forward: Callable[..., Any] = _forward_unimplemented
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)
+
+
+class Norm(Module):
+    @functools.lru_cache  # noqa: B019 - the engine caches the forward of its rotary embedding so
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class GoodMlp(Module):
+    def __init__(self, config: Any, pg_collection: Any, is_mtp_layer: bool, name: str | None = None) -> None: ...
+
+    def forward(self, hidden_SBH: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        return hidden_SBH, None
+
+
+class MlpOfNothing(Module):
+    """Has another constructor, as a part written for another framework does."""
+
+    def __init__(self, hidden_size: int, *, bias: bool = False) -> None: ...
+
+    def forward(self, hidden_SBH: Tensor, *, padding_mask: Tensor | None = None) -> tuple[Tensor, None]:
+        return hidden_SBH, None
+
+    @classmethod
+    def for_slot(cls, config: Any, pg_collection: Any, is_mtp_layer: bool, name: str | None) -> Self:
+        return cls(config.hidden_size)
+
+    @classmethod
+    def without_name(cls, config: Any, pg_collection: Any, is_mtp_layer: bool) -> MlpOfNothing:
+        return cls(config.hidden_size)
+
+
+class WrongForward(GoodMlp):
+    def forward(self, hidden_SBH: Tensor) -> Tensor:  # type: ignore[override]
+        return hidden_SBH
+
+
+class WrongConstructor(GoodMlp):
+    def __init__(self, config: Any, pg_collection: Any, name: str | None = None) -> None: ...
+
+
+def build_good(**slot: Any) -> GoodMlp:
+    return GoodMlp(**slot)
+
+
+def build_wrong(**slot: Any) -> WrongForward:
+    return WrongForward(**slot)
+
+
+def build_something(**slot: Any) -> Any:
+    return GoodMlp(**slot)
+
+
+def build_module(**slot: Any) -> Module:
+    return GoodMlp(**slot)
+
+
+def build_unknown(**slot: Any) -> NoSuchName:  # type: ignore[name-defined]  # noqa: F821
+    return GoodMlp(**slot)
+
+
+class Factory:
+    """A callable instance."""
+
+    def __call__(self, *, config: Any, pg_collection: Any, is_mtp_layer: bool, name: str | None) -> GoodMlp:
+        return GoodMlp(config, pg_collection, is_mtp_layer, name)
+
+
+class BadFactory:
+    def __call__(self, config: Any) -> Norm:
+        return Norm()
+
+
+class Conditional:
+    """Makes something else than itself, as the engine's `WrappedTorchNorm` does."""
+
+    def __new__(cls, config: Any, hidden_size: int, eps: float) -> Norm:  # type: ignore[misc]
+        return Norm()
+
+
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        GoodMlp,
+        MlpOfNothing.for_slot,
+        functools.partial(GoodMlp, name="mlp"),
+        functools.partial(functools.partial(GoodMlp), is_mtp_layer=True),
+        build_good,
+        build_something,
+        build_module,
+        build_unknown,
+        Factory(),
+        lambda config, pg_collection, is_mtp_layer, name: GoodMlp(config, pg_collection, is_mtp_layer),
+    ],
+)
+def test_what_fits_passes(candidate: object) -> None:
+    check_conformance(MlpBuilder, candidate)
+
+
+def test_other_slots() -> None:
+    check_conformance(MlpInterface, GoodMlp)
+    check_conformance(NormBuilder, Conditional)
+    check_conformance(BiasDropoutAddBuilder, lambda training, fused: lambda x_with_bias, residual, prob: residual)
+    check_conformance(BiasDropoutAddInterface, lambda x_with_bias, residual, prob: residual)
+
+
+WRONG = {
+    "missing keyword": (
+        MlpBuilder,
+        WrongConstructor,
+        (
+            "`WrongConstructor` cannot fill `MlpBuilder`: its constructor does not accept `is_mtp_layer`, which the slot "
+            "passes by keyword; add the parameter `is_mtp_layer: bool`, or accept `**kwargs`."
+        ),
+    ),
+    "another constructor": (
+        MlpBuilder,
+        MlpOfNothing,
+        (
+            "`MlpOfNothing` cannot fill `MlpBuilder`:\n"
+            "  - its constructor does not accept `config`, which the slot passes by keyword; add the parameter "
+            "`config: TransformerConfig`, or accept `**kwargs`.\n"
+            "  - its constructor does not accept `pg_collection`, which the slot passes by keyword; add the parameter "
+            "`pg_collection: ProcessGroupCollection`, or accept `**kwargs`.\n"
+            "  - its constructor does not accept `is_mtp_layer`, which the slot passes by keyword; add the parameter "
+            "`is_mtp_layer: bool`, or accept `**kwargs`.\n"
+            "  - its constructor does not accept `name`, which the slot passes by keyword; add the parameter "
+            "`name: str | None`, or accept `**kwargs`.\n"
+            "  - its constructor requires `hidden_size`, which the slot does not pass; give it a default, or bind it: "
+            "`functools.partial(..., hidden_size=...)`."
+        ),
+    ),
+    "classmethod": (
+        MlpBuilder,
+        MlpOfNothing.without_name,
+        (
+            "`MlpOfNothing.without_name` cannot fill `MlpBuilder`: it does not accept `name`, which the slot passes by "
+            "keyword; add the parameter `name: str | None`, or accept `**kwargs`."
+        ),
+    ),
+    "forward": (
+        MlpBuilder,
+        WrongForward,
+        (
+            "`WrongForward` cannot fill `MlpBuilder`:\n"
+            "  - its `forward` does not accept `padding_mask`, which the slot sometimes passes by keyword; add the "
+            "parameter `padding_mask: Tensor | None`, or accept `**kwargs`.\n"
+            "  - its `forward` returns `Tensor`, but the slot expects `tuple[Tensor, Tensor | None]`; return that."
+        ),
+    ),
+    "forward of what is built": (
+        MlpBuilder,
+        functools.partial(build_wrong, name="mlp"),
+        (
+            "`functools.partial(build_wrong)` cannot fill `MlpBuilder`:\n"
+            "  - the `forward` of `WrongForward`, which it builds, does not accept `padding_mask`, which the slot "
+            "sometimes passes by keyword; add the parameter `padding_mask: Tensor | None`, or accept `**kwargs`.\n"
+            "  - the `forward` of `WrongForward`, which it builds, returns `Tensor`, but the slot expects "
+            "`tuple[Tensor, Tensor | None]`; return that."
+        ),
+    ),
+    "callable instance": (
+        NormBuilder,
+        BadFactory(),
+        (
+            "`BadFactory` cannot fill `NormBuilder`:\n"
+            "  - it does not accept `hidden_size`, which the slot passes by keyword; add the parameter "
+            "`hidden_size: int`, or accept `**kwargs`.\n"
+            "  - it does not accept `eps`, which the slot passes by keyword; add the parameter `eps: float`, or accept "
+            "`**kwargs`."
+        ),
+    ),
+    "renamed": (
+        NormBuilder,
+        lambda config, hidden, eps: Norm(),
+        (
+            "`<lambda>` cannot fill `NormBuilder`: it does not accept `hidden_size`, which the slot passes by keyword; "
+            "rename `hidden` to `hidden_size`, or accept `**kwargs`."
+        ),
+    ),
+    "no forward": (
+        MlpInterface,
+        Module,
+        (
+            "`Module` cannot serve as `MlpInterface`: its `forward` is missing; define "
+            "`def forward(self, hidden_SBH, /, *, padding_mask=None)`."
+        ),
+    ),
+    "a supported member": (
+        SupportsSetLayerNumber,
+        GoodMlp,
+        (
+            "`GoodMlp` cannot serve as `SupportsSetLayerNumber`: its `set_layer_number` is missing; define "
+            "`def set_layer_number(self, layer_number, /)`."
+        ),
+    ),
+    "an instance": (
+        MlpBuilder,
+        GoodMlp(None, None, False),
+        (
+            "`GoodMlp` cannot fill `MlpBuilder`: the slot takes what makes a part, but this is an instance; pass the "
+            "class `GoodMlp`."
+        ),
+    ),
+    "an instance for an Interface": (
+        MlpInterface,
+        GoodMlp(None, None, False),
+        (
+            "`GoodMlp` cannot serve as `MlpInterface`: an Interface is checked against a class, but this is a value of "
+            "type `GoodMlp`; pass a class."
+        ),
+    ),
+    "not callable": (
+        MlpBuilder,
+        3,
+        (
+            "`int` cannot fill `MlpBuilder`: the slot takes what makes a part, but a value of type `int` cannot be "
+            "called; pass a class or a function."
+        ),
+    ),
+    "not callable as a function": (
+        BiasDropoutAddInterface,
+        3,
+        "`int` cannot serve as `BiasDropoutAddInterface`: a value of type `int` cannot be called; pass a function.",
+    ),
+    "written in C": (
+        MlpBuilder,
+        dict,
+        (
+            "`dict` cannot fill `MlpBuilder`: the signature of `dict` cannot be read; wrap it in a function with the "
+            "slot's parameters."
+        ),
+    ),
+    "partial with a stray argument": (
+        MlpBuilder,
+        functools.partial(GoodMlp, no_such=1),
+        (
+            "`functools.partial(GoodMlp)` cannot fill `MlpBuilder`: it binds arguments that `GoodMlp` does not accept; "
+            "bind only what it accepts."
+        ),
+    ),
+    "a Protocol": (
+        MlpBuilder,
+        MlpInterface,
+        (
+            "`MlpInterface` cannot fill `MlpBuilder`: it is a Protocol, which cannot be constructed; pass a class that "
+            "satisfies it."
+        ),
+    ),
+    "no Protocol": (
+        int,
+        GoodMlp,
+        "`int` is not a Protocol: `protocol` must be the Protocol of a slot; pass one such as `MlpBuilder`.",
+    ),
+    "by position": (
+        BiasDropoutAddBuilder,
+        lambda *, training, fused: None,
+        (
+            "`<lambda>` cannot fill `BiasDropoutAddBuilder`:\n"
+            "  - it takes `training` by keyword only, but the slot passes it by position; move it before the `*`.\n"
+            "  - it takes `fused` by keyword only, but the slot passes it by position; move it before the `*`."
+        ),
+    ),
+    "too few positions": (
+        BiasDropoutAddBuilder,
+        lambda training: None,
+        (
+            "`<lambda>` cannot fill `BiasDropoutAddBuilder`: it takes 1 argument by position, but the slot passes 2; "
+            "number 2 is `fused`: add the parameter `fused: bool`."
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("protocol", "candidate", "message"), WRONG.values(), ids=list(WRONG))
+def test_what_is_wrong_is_said_once_and_whole(protocol: type[object], candidate: object, message: str) -> None:
+    with pytest.raises(ConformanceError) as caught:
+        check_conformance(protocol, candidate)
+    assert str(caught.value) == message
+    assert len(caught.value.problems) == max(1, str(caught.value).count("\n"))
+
+
+def test_a_method_beside_forward_is_checked() -> None:
+    class Rotary(Module):
+        def __init__(self, **slot: Any) -> None: ...
+
+        def forward(self, max_seq_len: int, *, packed_seq: bool = False) -> Tensor:
+            raise NotImplementedError
+
+        def get_rotary_seq_len(self, inference_context: object) -> int:
+            return 0
+
+    with pytest.raises(ConformanceError) as caught:
+        check_conformance(RotaryEmbeddingBuilder, Rotary)
+    assert caught.value.problems[0] == (
+        "its `get_rotary_seq_len` takes 1 argument by position, but the slot passes 5; number 2 is `stack`: add the "
+        "parameter `stack: StackInterface`"
+    )
+    assert len(caught.value.problems) == 4
+
+
+def test_what_the_slot_leaves_out_needs_a_default() -> None:
+    def build(
+        *, config: Any, layer_number: int, pg_collection: Any, name: str | None, cp_comm_type: str, pp_layer_offset: int
+    ) -> Any: ...
+
+    with pytest.raises(ConformanceError) as caught:
+        check_conformance(SelfAttentionBuilder, build)
+    assert caught.value.problems == (
+        "it requires `cp_comm_type`, which the slot does not always pass; give it a default",
+        "it requires `pp_layer_offset`, which the slot does not always pass; give it a default",
+    )
+
+
+def test_an_abstract_class_is_refused() -> None:
+    class Abstract(GoodMlp, ABC):
+        @abstractmethod
+        def activate(self) -> None: ...
+
+    with pytest.raises(ConformanceError) as caught:
+        check_conformance(MlpBuilder, Abstract)
+    assert str(caught.value) == "`Abstract` cannot fill `MlpBuilder`: it is abstract; implement `activate`."
+
+
+def test_no_candidate_ends_in_a_traceback_of_inspect() -> None:
+    """Odd values get a `ConformanceError` or, where any argument is taken, pass; nothing else is raised."""
+    odd: list[object] = [
+        None,
+        print,
+        operator.itemgetter(0),
+        type,
+        object(),
+        [],
+        str.join,
+        functools.partial(print),
+        super,
+    ]
+    for candidate in odd:
+        for protocol in (MlpBuilder, MlpInterface, BiasDropoutAddInterface, SupportsSetLayerNumber):
+            with contextlib.suppress(ConformanceError):
+                check_conformance(protocol, candidate)
