@@ -42,7 +42,7 @@ class Module:
 
 
 class Norm(Module):
-    @functools.lru_cache  # noqa: B019 - the engine caches the forward of its rotary embedding so
+    @functools.lru_cache  # type: ignore[override]  # noqa: B019 - as the engine's rotary embedding does
     def forward(self, x: Tensor) -> Tensor:
         return x
 
@@ -150,8 +150,8 @@ WRONG = {
         MlpBuilder,
         WrongConstructor,
         (
-            "`WrongConstructor` cannot fill `MlpBuilder`: its constructor does not accept `is_mtp_layer`, which the slot "
-            "passes by keyword; add the parameter `is_mtp_layer: bool`, or accept `**kwargs`."
+            "`WrongConstructor` cannot fill `MlpBuilder`: its constructor does not accept `is_mtp_layer`, which the "
+            "slot passes by keyword; add the parameter `is_mtp_layer: bool`, or accept `**kwargs`."
         ),
     ),
     "another constructor": (
@@ -274,7 +274,7 @@ WRONG = {
     ),
     "partial with a stray argument": (
         MlpBuilder,
-        functools.partial(GoodMlp, no_such=1),
+        functools.partial(GoodMlp, no_such=1),  # type: ignore[call-arg]
         (
             "`functools.partial(GoodMlp)` cannot fill `MlpBuilder`: it binds arguments that `GoodMlp` does not accept; "
             "bind only what it accepts."

@@ -112,7 +112,8 @@ def _not_a_builder(candidate: object) -> str | None:
     if not isinstance(candidate, type) and callable(getattr(type(candidate), "forward", None)):
         return f"the slot takes what makes a part, but this is an instance; pass the class `{kind}`"
     if not callable(candidate):
-        return f"the slot takes what makes a part, but a value of type `{kind}` cannot be called; pass a class or a function"
+        cannot = f"a value of type `{kind}` cannot be called"
+        return f"the slot takes what makes a part, but {cannot}; pass a class or a function"
     if _is_protocol(candidate):
         return "it is a Protocol, which cannot be constructed; pass a class that satisfies it"
     missing = sorted(getattr(candidate, "__abstractmethods__", ()))
