@@ -42,8 +42,8 @@ class Module:
 
 
 class Norm(Module):
-    @functools.lru_cache  # type: ignore[override]  # noqa: B019 - as the engine's rotary embedding does
-    def forward(self, x: Tensor) -> Tensor:
+    @functools.lru_cache  # noqa: B019 - as the engine's rotary embedding does
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         return x
 
 
