@@ -36,7 +36,8 @@ class BiasDropoutAddBuilder(Protocol):
 
     Call sites: `transformer_layer.py`, `TransformerLayer._forward_attention` (`self_attn_bda`) and
     `_forward_post_mlp` (`mlp_bda`). The engine's own slot is untyped and goes through `build_module`, which takes a
-    plain function as it is but would *construct* a class without arguments; typed specs hold this builder itself.
+    plain function as it is but *constructs* anything else without arguments; typed specs hold this builder itself, and
+    who hands it to the engine wraps it.
     """
 
     def __call__(self, training: bool, fused: bool, /) -> BiasDropoutAddInterface:  # noqa: FBT001 - the engine's call

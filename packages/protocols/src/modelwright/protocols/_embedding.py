@@ -131,7 +131,7 @@ class RotaryEmbeddingBuilder(Protocol):
         kv_channels: int,
         rotary_percent: float,
         seq_len_interpolation_factor: float | None,
-        rotary_base: int,
+        rotary_base: float,
         use_cpu_initialization: bool,
         cp_group: ProcessGroup,
     ) -> RotaryEmbeddingInterface:
@@ -141,7 +141,7 @@ class RotaryEmbeddingBuilder(Protocol):
             kv_channels: Head size `d`.
             rotary_percent: Part of `d` that is rotated, above 0 up to 1.
             seq_len_interpolation_factor: Divides the positions; `None` leaves them.
-            rotary_base: Base of the wavelengths.
+            rotary_base: Base of the wavelengths; the engine annotates an `int` and computes with any number.
             use_cpu_initialization: Whether to hold the frequencies on the CPU at first.
             cp_group: The context-parallel group, over which the positions are split.
 
