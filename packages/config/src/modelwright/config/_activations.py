@@ -48,7 +48,7 @@ def activation_is_gated(name: str) -> bool:
     return _GATED[name]
 
 
-def register_activation_name(name: str, gated: bool = False) -> None:
+def register_activation_name(name: str, *, gated: bool = False) -> None:
     """Add a name to the vocabulary.
 
     Args:

@@ -7,12 +7,12 @@ fields in `problems`; types and bounds of single fields stand in the annotations
 import dataclasses
 import functools
 from collections.abc import Iterable
-from typing import Any, dataclass_transform
+from typing import Any, cast, dataclass_transform
 
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from modelwright.config._errors import BrokenRules, ConfigError, Problem
+from modelwright.config._errors import BrokenRulesError, ConfigError, Problem
 from modelwright.config._explain import problems_of
 
 __all__ = ["Config", "config_class", "replace"]
@@ -30,17 +30,17 @@ def config_class[T](cls: type[T]) -> type[T]:
     Returns:
         The class, whose constructor raises `ConfigError` with everything that is wrong.
     """
-    made = dataclass(cls, kw_only=True, frozen=True, config=_SETTINGS)
-    checked = made.__init__
+    made = cast("type[T]", dataclass(cls, kw_only=True, frozen=True, config=_SETTINGS))
+    checked: Any = vars(made)["__init__"]
 
     @functools.wraps(checked)
-    def __init__(self: Any, *args: Any, **values: Any) -> None:
+    def construct(self: Any, *args: Any, **values: Any) -> None:
         try:
             checked(self, *args, **values)
         except ValidationError as error:
-            raise ConfigError(problems_of(error, type(self), values)) from None
+            raise ConfigError(problems_of(error, made, values)) from None
 
-    setattr(made, "__init__", __init__)  # noqa: B010  # an assignment to a method is an error for type checkers
+    setattr(made, "__init__", construct)  # noqa: B010  # an assignment to a method is an error for type checkers
     return made
 
 
@@ -60,7 +60,7 @@ class Config:
         """Check the rules."""
         problems = tuple(self.problems())
         if problems:
-            raise BrokenRules(problems)
+            raise BrokenRulesError(problems)
 
 
 def replace[ConfigT: Config](config: ConfigT, /, **changes: Any) -> ConfigT:

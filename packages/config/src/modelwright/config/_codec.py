@@ -43,7 +43,12 @@ def load(path: str | os.PathLike[str]) -> RunConfig | ModelConfig:
     return _from_document(read_file(Path(path)))
 
 
-def loads(text: str, *, format: Format = "yaml", source: str | None = None) -> RunConfig | ModelConfig:
+def loads(
+    text: str,
+    *,
+    format: Format = "yaml",  # noqa: A002  # what every codec calls it
+    source: str | None = None,
+) -> RunConfig | ModelConfig:
     """Read a config from a text.
 
     Args:
@@ -60,7 +65,12 @@ def loads(text: str, *, format: Format = "yaml", source: str | None = None) -> R
     return _from_document(read_text(text, format, source))
 
 
-def dumps(config: RunConfig | ModelConfig, *, format: Format = "yaml", full: bool = False) -> str:
+def dumps(
+    config: RunConfig | ModelConfig,
+    *,
+    format: Format = "yaml",  # noqa: A002  # what every codec calls it
+    full: bool = False,
+) -> str:
     """Write a config as a text.
 
     Args:
@@ -143,8 +153,7 @@ def _from_document(document: Document) -> RunConfig | ModelConfig:
     try:
         config = from_plain(fields)
     except ConfigError as error:
-        found = [document.located(one) for one in error.problems if not document.is_known_bad(one)]
-        raise ConfigError([*document.problems, *found]) from None
+        raise ConfigError([*document.problems, *document.news(error.problems)]) from None
     if document.problems:
         raise ConfigError(document.problems)
     return config

@@ -1,6 +1,7 @@
 """A file as checked plain data, with the place of everything in it."""
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from modelwright.config._errors import ConfigError, Problem
@@ -82,22 +83,22 @@ class Document:
             path = _parent(path)
         return dataclasses.replace(problem, line=mark.line, column=mark.column, source=self.source)
 
-    def is_known_bad(self, problem: Problem) -> bool:
-        """Whether reading has already found something wrong at or above the path of a problem.
+    def news(self, problems: Iterable[Problem]) -> Iterator[Problem]:
+        """Leave out what follows from a problem that reading has already found.
 
         Args:
-            problem: What validation says.
+            problems: What validation says.
 
-        Returns:
-            True if the problem is only a consequence.
+        Yields:
+            The problems that are neither at nor below such a place, with their own places.
         """
         bad = {found.path for found in self.problems if found.path}
-        path = problem.path
-        while path:
-            if path in bad:
-                return True
-            path = _parent(path)
-        return False
+        for problem in problems:
+            path = problem.path
+            while path and path not in bad:
+                path = _parent(path)
+            if not path:
+                yield self.located(problem)
 
     @staticmethod
     def _concerns_key(problem: Problem) -> bool:

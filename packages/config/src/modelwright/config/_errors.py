@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from modelwright.protocols import ModelwrightError
 
-__all__ = ["BrokenRules", "ConfigError", "Problem"]
+__all__ = ["BrokenRulesError", "ConfigError", "Problem"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class ConfigError(ModelwrightError):
         return (type(self), (self.problems,))
 
 
-class BrokenRules(ValueError):
+class BrokenRulesError(ValueError):
     """Carries the problems of one section through pydantic, which turns any `ValueError` into its own error."""
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:

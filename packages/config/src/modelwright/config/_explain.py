@@ -14,13 +14,14 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from modelwright.config._by_kind import ByKind, quoted_list, shown
-from modelwright.config._errors import BrokenRules, Problem
+from modelwright.config._errors import BrokenRulesError, Problem
 from modelwright.protocols import did_you_mean
 
 __all__ = ["Loc", "described", "dotted", "problems_of"]
 
 type Loc = tuple[str | int, ...]
 
+_LARGE = 10**40
 _TYPES = {
     "int_type": "an integer",
     "int_from_float": "an integer",
@@ -82,14 +83,12 @@ def described(value: object) -> str:
     Returns:
         For instance `null`, `2.5`, `the string "a"`, `a list`.
     """
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str):
         return f'the string "{shown(value)}"'
     if isinstance(value, int | float):
-        return shown(repr(value)) if abs(value) < 10**40 else "a very large number"
+        return "a very large integer" if isinstance(value, int) and abs(value) >= _LARGE else repr(value)
     if isinstance(value, Mapping):
         return "a mapping"
     return "a list" if isinstance(value, list | tuple) else f"a `{type(value).__name__}`"
@@ -100,7 +99,7 @@ def _problems(entry: dict[str, Any], cls: type, data: object) -> Iterator[Proble
     kind, loc, context = str(entry["type"]), cast("Loc", entry["loc"]), entry.get("ctx", {})
     path = dotted(loc)
     broken = context.get("error")
-    if isinstance(broken, BrokenRules):
+    if isinstance(broken, BrokenRulesError):
         yield from _placed(broken, path)
     elif kind == "modelwright_key":
         at = dotted((*loc, str(context["key"])))
@@ -113,7 +112,7 @@ def _problems(entry: dict[str, Any], cls: type, data: object) -> Iterator[Proble
         yield Problem(path, _wrong_value(kind, loc, entry, cls, data))
 
 
-def _placed(broken: BrokenRules, path: str) -> Iterator[Problem]:
+def _placed(broken: BrokenRulesError, path: str) -> Iterator[Problem]:
     """The problems of a section's own rules, seen from the top."""
     for problem in broken.problems:
         message = problem.message if "`" in problem.message.split(" ", 1)[0] else f"`{path}` {problem.message}"
@@ -136,7 +135,8 @@ def _wrong_value(kind: str, loc: Loc, entry: dict[str, Any], cls: type, data: ob
         expected = quoted_list(options, "or")
         near = (did_you_mean(value, options) if isinstance(value, str) else "") or "."
     else:
-        return f"`{dotted(loc)}` is not valid: {str(entry['msg'])[:1].lower()}{str(entry['msg'])[1:]}."
+        name = f"`{dotted(loc)}`" if loc else "the config"
+        return f"{name} is not valid: {str(entry['msg'])[:1].lower()}{str(entry['msg'])[1:]}."
     null = " or null" if _takes_null(cls, loc, data) else ""
     return f"`{dotted(loc)}` must be {expected}{null}, but {described(value)} was given{near}"
 
@@ -144,7 +144,7 @@ def _wrong_value(kind: str, loc: Loc, entry: dict[str, Any], cls: type, data: ob
 def _unknown_field(loc: Loc, cls: type, data: object) -> str:
     """The message for a key that no field has."""
     owner = _owner(cls, loc[:-1], data)
-    names = [field.name for field in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else []
+    names = [] if owner is None else [field.name for field in dataclasses.fields(cast("Any", owner))]
     end = did_you_mean(str(loc[-1]), names) or f"; it has {quoted_list(names)}."
     return f"`{dotted(loc)}` is not a field of `{_label(owner)}`{end}"
 
@@ -169,11 +169,13 @@ def _owner(cls: type, loc: Loc, data: object) -> type | None:
 def _config_class(annotation: Any, data: object) -> type | None:
     """The config class that a field with this annotation makes of this data."""
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
-        return annotation
-    for marker in getattr(annotation, "__metadata__", ()):
-        if isinstance(marker, ByKind) and isinstance(data, Mapping):
-            return marker.member(str(cast("Mapping[str, object]", data).get("kind")))
-    inner = typing.get_args(annotation)[:1] if hasattr(annotation, "__metadata__") else typing.get_args(annotation)
+        return cast("type", annotation)
+    inner = typing.get_args(annotation)
+    if typing.get_origin(annotation) is typing.Annotated:
+        for marker in inner[1:]:
+            if isinstance(marker, ByKind) and isinstance(data, Mapping):
+                return marker.member(str(cast("Mapping[str, object]", data).get("kind")))
+        inner = inner[:1]
     return next((found for one in inner if (found := _config_class(one, data)) is not None), None)
 
 

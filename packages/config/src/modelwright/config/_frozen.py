@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import final
 
-from modelwright.config._errors import BrokenRules, Problem
+from modelwright.config._errors import BrokenRulesError, Problem
 
 __all__ = ["FrozenMapping", "PlainValue", "frozen_mapping"]
 
-type PlainValue = None | bool | int | float | str | Sequence[PlainValue] | Mapping[str, PlainValue]
+type PlainValue = bool | int | float | str | Sequence[PlainValue] | Mapping[str, PlainValue] | None
 """What a file can hold."""
 
 
@@ -24,12 +24,12 @@ class FrozenMapping(Mapping[str, PlainValue]):
             values: Plain values by name; lists become tuples, mappings become `FrozenMapping`.
 
         Raises:
-            BrokenRules: If a value is not plain, or a key is not a string.
+            BrokenRulesError: If a value is not plain, or a key is not a string.
         """
         self._values: dict[str, PlainValue] = {}
         for key, value in (values or {}).items():
             if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may not be typed
-                raise BrokenRules((Problem("", f"`{key!r}` must be a string, because it names a field."),))
+                raise BrokenRulesError((Problem("", f"`{key!r}` must be a string, because it names a field."),))
             self._values[key] = _frozen(value, key)
 
     def __getitem__(self, key: str) -> PlainValue:
@@ -63,12 +63,12 @@ def frozen_mapping(value: object) -> FrozenMapping:
         The frozen copy.
 
     Raises:
-        BrokenRules: If `value` is not a mapping of strings to plain values.
+        BrokenRulesError: If `value` is not a mapping of strings to plain values.
     """
     if isinstance(value, FrozenMapping):
         return value
     if not isinstance(value, Mapping):
-        raise BrokenRules((Problem("", f"must be a mapping of names to values, but {value!r} was given."),))
+        raise BrokenRulesError((Problem("", f"must be a mapping of names to values, but {value!r} was given."),))
     return FrozenMapping(value)  # pyright: ignore[reportUnknownArgumentType]  # the constructor checks the members
 
 
@@ -81,4 +81,4 @@ def _frozen(value: PlainValue, path: str) -> PlainValue:
     if isinstance(value, list | tuple):
         return tuple(_frozen(item, path) for item in value)
     rule = "must be a number, a string, true, false, null, a list or a mapping"
-    raise BrokenRules((Problem(path, f"`{path}` {rule}, but a `{type(value).__name__}` was given."),))
+    raise BrokenRulesError((Problem(path, f"`{path}` {rule}, but a `{type(value).__name__}` was given."),))

@@ -6,15 +6,19 @@ number by the standard library's own rules. `NaN` and `Infinity` are read as Pyt
 
 import json
 import re
-from json.decoder import scanstring
-from typing import Never
+from collections.abc import Sized
+from json import decoder
+from typing import Any, Never, cast
 
 from modelwright.config._by_kind import shown
 from modelwright.config._document import Document, Mark, Place
 from modelwright.config._explain import Loc, dotted
-from modelwright.config._plain import DEPTH_LIMIT
+from modelwright.config._plain import DEPTH_LIMIT, is_half_pair
 
 __all__ = ["read_json"]
+
+_SCAN_STRING: Any = vars(decoder)["scanstring"]
+"""The standard library's reader of one string; its type stubs leave it out."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?", re.ASCII)
@@ -76,7 +80,7 @@ class _Reader:
         """A mapping."""
         found: dict[str, object] = {}
         self._step()
-        while not self._closes("}", bool(found)):
+        while not self._closes("}", found):
             mark = self._mark()
             if self._text[self._at] != '"':
                 self._fail("this is not JSON: a key must be a string in double quotes.")
@@ -97,19 +101,19 @@ class _Reader:
         """A list."""
         found: list[object] = []
         self._step()
-        while not self._closes("]", bool(found)):
+        while not self._closes("]", found):
             here = (*loc, len(found))
             self._document.places[dotted(here)] = Place(self._mark(), self._mark())
             found.append(self._value(here))
             self._skip_space()
         return found
 
-    def _closes(self, bracket: str, has_items: bool) -> bool:
+    def _closes(self, bracket: str, found: Sized) -> bool:
         """Whether the mapping or list ends here; otherwise step to its next entry."""
         if self._text[self._at : self._at + 1] == bracket:
             self._at += 1
             return True
-        if has_items:
+        if len(found):
             self._expect(",")
         if self._at >= len(self._text):
             self._fail(f"the text ends too early: `{bracket}` is missing.")
@@ -119,12 +123,14 @@ class _Reader:
         """A string."""
         mark = self._mark()
         try:
-            value, self._at = scanstring(self._text, self._at + 1, True)
+            value, self._at = cast("tuple[str, int]", _SCAN_STRING(self._text, self._at + 1))
         except json.JSONDecodeError as error:
             self._at = min(error.pos, len(self._text))
-            self._fail(f"this is not JSON: {error.msg[:1].lower()}{error.msg[1:]}.")
-        if any("\ud800" <= ch <= "\udfff" for ch in value):
-            raise self._document.fail(mark, "this string holds half of a surrogate pair, which is no character.", loc)
+            words = error.msg.removesuffix(" at").removesuffix(" starting")
+            self._fail(f"this is not JSON: {words[:1].lower()}{words[1:]}.")
+        if is_half_pair(value):
+            self._document.report(mark, "this string holds half of a surrogate pair, which is no character.", loc)
+            return ""
         return value
 
     def _scalar(self, loc: Loc) -> object:

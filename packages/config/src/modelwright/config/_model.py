@@ -45,6 +45,14 @@ class ModelConfig(Config):
         """
         return ()
 
+    def engine_fields(self) -> Mapping[str, Any]:
+        """What this model is in the words of the engine's `TransformerConfig`; a family overrides it.
+
+        Returns:
+            Values by engine field, `activation` by its name; nothing of parallelism or precision.
+        """
+        return {}
+
     @classmethod
     def get_builder_cls(cls) -> type[Any]:
         """Import the family's builder.

@@ -78,7 +78,14 @@ def _set(data: dict[str, Any], change: _Change) -> None:
         inner = data.get(name)
         if inner is not None and not isinstance(inner, dict):
             path = ".".join(sections[: depth + 1])
-            raise ConfigError((Problem(change.path, f"`{path}` is a value and has no field `{shown(change.path)}`."),))
+            raise ConfigError(
+                (
+                    Problem(
+                        change.path,
+                        f"`{path}` is a single value and has no fields, but `{shown(change.path)}` was given.",
+                    ),
+                )
+            )
         data[name] = {} if inner is None else inner
         data = data[name]
     if last == "kind" and data.get("kind") != change.value:

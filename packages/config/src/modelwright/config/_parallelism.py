@@ -95,7 +95,8 @@ class Parallelism(Config):
     def problems(self) -> Iterator[Problem]:
         if self.sequence and self.tensor == 1:
             yield Problem(
-                "sequence", "`sequence` needs `tensor` above 1, but `tensor` is 1; set `sequence: false` or raise `tensor`."
+                "sequence",
+                "`sequence` needs `tensor` above 1, but `tensor` is 1; set `sequence: false` or raise `tensor`.",
             )
         if self.virtual_pipeline > 1 and self.pipeline == 1:
             yield Problem(
@@ -103,12 +104,11 @@ class Parallelism(Config):
                 f"`virtual_pipeline` above 1 needs `pipeline` above 1, but {self.virtual_pipeline} was given and"
                 " `pipeline` is 1; set `virtual_pipeline: 1` or raise `pipeline`.",
             )
-        if self.data is not None and self.data % self._fewest_copies():
-            yield Problem(
-                "data",
-                f"`data` must be a multiple of {self._fewest_copies()}, so that `expert` {self.expert} × `expert_tensor`"
-                f" {self.expert_tensor_size} divides `tensor` × `context` × `data`, but {self.data} is not.",
-            )
+        fewest = self._fewest_copies()
+        if self.data is not None and self.data % fewest:
+            experts = f"`expert` {self.expert} × `expert_tensor` {self.expert_tensor_size}"
+            rule = f"`data` must be a multiple of {fewest}, so that {experts} divides `tensor` × `context` × `data`"
+            yield Problem("data", f"{rule}, but {self.data} is not; use {fewest} or leave it out.")
 
     def _fewest_copies(self) -> int:
         """The least `data` with which the expert axes divide a pipeline stage's ranks."""

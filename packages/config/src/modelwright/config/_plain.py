@@ -13,7 +13,7 @@ from modelwright.config._base import Config
 from modelwright.config._errors import Problem
 from modelwright.config._explain import Loc, described, dotted
 
-__all__ = ["DEPTH_LIMIT", "canonical", "not_plain", "to_plain"]
+__all__ = ["DEPTH_LIMIT", "canonical", "is_half_pair", "not_plain", "to_plain"]
 
 DEPTH_LIMIT = 64
 """How deep a document may nest."""
@@ -38,7 +38,7 @@ def to_plain(config: Config, *, full: bool) -> dict[str, Any]:
     for field in _ordered(config):
         value = getattr(config, field.name)
         if full or field.name == "modelwright" or not _is_default(value, field):
-            data[field.name] = _plain(value, full)
+            data[field.name] = _plain(value, full=full)
     return data
 
 
@@ -67,19 +67,36 @@ def not_plain(data: object, loc: Loc = ()) -> Iterator[Problem]:
     if len(loc) > DEPTH_LIMIT:
         yield Problem(dotted(loc), f"`{dotted(loc[:3])}` nests deeper than {DEPTH_LIMIT} levels.")
     elif isinstance(data, Mapping):
-        for key, value in cast("Mapping[object, object]", data).items():
-            if isinstance(key, str):
-                yield from not_plain(value, (*loc, key))
-            else:
-                yield Problem(dotted(loc), f"the key `{key!r}` must be a string.")
+        yield from _mapping_not_plain(cast("Mapping[object, object]", data), loc)
     elif isinstance(data, list | tuple):
         for index, item in enumerate(cast("list[object]", data)):
             yield from not_plain(item, (*loc, index))
     elif isinstance(data, str):
-        if any("\ud800" <= ch <= "\udfff" for ch in data):
-            yield Problem(dotted(loc), f"`{dotted(loc)}` holds half of a surrogate pair, which no file can hold.")
+        if is_half_pair(data):
+            yield Problem(dotted(loc), f"`{dotted(loc)}` holds half of a surrogate pair, which is no character.")
     elif data is not None and not isinstance(data, bool | int | float):
         yield Problem(dotted(loc), f"`{dotted(loc)}` must be plain data, but {described(data)} was given.")
+
+
+def is_half_pair(text: str) -> bool:
+    """Whether a string holds half of a surrogate pair, which Python allows and no file can hold.
+
+    Args:
+        text: Any string.
+
+    Returns:
+        True if it cannot be written.
+    """
+    return any("\ud800" <= ch <= "\udfff" for ch in text)
+
+
+def _mapping_not_plain(data: Mapping[object, object], loc: Loc) -> Iterator[Problem]:
+    """What keeps a mapping from being plain."""
+    for key, value in data.items():
+        if isinstance(key, str):
+            yield from not_plain(value, (*loc, key))
+        else:
+            yield Problem(dotted(loc), f"the key `{key!r}` must be a string.")
 
 
 def _ordered(config: Config) -> list[dataclasses.Field[Any]]:
@@ -87,14 +104,14 @@ def _ordered(config: Config) -> list[dataclasses.Field[Any]]:
     return sorted(dataclasses.fields(config), key=lambda field: field.name == "engine")
 
 
-def _plain(value: object, full: bool) -> object:
+def _plain(value: object, *, full: bool) -> object:
     """One value as plain data."""
     if isinstance(value, Config):
         return to_plain(value, full=full)
     if isinstance(value, Mapping):
-        return {key: _plain(item, full) for key, item in cast("Mapping[str, object]", value).items()}
+        return {key: _plain(item, full=full) for key, item in cast("Mapping[str, object]", value).items()}
     if isinstance(value, list | tuple):
-        return [_plain(item, full) for item in cast("list[object]", value)]
+        return [_plain(item, full=full) for item in cast("list[object]", value)]
     return value
 
 
@@ -102,6 +119,6 @@ def _is_default(value: object, field: dataclasses.Field[Any]) -> bool:
     """Whether a field holds its default, to the last sign of a zero."""
     if field.default is dataclasses.MISSING:
         return False
-    return type(value) is type(field.default) and canonical(_plain(value, True)) == canonical(
-        _plain(field.default, True)
+    return type(value) is type(field.default) and canonical(_plain(value, full=True)) == canonical(
+        _plain(field.default, full=True)
     )

@@ -32,7 +32,9 @@ def register_preset[ConfigT: ModelConfig](function: Callable[[], ConfigT]) -> Ca
     """
     name, taken = function.__name__, _PRESETS.get(function.__name__)
     if taken is not None and taken.__module__ != function.__module__:
-        message = f"the preset `{name}` belongs to `{taken.__module__}` already; rename the one of `{function.__module__}`."
+        message = (
+            f"the preset `{name}` belongs to `{taken.__module__}` already; rename the one of `{function.__module__}`."
+        )
         raise ConfigError((Problem("", message),))
     _PRESETS[name] = function
     return function

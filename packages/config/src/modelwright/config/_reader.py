@@ -67,12 +67,12 @@ def read_file(path: Path) -> Document:
     return _read(_decoded(content, source), format_of(path), source)
 
 
-def read_text(text: str, format: str, source: str | None) -> Document:
+def read_text(text: str, form: str, source: str | None) -> Document:
     """Read a text.
 
     Args:
         text: The text.
-        format: `yaml` or `json`.
+        form: `yaml` or `json`.
         source: What to call it in messages.
 
     Returns:
@@ -82,20 +82,20 @@ def read_text(text: str, format: str, source: str | None) -> Document:
         ConfigError: If it cannot be read at all.
     """
     _check_size(len(text), source)
-    return _read(text, format, source)
+    return _read(text, form, source)
 
 
-def _read(text: str, format: str, source: str | None) -> Document:
+def _read(text: str, form: str, source: str | None) -> Document:
     """Read a text of an allowed size."""
-    if format not in _READERS:
-        near = did_you_mean(format, _READERS) or "."
-        raise _error(source, f"`format` must be {quoted_list(_READERS, 'or')}, but `{format}` was given{near}")
+    if form not in _READERS:
+        near = did_you_mean(form, _READERS) or "."
+        raise _error(source, f"`format` must be {quoted_list(_READERS, 'or')}, but `{form}` was given{near}")
     nul = text.find("\0")
     if nul >= 0:
         raise _error(source, "this is a binary file, not a config.", *_position(text, nul))
     if not text.strip():
         raise _error(source, "the file is empty; start it with `modelwright: 1` (a run) or `kind: …` (a model).")
-    return _READERS[format](text, source)
+    return _READERS[form](text, source)
 
 
 def _decoded(content: bytes, source: str) -> str:

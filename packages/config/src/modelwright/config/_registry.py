@@ -37,7 +37,7 @@ def register_config[ConfigT: ModelConfig](cls: type[ConfigT]) -> type[ConfigT]:
     """
     kind = getattr(cls, "kind", None)
     if not isinstance(kind, str) or not kind:
-        rule = f"`{cls.__name__}` must say its `kind`, as in `kind: ClassVar[str] = \"mine\"`."
+        rule = f'`{cls.__name__}` must say its `kind`, as in `kind: ClassVar[str] = "mine"`.'
         raise ConfigError((Problem("", rule),))
     taken = _CLASSES.get(kind)
     if taken is not None and _full_name(taken) != _full_name(cls):
@@ -137,7 +137,9 @@ def without_version(cls: type, fields: dict[str, object]) -> dict[str, object]:
         return {key: value for key, value in fields.items() if key != "version"}
     newer = isinstance(given, int) and given > known
     advice = "; install a newer version of its package." if newer else "."
-    raise key_error("version", f"of `{getattr(cls, 'kind', '')}` must be {known}, but {described(given)} was given{advice}")
+    raise key_error(
+        "version", f"of `{getattr(cls, 'kind', '')}` must be {known}, but {described(given)} was given{advice}"
+    )
 
 
 def _full_name(cls: type) -> str:

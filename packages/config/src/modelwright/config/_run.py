@@ -1,11 +1,15 @@
 """A whole run: what a file with `modelwright: 1` describes."""
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Literal, final, override
 
+from pydantic import PlainValidator
+
 from modelwright.config._base import Config, config_class
 from modelwright.config._by_kind import OneOf
-from modelwright.config._errors import Problem
+from modelwright.config._errors import BrokenRulesError, Problem
+from modelwright.config._explain import described
 from modelwright.config._model import ModelConfig
 from modelwright.config._parallelism import Parallelism
 from modelwright.config._precision import Precision
@@ -16,13 +20,26 @@ from modelwright.config._wrap import MegatronDDP, NoWrap, Wrap
 
 __all__ = ["RunConfig"]
 
+FILE_VERSION = 1
+
+
+def _file_version(value: object) -> object:
+    """The rule for `modelwright`: a file of this version, and not `true` or `1.0`."""
+    if value == FILE_VERSION and type(value) is int:
+        return value
+    newer = isinstance(value, int) and value > FILE_VERSION
+    end = "; the file needs a newer version of modelwright." if newer else "."
+    raise BrokenRulesError(
+        (Problem("", f"`modelwright` must be {FILE_VERSION}, but {described(value)} was given{end}"),)
+    )
+
 
 @final
 @config_class
 class RunConfig(Config):
     """A model, how it is cut over ranks, and how it is trained. Everything but `model` has a default."""
 
-    modelwright: Literal[1] = 1
+    modelwright: Annotated[Literal[1], PlainValidator(_file_version)] = 1
     """Version of the file format. A file must say it."""
 
     name: str | None = None
@@ -51,6 +68,9 @@ class RunConfig(Config):
 
     @override
     def problems(self) -> Iterator[Problem]:
+        if self.name is not None and not re.fullmatch(r"\w[\w .+-]*", self.name):
+            rule = "`name` must start with a letter or digit and hold letters, digits, spaces and `._+-`"
+            yield Problem("name", f"{rule}, because it names a folder, but {described(self.name)} was given.")
         yield from (problem.under("model") for problem in self.model.layout_problems(self.parallelism))
         yield from (problem.under("train") for problem in self._batch_problems())
 

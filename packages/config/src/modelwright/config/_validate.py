@@ -1,14 +1,13 @@
 """From plain data to a config: pydantic validates, the project's words say what is wrong."""
 
-import functools
-import json
 from collections.abc import Mapping
 from typing import Any, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 from modelwright.config._base import Config
+from modelwright.config._by_kind import make
 from modelwright.config._errors import ConfigError, Problem
 from modelwright.config._explain import described, dotted, problems_of
 from modelwright.config._model import ModelConfig
@@ -32,7 +31,7 @@ def validate[ConfigT: Config](cls: type[ConfigT], data: Mapping[str, object]) ->
         ConfigError: With everything that is wrong.
     """
     try:
-        return _adapter(cls).validate_json(json.dumps(data))
+        return cast("ConfigT", make(cls, data))
     except ValidationError as error:
         raise ConfigError(problems_of(error, cls, data)) from None
 
@@ -90,9 +89,3 @@ def _key_problem(error: PydanticCustomError) -> ConfigError:
     context = cast("dict[str, str]", error.context)
     path = dotted((context["key"],))
     return ConfigError((Problem(path, f"`{path}` {context['rest']}"),))
-
-
-@functools.cache
-def _adapter[ConfigT: Config](cls: type[ConfigT]) -> TypeAdapter[ConfigT]:
-    """pydantic's validator of a class."""
-    return TypeAdapter(cls)

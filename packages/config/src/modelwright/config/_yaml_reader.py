@@ -14,7 +14,7 @@ from typing import Any, cast
 from modelwright.config._by_kind import shown
 from modelwright.config._document import Document, Mark, Place
 from modelwright.config._explain import Loc, dotted
-from modelwright.config._plain import DEPTH_LIMIT
+from modelwright.config._plain import DEPTH_LIMIT, is_half_pair
 
 __all__ = ["core_scalar", "read_yaml"]
 
@@ -49,7 +49,7 @@ def read_yaml(text: str, source: str | None) -> Document:
     return document
 
 
-def core_scalar(text: str) -> None | bool | int | float | str:
+def core_scalar(text: str) -> bool | int | float | str | None:
     """What a plain scalar means in YAML 1.2's core schema.
 
     Args:
@@ -120,32 +120,35 @@ class _Builder:
 
     def _scalar(self, event: Any, mark: Mark) -> None:
         """A key or a value."""
-        plain = event.style is None or event.style == ""
+        plain = not event.style
         value = core_scalar(event.value) if plain else cast("str", event.value)
         frame = self._stack[-1] if self._stack else None
         if frame is not None and isinstance(frame.into, dict) and not frame.wants_value:
-            self._key(frame, value, event.value, plain, mark)
+            self._key(frame, value, event, mark)
             return
-        loc = self._put(value, mark)
-        if isinstance(value, str) and any("\ud800" <= ch <= "\udfff" for ch in value):
+        broken = isinstance(value, str) and is_half_pair(value)
+        loc = self._put("" if broken else value, mark)
+        if broken:
             self._document.report(mark, f"`{dotted(loc)}` holds half of a surrogate pair, which is no character.", loc)
         elif plain and isinstance(value, str) and len(value) > _LONGEST_INT and _FLOAT.fullmatch(value):
             self._document.report(mark, f"`{dotted(loc)}` has more than {_LONGEST_INT} digits.", loc)
 
-    def _key(self, frame: _Frame, value: object, text: str, plain: bool, mark: Mark) -> None:
+    def _key(self, frame: _Frame, value: object, event: Any, mark: Mark) -> None:
         """Take the key of the next value."""
-        into = cast("dict[str, object]", frame.into)
+        into, text = cast("dict[str, object]", frame.into), str(event.value)
         frame.key, frame.wants_value = None, True
-        if plain and text == "<<":
+        if text == "<<" and not event.style:
             self._document.report(mark, "merge keys (`<<`) are refused; write the fields out.", frame.loc)
         elif not isinstance(value, str):
-            self._document.report(mark, f'the key `{shown(text)}` must be a string; write it as "{shown(text)}".', frame.loc)
+            self._document.report(
+                mark, f'the key `{shown(text)}` must be a string; write it as "{shown(text)}".', frame.loc
+            )
         elif value in into:
             loc = (*frame.loc, value)
             first = self._document.places[dotted(loc)].key.line
             message = f"`{dotted(loc)}` is given twice, first in line {first}; keep one."
             self._document.report(mark, message, loc)
-        elif any("\ud800" <= ch <= "\udfff" for ch in value):
+        elif is_half_pair(value):
             self._document.report(mark, "a key holds half of a surrogate pair, which is no character.", frame.loc)
         else:
             frame.key = value
@@ -208,11 +211,11 @@ def _events(text: str, document: Document) -> Iterator[Any]:
         warnings.simplefilter("ignore")
         try:
             yield from _parsed(YAML(typ="safe", pure=True), text)
-        except _ParserFailed as failed:
+        except _ParserError as failed:
             raise document.fail(failed.mark, failed.message) from None
 
 
-class _ParserFailed(Exception):
+class _ParserError(Exception):
     """ruamel could not read on."""
 
     def __init__(self, mark: Mark, message: str) -> None:
@@ -234,19 +237,29 @@ def _parsed(yaml: Any, text: str) -> Iterator[Any]:
         yield event
 
 
-def _failure(error: Exception, last: Mark, text: str) -> _ParserFailed:
+def _failure(error: Exception, last: Mark, text: str) -> _ParserError:
     """What to say when the parser stops."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     place = _mark(mark) if mark is not None else last
     if "\\t" in str(problem):
-        return _ParserFailed(place, "a tab cannot stand here in YAML; use spaces.")
+        return _ParserError(place, "a tab cannot stand here in YAML; use spaces.")
+    position = getattr(error, "position", None)
+    if isinstance(position, int):
+        return _ParserError(_mark_of(text, position), f"the character `{shown(text[position])}` cannot stand in YAML.")
+    if mark is None:
+        return _ParserError(place, "this is not YAML: something after this cannot be read.")
     words = shown(" ".join(str(problem).split()), 120)
-    if place.line > text.count("\n") + (not text.endswith("\n")):
-        return _ParserFailed(place, f"the text ends too early: {words}.")
-    return _ParserFailed(place, f"this is not YAML: {words}.")
+    if "<stream end>" in words or "end of stream" in words:
+        return _ParserError(place, f"the text ends too early: {words}.")
+    return _ParserError(place, f"this is not YAML: {words}.")
+
+
+def _mark_of(text: str, at: int) -> Mark:
+    """The place of a character."""
+    return Mark(text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at))
 
 
 def _mark(mark: Any) -> Mark:
-    """ruamel's mark, counted from 1."""
+    """The parser's mark, counted from 1."""
     return Mark(int(mark.line) + 1, int(mark.column) + 1)

@@ -35,7 +35,7 @@ def write_yaml(data: dict[str, Any]) -> str:
 
 
 def _representer() -> Any:
-    """ruamel's representer, with our forms for strings, null, lists and the order of keys."""
+    """The library's representer, with our forms for strings, null, lists and the order of keys."""
     from ruamel.yaml.representer import SafeRepresenter
 
     class Representer(SafeRepresenter):

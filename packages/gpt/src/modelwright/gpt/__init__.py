@@ -16,9 +16,9 @@ __all__ = [
     "GPTModelConfig",
     "gpt2_124m",
     "gpt_tiny",
-    "llama31_405b",
-    "llama3_70b",
     "llama3_8b",
+    "llama3_70b",
+    "llama31_405b",
 ]
 
 

@@ -5,8 +5,8 @@ RMSNorm, SwiGLU, rotary position embedding, no biases. Importing this module reg
 """
 
 import math
-from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal, override
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, override
 
 from modelwright.config import (
     Count,
@@ -139,6 +139,26 @@ class GPTModelConfig(ModelConfig):
         return "*-" * self.num_layers
 
     @override
+    def engine_fields(self) -> Mapping[str, Any]:
+        return {
+            "num_layers": len(self.stack_pattern),
+            "hidden_size": self.hidden_size,
+            "num_attention_heads": self.num_attention_heads,
+            "num_query_groups": self.resolved_query_groups,
+            "kv_channels": self.resolved_head_dim,
+            "ffn_hidden_size": self.resolved_ffn_hidden_size,
+            "activation": self.activation,
+            "normalization": {"rmsnorm": "RMSNorm", "layernorm": "LayerNorm"}[self.normalization],
+            "layernorm_epsilon": self.norm_epsilon,
+            "add_bias_linear": self.linear_bias,
+            "add_qkv_bias": self.qkv_bias,
+            "qk_layernorm": self.qk_norm,
+            "attention_dropout": self.attention_dropout,
+            "hidden_dropout": self.hidden_dropout,
+            "init_method_std": self.init_std,
+        }
+
+    @override
     def problems(self) -> Iterator[Problem]:
         heads = self.num_attention_heads
         yield from divides("num_query_groups", self.resolved_query_groups, "num_attention_heads", heads)
@@ -160,7 +180,9 @@ class GPTModelConfig(ModelConfig):
         stages = parallelism.pipeline * parallelism.virtual_pipeline
         yield from multiple_of("num_layers", self.num_layers, stages, "`pipeline` × `virtual_pipeline`")
         if parallelism.expert > 1:
-            message = f"`expert` must be 1, but {parallelism.expert} was given: a `{self.kind}` has no experts to split."
+            message = (
+                f"`expert` must be 1, but {parallelism.expert} was given: a `{self.kind}` has no experts to split."
+            )
             yield Problem("", message)
 
     def _rotary_problems(self) -> Iterator[Problem]:

@@ -3,7 +3,7 @@
 from modelwright.config import Llama3RopeScaling, register_preset
 from modelwright.gpt.config import GPTModelConfig
 
-__all__ = ["gpt2_124m", "gpt_tiny", "llama31_405b", "llama3_70b", "llama3_8b"]
+__all__ = ["gpt2_124m", "gpt_tiny", "llama3_8b", "llama3_70b", "llama31_405b"]
 
 
 @register_preset

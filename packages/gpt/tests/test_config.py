@@ -1,0 +1,199 @@
+"""What a GPT's config derives and refuses. No torch."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelwright.config import (
+    ConfigError,
+    Llama3RopeScaling,
+    Parallelism,
+    RunConfig,
+    check_layout,
+    dumps,
+    fingerprint,
+    load,
+    loads,
+    replace,
+)
+from modelwright.gpt import GPTModelConfig
+
+SMALL = GPTModelConfig(num_layers=4, hidden_size=256, num_attention_heads=8, vocab_size=250, seq_length=64)
+EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "gpt-tiny.yaml"
+
+
+def message_of(function: Any, *args: Any, **values: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        function(*args, **values)
+    return str(caught.value)
+
+
+def test_importing_loads_no_torch() -> None:
+    code = (
+        "import sys, modelwright.gpt, modelwright.gpt.presets; print('torch' in sys.modules, 'megatron' in sys.modules)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+        == "False False\n"
+    )
+
+
+def test_derived_values() -> None:
+    assert SMALL.resolved_query_groups == 8
+    assert SMALL.resolved_head_dim == 32
+    assert SMALL.resolved_ffn_hidden_size == 704
+    assert SMALL.padded_vocab_size == 256
+    assert SMALL.stack_pattern == "*-*-*-*-"
+    assert replace(SMALL, activation="gelu").resolved_ffn_hidden_size == 1024
+    assert replace(SMALL, hidden_size=384).resolved_ffn_hidden_size == 1024
+    assert replace(SMALL, num_query_groups=2, head_dim=48, ffn_hidden_size=100).resolved_query_groups == 2
+    assert replace(SMALL, vocab_multiple=1).padded_vocab_size == 250
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"num_attention_heads": 32, "num_query_groups": 5},
+            "`num_query_groups` must divide `num_attention_heads`, but 5 does not divide 32; use 1, 2, 4, 8, 16 or 32.",
+        ),
+        (
+            {"num_attention_heads": 7},
+            (
+                "`num_attention_heads` must divide `hidden_size`, but 7 does not divide 256;"
+                " use 1, 2, 4, 8, 16, 32, 64, 128 or 256."
+            ),
+        ),
+        (
+            {"activation": "swigelu"},
+            (
+                "`activation` must be `swiglu`, `geglu`, `gelu`, `gelu_tanh`, `relu`, `squared_relu` or `silu`,"
+                " but `swigelu` was given; did you mean `swiglu`?"
+            ),
+        ),
+        (
+            {"head_dim": 33},
+            "`head_dim` × `rotary_percent` must be even and above 0, because rope turns pairs, but 33 × 1.0 is 33.",
+        ),
+        (
+            {"position_embedding": "none", "rope_scaling": Llama3RopeScaling()},
+            "`rope_scaling` needs `position_embedding: rope`, but `none` was given; set it to null.",
+        ),
+        (
+            {"normalization": "rmsnrom"},
+            (
+                '`normalization` must be `rmsnorm` or `layernorm`, but the string "rmsnrom" was given;'
+                " did you mean `rmsnorm`?"
+            ),
+        ),
+        ({"num_layers": 0}, "`num_layers` must be at least 1, but 0 was given."),
+        ({"attention_dropout": 1.0}, "`attention_dropout` must be below 1.0, but 1.0 was given."),
+        ({"hidden_sise": 3}, "`hidden_sise` is not a field of `gpt`; did you mean `hidden_size`?"),
+    ],
+)
+def test_rules(changes: dict[str, Any], message: str) -> None:
+    assert message_of(replace, SMALL, **changes) == message
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {"tensor": 8},
+        {"tensor": 2, "sequence": True, "context": 2, "pipeline": 2, "virtual_pipeline": 2},
+        {"pipeline": 4},
+    ],
+)
+def test_layouts_that_fit(axes: dict[str, Any]) -> None:
+    check_layout(SMALL, Parallelism(**axes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "axes", "expected"),
+    [
+        (
+            {},
+            {"tensor": 3},
+            [
+                "`num_attention_heads` must be a multiple of `tensor`, but 8 is not a multiple of 3; use 6 or 9.",
+                "`num_query_groups` must be a multiple of `tensor`, but 8 is not a multiple of 3; use 6 or 9.",
+                "`ffn_hidden_size` must be a multiple of `tensor`, but 704 is not a multiple of 3; use 702 or 705.",
+                (
+                    "`vocab_multiple` 128 pads the vocabulary to 256, which must be a multiple of `tensor`,"
+                    " but is not a multiple of 3; use a multiple of 3."
+                ),
+            ],
+        ),
+        (
+            {"num_query_groups": 2},
+            {"tensor": 4},
+            ["`num_query_groups` must be a multiple of `tensor`, but 2 is not a multiple of 4; use 4."],
+        ),
+        (
+            {},
+            {"pipeline": 3, "virtual_pipeline": 2},
+            [
+                (
+                    "`num_layers` must be a multiple of `pipeline` × `virtual_pipeline`,"
+                    " but 4 is not a multiple of 6; use 6."
+                ),
+            ],
+        ),
+        (
+            {"seq_length": 63},
+            {"tensor": 2, "sequence": True},
+            ["`seq_length` must be a multiple of `tensor`, but 63 is not a multiple of 2; use 62 or 64."],
+        ),
+        (
+            {"seq_length": 66},
+            {"context": 2},
+            ["`seq_length` must be a multiple of 2 × `context`, but 66 is not a multiple of 4; use 64 or 68."],
+        ),
+        (
+            {"seq_length": 66},
+            {"context": 2, "tensor": 4, "sequence": True},
+            [
+                (
+                    "`seq_length` must be a multiple of 2 × `context` and of `tensor` × `context`,"
+                    " but 66 is not a multiple of 8; use 64 or 72."
+                ),
+            ],
+        ),
+        ({}, {"expert": 2}, ["`expert` must be 1, but 2 was given: a `gpt` has no experts to split."]),
+    ],
+)
+def test_layouts_that_do_not_fit(changes: dict[str, Any], axes: dict[str, Any], expected: list[str]) -> None:
+    assert message_of(check_layout, replace(SMALL, **changes), Parallelism(**axes)).splitlines() == expected
+
+
+MOVED: dict[str, Any] = {
+    "engine": {"foo": 1}, "num_layers": 2, "hidden_size": 512, "num_attention_heads": 4, "num_query_groups": 2,
+    "head_dim": 64, "ffn_hidden_size": 99, "activation": "gelu", "normalization": "layernorm", "norm_epsilon": 1e-6,
+    "position_embedding": "learned", "rotary_base": 1e6, "rotary_percent": 0.5, "vocab_size": 17, "vocab_multiple": 1,
+    "rope_scaling": Llama3RopeScaling(factor=4.0, low_freq_factor=2.0, high_freq_factor=8.0, original_seq_length=10),
+    "seq_length": 32, "tie_embeddings": True, "linear_bias": True, "qkv_bias": True, "qk_norm": True,
+    "attention_dropout": 0.1, "hidden_dropout": 0.1, "init_std": 0.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(GPTModelConfig)])
+def test_every_field_comes_back(name: str) -> None:
+    config = replace(SMALL, **{name: MOVED[name]})
+    assert config != SMALL
+    for full in (False, True):
+        assert loads(dumps(config, full=full)) == config
+        assert loads(dumps(config, full=full, format="json"), format="json") == config
+    assert GPTModelConfig.from_dict(config.as_dict()) == config
+    assert fingerprint(GPTModelConfig.from_dict(config.as_dict())) == fingerprint(config) != fingerprint(SMALL)
+
+
+@pytest.mark.skipif(not EXAMPLE.exists(), reason="the package stands alone")
+def test_the_example_is_a_valid_run() -> None:
+    run = load(EXAMPLE)
+    assert isinstance(run, RunConfig)
+    assert isinstance(run.model, GPTModelConfig)
+    assert run.parallelism.world_size() == 2
+    assert loads(dumps(run)) == loads(dumps(run, full=True)) == run
