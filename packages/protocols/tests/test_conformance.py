@@ -6,7 +6,7 @@ import contextlib
 import functools
 import operator
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import pytest
 
@@ -350,6 +350,22 @@ def test_what_the_slot_leaves_out_needs_a_default() -> None:
     assert caught.value.problems == (
         "it requires `cp_comm_type`, which the slot does not always pass; give it a default",
         "it requires `pp_layer_offset`, which the slot does not always pass; give it a default",
+    )
+
+
+def test_a_builder_of_your_own_whose_interface_cannot_be_found_checks_the_constructor() -> None:
+    class Interface(Protocol):
+        def forward(self, x: int, /) -> int: ...
+
+    class OwnBuilder(Protocol):
+        def __call__(self, *, width: int) -> Interface: ...
+
+    check_conformance(OwnBuilder, lambda width: None)
+    with pytest.raises(ConformanceError) as caught:
+        check_conformance(OwnBuilder, lambda: None)
+    assert str(caught.value) == (
+        "`<lambda>` cannot fill `OwnBuilder`: it does not accept `width`, which the slot passes by keyword; add the "
+        "parameter `width: int`, or accept `**kwargs`."
     )
 
 

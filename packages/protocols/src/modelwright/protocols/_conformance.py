@@ -50,13 +50,11 @@ def check_conformance(protocol: type[object], candidate: object) -> None:
     if not _is_protocol(protocol):
         what = f"`{_name_of(protocol)}` is not a Protocol"
         raise ConformanceError(what, ["`protocol` must be the Protocol of a slot; pass one such as `MlpBuilder`"])
-    product = _product_of(protocol)
-    if product is not None:
-        problems = _builder_problems(protocol, product, candidate)
-    else:
-        problems = _interface_problems(protocol, candidate)
+    is_builder = _product_of(protocol) is not None or protocol.__name__.endswith("Builder")
+    check = _builder_problems if is_builder else _interface_problems
+    problems = check(protocol, candidate)
     if problems:
-        verb = "fill" if product is not None else "serve as"
+        verb = "fill" if is_builder else "serve as"
         raise ConformanceError(f"`{_name_of(candidate)}` cannot {verb} `{protocol.__name__}`", problems)
 
 
@@ -82,7 +80,7 @@ def _methods_of(protocol: type[object]) -> dict[str, _AnyCallable]:
 
 
 def _product_of(protocol: type[object]) -> type | None:
-    """The Interface of what a Builder makes, or `None` when `protocol` is no Builder."""
+    """The Interface of what a Builder makes; `None` when `protocol` is no Builder, or its Interface is not found."""
     methods = _methods_of(protocol)
     if "__call__" not in methods or "forward" in methods:
         return None
@@ -90,7 +88,7 @@ def _product_of(protocol: type[object]) -> type | None:
     return product if _is_protocol(product) else None
 
 
-def _builder_problems(protocol: type[object], product: type, candidate: object) -> list[str]:
+def _builder_problems(protocol: type[object], candidate: object) -> list[str]:
     mistaken = _not_a_builder(candidate)
     if mistaken is not None:
         return [mistaken]
@@ -100,8 +98,8 @@ def _builder_problems(protocol: type[object], product: type, candidate: object) 
     owner = "its constructor" if isinstance(candidate, type) else "it"
     wanted = _unbound(inspect.signature(_methods_of(protocol)["__call__"]))
     problems = signature_problems(wanted, given, owner=owner, bindable=True)
-    built = _built_class(candidate)
-    if built is not None:
+    product, built = _product_of(protocol), _built_class(candidate)
+    if product is not None and built is not None:
         problems += _class_problems(product, built, itself=built is candidate)
     return problems
 
