@@ -75,9 +75,7 @@ def ordered_hooks(hooks: Iterable[Hook]) -> tuple[Hook, ...]:
     return tuple(by_name.values())
 
 
-def run_hooks(
-    hooks: Sequence[Hook], phase: Phase, stages: list[nn.Module], context: BuildContext
-) -> list[nn.Module]:
+def run_hooks(hooks: Sequence[Hook], phase: Phase, stages: list[nn.Module], context: BuildContext) -> list[nn.Module]:
     """Run every hook of one phase, each on what the one before it returned.
 
     Args:

@@ -76,5 +76,7 @@ def _named_by(config: ModelConfig) -> type[AnyBuilder]:
             "class variable `builder`, call `register_builder`, or pass `builder=`."
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, ModelBuilder)):
-        raise BuilderError(f"`builder` of `{type(config).__name__}` must name a subclass of `ModelBuilder`, but names {cls!r}.")
+        raise BuilderError(
+            f"`builder` of `{type(config).__name__}` must name a subclass of `ModelBuilder`, but names {cls!r}."
+        )
     return cls

@@ -3,7 +3,7 @@
 from typing import ClassVar, final
 
 from modelwright.config._base import Config, config_class
-from modelwright.config._numbers import NonNegativeFloat, NonNegativeInt
+from modelwright.config._numbers import Count, NonNegativeFloat, NonNegativeInt
 
 __all__ = ["ConstantSchedule", "CosineSchedule", "LinearSchedule", "LrSchedule"]
 
@@ -19,7 +19,10 @@ class CosineSchedule(Config):
     """Steps on the way up."""
 
     min_lr: NonNegativeFloat = 0.0
-    """Learning rate at the last step."""
+    """Learning rate at the end of the way down."""
+
+    decay_steps: Count | None = None
+    """Step at which `min_lr` is reached; None: the last step of the run."""
 
 
 @final
@@ -33,7 +36,10 @@ class LinearSchedule(Config):
     """Steps on the way up."""
 
     min_lr: NonNegativeFloat = 0.0
-    """Learning rate at the last step."""
+    """Learning rate at the end of the way down."""
+
+    decay_steps: Count | None = None
+    """Step at which `min_lr` is reached; None: the last step of the run."""
 
 
 @final
@@ -44,6 +50,7 @@ class ConstantSchedule(Config):
     kind: ClassVar[str] = "constant"
 
     min_lr: ClassVar[float] = 0.0
+    decay_steps: ClassVar[None] = None
 
     warmup_steps: NonNegativeInt = 0
     """Steps on the way up."""

@@ -54,8 +54,8 @@ class TrainConfig(Config):
     eval_interval: Count | None = None
     """Steps between two validation losses; None: only at the end."""
 
-    eval_batches: Count = 8
-    """Micro-batches that a validation loss is averaged over."""
+    eval_batches: Count = 2
+    """Global batches that a validation loss is averaged over."""
 
     checkpoint_interval: Count | None = None
     """Steps between two checkpoints; None: only at the end."""
@@ -72,10 +72,6 @@ class TrainConfig(Config):
     @override
     def problems(self) -> Iterator[Problem]:
         yield from multiple_of("global_batch", self.global_batch, self.micro_batch, "`micro_batch`")
-        warmup, schedule = self.lr_schedule.warmup_steps, "lr_schedule.warmup_steps"
-        if warmup >= self.steps:
-            rule = f"`{schedule}` must be below `steps`, but {warmup} is not below {self.steps}"
-            yield Problem(schedule, f"{rule}; use {self.steps - 1} or less.")
         if self.lr_schedule.min_lr > self.lr:
             rule = f"`lr_schedule.min_lr` must be at most `lr`, but {self.lr_schedule.min_lr} is above {self.lr}"
             yield Problem("lr_schedule.min_lr", f"{rule}.")

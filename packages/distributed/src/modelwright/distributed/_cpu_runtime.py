@@ -47,7 +47,9 @@ def cpu_runtime(*, force: bool = False) -> Iterator[None]:
         )
     with _lock:
         if not _depth.value:
-            _undo.extend(_swap(*change) for change in _changes())
+            changes = tuple(_changes())
+            _undo.extend(_swap(*change) for change in changes)
+            _undo.append(_eager())
         _depth.value += 1
     try:
         yield
@@ -76,11 +78,18 @@ def _swap(owner: Any, name: str, replacement: object) -> Callable[[], None]:
     return functools.partial(setattr, owner, name, before) if own else functools.partial(delattr, owner, name)
 
 
+def _eager() -> Callable[[], None]:
+    """Functions that the engine compiles for the GPU run as they are written; returns what ends that."""
+    stance = torch.compiler.set_stance("force_eager")
+    stance.__enter__()
+    return lambda: stance.__exit__(None, None, None)
+
+
 def _changes() -> Iterator[tuple[Any, str, object]]:
+    yield from _engine()
     yield from _torch_cuda()
     yield from _device_requests()
     yield from _process_groups()
-    yield from _engine()
 
 
 def _torch_cuda() -> Iterator[tuple[Any, str, object]]:
@@ -96,16 +105,16 @@ def _torch_cuda() -> Iterator[tuple[Any, str, object]]:
     yield cuda, "Stream", _Stream
     yield cuda, "Event", _Event
     yield cuda, "stream", contextlib.nullcontext
-    yield cuda, "synchronize", _nothing
-    yield cuda, "set_device", _nothing
-    yield cuda, "empty_cache", _nothing
+    yield cuda, "synchronize", _request()
+    yield cuda, "set_device", _request()
+    yield cuda, "empty_cache", _request()
     yield cuda, "is_current_stream_capturing", lambda: False
     yield cuda, "get_device_properties", lambda device=None: properties
     yield cuda, "get_device_capability", lambda device=None: (0, 0)
     yield cuda, "get_rng_state", lambda device=None: torch.get_rng_state()
     yield cuda, "set_rng_state", lambda state, device=None: torch.set_rng_state(state)
-    yield cuda, "manual_seed", torch.manual_seed
-    yield cuda, "manual_seed_all", torch.manual_seed
+    # torch.manual_seed would call torch.cuda again.
+    yield cuda, "manual_seed", torch.default_generator.manual_seed
 
 
 def _device_requests() -> Iterator[tuple[Any, str, object]]:
@@ -146,15 +155,32 @@ def _over_gloo(make_group: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _engine() -> Iterator[tuple[Any, str, object]]:
-    """The engine's own random-state access, which reaches below `torch.cuda`'s public functions."""
-    from megatron.core.tensor_parallel import random  # noqa: PLC0415 - seconds to import, needed only here
+    """Where the engine reaches below `torch.cuda`'s public functions, or compares the name of a tensor's type."""
+    # The engine, and the compiler that it imports, must be loaded before anything is replaced under them.
+    from megatron.core.tensor_parallel import random
 
     yield random, "_get_cuda_rng_state", lambda device=None, clone=False, graph_safe=False: torch.get_rng_state()
     yield random, "_set_cuda_rng_state", lambda new_state, device=-1, graph_safe=False: torch.set_rng_state(new_state)
+    yield torch.Tensor, "type", _cuda_type_name(torch.Tensor.type)
 
 
-def _nothing(*args: object, **kwargs: object) -> None:
-    """A request that has no meaning on the CPU, where every operation has finished when it returns."""
+def _cuda_type_name(tensor_type: Callable[..., Any]) -> Callable[..., Any]:
+    """The optimizer and gradient clipping accept `torch.cuda.FloatTensor` and its like only."""
+
+    @functools.wraps(tensor_type)
+    def named(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        answer = tensor_type(self, *args, **kwargs)
+        return answer.replace("torch.", "torch.cuda.", 1) if isinstance(answer, str) else answer
+
+    return named
+
+
+def _request() -> Callable[..., None]:
+    """A request without meaning on the CPU, where every operation has finished when it returns; a new one each time.
+
+    torch's compiler keeps a table of functions and refuses one that stands under two names.
+    """
+    return lambda *args, **kwargs: None
 
 
 class _Event:
@@ -162,7 +188,7 @@ class _Event:
 
     def __init__(self, *args: object, **kwargs: object) -> None: ...
 
-    record = wait = synchronize = _nothing
+    record, wait, synchronize = _request(), _request(), _request()
 
     def query(self) -> bool:
         return True
@@ -179,7 +205,7 @@ class _Stream:
 
     def __init__(self, *args: object, **kwargs: object) -> None: ...
 
-    wait_stream = wait_event = synchronize = _nothing
+    wait_stream, wait_event, synchronize = _request(), _request(), _request()
 
     def record_event(self, event: _Event | None = None) -> _Event:
         return event or _Event()

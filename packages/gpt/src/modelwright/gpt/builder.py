@@ -61,7 +61,9 @@ class GPTModelBuilder(StackModelBuilder[GPTModelConfig]):
             vocab_size=config.padded_vocab_size,
             seq_length=config.seq_length,
             tie_embeddings=config.tie_embeddings,
-            position_embedding="learned_absolute" if config.position_embedding == "learned" else config.position_embedding,
+            position_embedding="learned_absolute"
+            if config.position_embedding == "learned"
+            else config.position_embedding,
             rotary_base=config.rotary_base,
             rotary_percent=config.rotary_percent,
         )

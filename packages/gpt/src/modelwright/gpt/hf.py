@@ -17,9 +17,7 @@ _WEIGHTS = (
     ),
     Entry(f"{_ATTENTION}.self_attention.linear_proj.weight", (f"{_BLOCK}.self_attn.o_proj.weight",)),
     Entry(f"{_MLP}.pre_mlp_layernorm.weight", (f"{_BLOCK}.post_attention_layernorm.weight",)),
-    Entry(
-        f"{_MLP}.mlp.linear_fc1.weight", (f"{_BLOCK}.mlp.gate_proj.weight", f"{_BLOCK}.mlp.up_proj.weight"), "rows"
-    ),
+    Entry(f"{_MLP}.mlp.linear_fc1.weight", (f"{_BLOCK}.mlp.gate_proj.weight", f"{_BLOCK}.mlp.up_proj.weight"), "rows"),
     Entry(f"{_MLP}.mlp.linear_fc2.weight", (f"{_BLOCK}.mlp.down_proj.weight",)),
     Entry("decoder.final_norm.weight", ("model.norm.weight",)),
 )

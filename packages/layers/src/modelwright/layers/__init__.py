@@ -10,14 +10,13 @@ from modelwright.layers._model import LanguageModelShape, build_stage
 from modelwright.layers._norm import TorchNorm
 from modelwright.layers._resolve import EngineFieldError, resolve
 from modelwright.layers._rotary import ScaledRotaryEmbedding
-from modelwright.layers._slots import as_module_spec, check_slots
+from modelwright.layers._slots import as_function_spec, as_module_spec, check_slots
 from modelwright.layers._specs import (
     AttentionLayerSpec,
     MlpLayerSpec,
     MlpSpec,
     SelfAttentionSpec,
     StackSpec,
-    bias_dropout_add,
 )
 from modelwright.layers._stack_builder import StackModelBuilder
 from modelwright.layers._stack_registry import StackFunction, register_stack, registered_stack
@@ -44,8 +43,8 @@ __all__ = [
     "WeightMap",
     "WeightMapError",
     "activation",
+    "as_function_spec",
     "as_module_spec",
-    "bias_dropout_add",
     "build_stage",
     "check_slots",
     "register_activation",

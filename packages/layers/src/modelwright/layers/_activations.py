@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - torch's own convention
+from torch.nn import functional as F
 
 from modelwright.config import register_activation_name
 from modelwright.protocols import ModelwrightError, did_you_mean

@@ -108,9 +108,7 @@ class SdpaCoreAttention(nn.Module):
         return context.permute(2, 0, 1, 3).flatten(2)
 
 
-def _additive(
-    hidden: Tensor | None, bias: Tensor | None, causal: bool, query: Tensor, key: Tensor
-) -> Tensor | None:
+def _additive(hidden: Tensor | None, bias: Tensor | None, causal: bool, query: Tensor, key: Tensor) -> Tensor | None:
     """One mask to add to the scores, or None when causality says it all."""
     if hidden is None and bias is None and (not causal or query.size(0) == key.size(0)):
         return None

@@ -35,6 +35,18 @@ def as_module_spec(builder: Callable[..., Any]) -> ModuleSpec:
     return ModuleSpec(module=_Built, params={"builder": builder})
 
 
+def as_function_spec(function: Callable[..., Any]) -> ModuleSpec:
+    """A function that is the part itself, for an untyped slot of the engine that would call a class to make one.
+
+    Args:
+        function: What the layer calls on every forward.
+
+    Returns:
+        A fresh `ModuleSpec`.
+    """
+    return as_module_spec(lambda **_: function)
+
+
 def check_slots(spec: Any) -> None:
     """Compare every builder of a spec with the Protocol that its field is annotated with.
 

@@ -7,7 +7,7 @@ its default; a builder that does not fit its slot is refused when the spec is ma
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.hybrid.hybrid_block import HybridStack, HybridStackSubmodules
@@ -20,7 +20,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 
 from modelwright.layers._core_attention import SdpaCoreAttention
 from modelwright.layers._norm import TorchNorm
-from modelwright.layers._slots import as_module_spec, check_slots
+from modelwright.layers._slots import as_function_spec, as_module_spec, check_slots
 from modelwright.protocols import (
     AttentionLayerBuilder,
     BiasDropoutAddBuilder,
@@ -42,11 +42,6 @@ if TYPE_CHECKING:
     import torch
     from megatron.core.process_groups_config import ProcessGroupCollection
     from megatron.core.transformer import TransformerConfig
-
-
-def bias_dropout_add() -> Any:
-    """The engine's unfused or fused bias, dropout and residual add, as a part."""
-    return get_bias_dropout_add
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +131,7 @@ class AttentionLayerSpec:
     """Before the attention."""
     self_attention: SelfAttentionBuilder = SelfAttentionSpec()
     """The attention with its projections."""
-    self_attn_bda: BiasDropoutAddBuilder = bias_dropout_add
+    self_attn_bda: BiasDropoutAddBuilder = get_bias_dropout_add
     """Bias, dropout and residual add after it."""
 
     def __post_init__(self) -> None:
@@ -157,7 +152,7 @@ class AttentionLayerSpec:
         parts = TransformerLayerSubmodules(
             input_layernorm=self.input_layernorm,
             self_attention=as_module_spec(self.self_attention),
-            self_attn_bda=as_module_spec(self.self_attn_bda),
+            self_attn_bda=as_function_spec(self.self_attn_bda),
         )
         return TransformerLayer(
             config=config,
@@ -179,7 +174,7 @@ class MlpLayerSpec:
     """Before the MLP."""
     mlp: MlpBuilder = MlpSpec()
     """The MLP."""
-    mlp_bda: BiasDropoutAddBuilder = bias_dropout_add
+    mlp_bda: BiasDropoutAddBuilder = get_bias_dropout_add
     """Bias, dropout and residual add after it."""
 
     def __post_init__(self) -> None:
@@ -198,7 +193,7 @@ class MlpLayerSpec:
         parts = TransformerLayerSubmodules(
             pre_mlp_layernorm=self.pre_mlp_layernorm,
             mlp=self.mlp,
-            mlp_bda=as_module_spec(self.mlp_bda),
+            mlp_bda=as_function_spec(self.mlp_bda),
         )
         return MLPLayer(
             config=config,
@@ -248,9 +243,7 @@ class StackSpec:
         """
         stack = HybridStack(
             config,
-            HybridStackSubmodules(
-                attention_layer=as_module_spec(self.attention), mlp_layer=as_module_spec(self.mlp)
-            ),
+            HybridStackSubmodules(attention_layer=as_module_spec(self.attention), mlp_layer=as_module_spec(self.mlp)),
             pre_process=pre_process,
             layer_type_list=layer_type_list,
             pp_layer_offset=pp_layer_offset,

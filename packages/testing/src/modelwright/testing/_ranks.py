@@ -83,7 +83,9 @@ class RankPool:
         failed = {rank: text for rank, (ok, text) in answers.items() if not ok}
         if failed or len(answers) < count:
             self.close()
-            silent = [f"rank {rank} died or did not answer in {timeout:.0f} s" for rank in set(range(count)) - set(answers)]
+            silent = [
+                f"rank {rank} died or did not answer in {timeout:.0f} s" for rank in set(range(count)) - set(answers)
+            ]
             raise RankError("\n".join([*silent, *(f"rank {rank}:\n{text}" for rank, text in sorted(failed.items()))]))
         return [answers[rank][1] for rank in range(count)]
 
@@ -129,7 +131,7 @@ def _free_port() -> int:
 def _serve(pipe: Connection, threads: int) -> None:
     """A worker: answer tasks until the pipe is closed."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    import torch  # noqa: PLC0415 - the number of threads must be set first
+    import torch
 
     torch.set_num_threads(threads)
     while True:
@@ -145,7 +147,7 @@ def _serve(pipe: Connection, threads: int) -> None:
 
 
 def _as_rank(rank: int, task: _Task) -> Any:
-    from modelwright.distributed import device_runtime, finalize  # noqa: PLC0415 - seconds to import
+    from modelwright.distributed import device_runtime, finalize
 
     os.environ.update(
         RANK=str(rank),

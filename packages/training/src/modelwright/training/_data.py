@@ -8,11 +8,13 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from modelwright.config import RunConfig
 from modelwright.protocols import ModelwrightError
 
 BYTE_VALUES = 256
@@ -26,9 +28,9 @@ class DataError(ModelwrightError):
 class Batch:
     """Consecutive tokens and what follows each."""
 
-    tokens_BS: Tensor
+    tokens_BS: Tensor  # noqa: N815 - the shape
     """Input, [b, s], int64."""
-    labels_BS: Tensor
+    labels_BS: Tensor  # noqa: N815 - the shape
     """The next token of each, [b, s], int64."""
 
 
@@ -40,6 +42,49 @@ class Text:
     """Bytes."""
     validation: np.ndarray
     """Bytes."""
+
+
+def prepare(run: RunConfig) -> Text:
+    """What can be checked of a run before any process starts: the text, and what the config asks of it.
+
+    Args:
+        run: The config.
+
+    Returns:
+        The text.
+
+    Raises:
+        ModelwrightError: The text cannot be read or does not fit the model.
+    """
+    vocab_size, seq_length = language_shape(run)
+    if vocab_size < BYTE_VALUES:
+        raise DataError(
+            f"`model.vocab_size` must be at least {BYTE_VALUES} to train on bytes, but is {vocab_size}; "
+            f"use {BYTE_VALUES}."
+        )
+    return read_text(run.train.data, validation_fraction=run.train.validation_fraction, seq_length=seq_length)
+
+
+def language_shape(run: RunConfig) -> tuple[int, int]:
+    """Vocabulary and sequence length, which every model that is trained on text declares.
+
+    Args:
+        run: The config.
+
+    Returns:
+        `vocab_size` and `seq_length` of the model.
+
+    Raises:
+        ModelwrightError: The model has no such fields.
+    """
+    model: Any = run.model
+    try:
+        return int(model.vocab_size), int(model.seq_length)
+    except AttributeError as error:
+        raise ModelwrightError(
+            f"a model that is trained on text must have `vocab_size` and `seq_length`, but `{model.kind}` has not: "
+            f"{error}."
+        ) from error
 
 
 def read_text(path: str | None, *, validation_fraction: float, seq_length: int) -> Text:
@@ -103,6 +148,23 @@ def validation_batch(text: Text, *, size: int, seq_length: int) -> Batch:
     return _windows(text.validation, starts, seq_length)
 
 
+def synthetic_batch(*, size: int, seq_length: int, vocab_size: int, seed: int) -> Batch:
+    """Random tokens, to run a model without a text.
+
+    Args:
+        size: Sequences.
+        seq_length: Tokens of each.
+        vocab_size: Tokens are below it.
+        seed: The same on all ranks.
+
+    Returns:
+        [size, seq_length] tokens and labels.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(0, vocab_size, (size, seq_length + 1), generator=generator)
+    return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+
+
 def micro_batches(batch: Batch, *, data_rank: int, data_size: int, micro_batch: int) -> Iterator[Batch]:
     """This data-parallel rank's part of a global batch, a micro-batch at a time.
 
@@ -128,7 +190,7 @@ def _windows(content: np.ndarray, starts: np.ndarray, seq_length: int) -> Batch:
 
 
 def _language_reference() -> np.ndarray:
-    from pydoc_data.topics import topics  # noqa: PLC0415 - 700 kB of text, read only when it is trained on
+    from pydoc_data.topics import topics
 
     return np.frombuffer("\n".join(topics[name] for name in sorted(topics)).encode(), dtype=np.uint8)
 

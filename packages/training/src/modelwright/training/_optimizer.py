@@ -60,14 +60,17 @@ def make_schedule(optimizer: MegatronOptimizer, train: TrainConfig) -> Optimizer
     Returns:
         The schedule, advanced by one per step.
     """
+    way = train.lr_schedule
+    # The engine wants the way up to end before the way down; a run may be shorter than its warm-up.
+    decay_steps = max(way.decay_steps or train.steps, way.warmup_steps + 1)
     return OptimizerParamScheduler(
         optimizer,
         init_lr=0.0,
         max_lr=train.lr,
-        min_lr=train.lr_schedule.min_lr,
-        lr_warmup_steps=train.lr_schedule.warmup_steps,
-        lr_decay_steps=train.steps,
-        lr_decay_style=train.lr_schedule.kind,
+        min_lr=way.min_lr,
+        lr_warmup_steps=way.warmup_steps,
+        lr_decay_steps=decay_steps,
+        lr_decay_style=way.kind,
         start_wd=train.weight_decay,
         end_wd=train.weight_decay,
         wd_incr_steps=train.steps,

@@ -15,17 +15,12 @@ from torch import nn
 
 from modelwright.builders import Hook, ModelBuilder, builder_for
 from modelwright.config import NoWrap, RunConfig, replace
-from modelwright.distributed import initialize, unwrapped
+from modelwright.distributed import initialize
 from modelwright.protocols import ModelwrightError
-from modelwright.training._checkpoint import (
-    TrainState,
-    check_same_model,
-    latest_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
-from modelwright.training._data import BYTE_VALUES, DataError, Text, read_text, training_batch, validation_batch
+from modelwright.training._checkpoint import TrainState, load_checkpoint, save_checkpoint
+from modelwright.training._data import Text, language_shape, prepare, training_batch, validation_batch
 from modelwright.training._optimizer import make_optimizer, make_schedule
+from modelwright.training._run_folder import check_same_model, latest_checkpoint
 from modelwright.training._schedule import connect, run_batch
 
 if TYPE_CHECKING:
@@ -85,26 +80,6 @@ def builder_of(run: RunConfig, *, spec: Any = None, hooks: Iterable[Hook] = ()) 
     return builder_for(run.model, **options)
 
 
-def prepare(run: RunConfig) -> Text:
-    """What can be checked of a run before any process starts: the text, and what the config asks of it.
-
-    Args:
-        run: The config.
-
-    Returns:
-        The text.
-
-    Raises:
-        ModelwrightError: The text cannot be read or does not fit the model.
-    """
-    vocab_size, seq_length = _language_shape(run)
-    if vocab_size < BYTE_VALUES:
-        raise DataError(
-            f"`model.vocab_size` must be at least {BYTE_VALUES} to train on bytes, but is {vocab_size}; use {BYTE_VALUES}."
-        )
-    return read_text(run.train.data, validation_fraction=run.train.validation_fraction, seq_length=seq_length)
-
-
 def train(
     run: RunConfig,
     *,
@@ -131,13 +106,14 @@ def train(
         ModelwrightError: The config does not fit the processes, the text or the checkpoint.
     """
     text = prepare(run)
+    builder = builder_of(run, spec=spec, hooks=hooks)
     groups = initialize(run.parallelism, seed=run.train.seed)
     run = replace(run, parallelism=replace(run.parallelism, data=groups.dp.size()))
     if isinstance(run.wrap, NoWrap) and groups.dp_cp.size() > 1:
         raise ModelwrightError(
-            f"`wrap.kind` must reduce gradients over the {groups.dp_cp.size()} data-parallel ranks, but is none; use ddp."
+            f"`wrap.kind` must reduce gradients over the {groups.dp_cp.size()} data-parallel ranks, but is none; "
+            "use ddp."
         )
-    builder = builder_of(run, spec=spec, hooks=hooks)
     stages = builder.build_distributed_models(
         groups, parallelism=run.parallelism, precision=run.precision, wrap=run.wrap, seed=run.train.seed
     )
@@ -161,9 +137,7 @@ def train(
 class _Trainer:
     """The model, its optimizer and its schedule, moved a step at a time."""
 
-    def __init__(
-        self, run: RunConfig, stages: list[nn.Module], groups: "ProcessGroupCollection", text: Text
-    ) -> None:
+    def __init__(self, run: RunConfig, stages: list[nn.Module], groups: "ProcessGroupCollection", text: Text) -> None:
         self.run, self.stages, self.groups, self.text = run, stages, groups, text
         self.optimizer = make_optimizer(stages, run.train, run.precision, groups)
         self.schedule = make_schedule(self.optimizer, run.train)
@@ -180,17 +154,13 @@ class _Trainer:
         return step == self.run.train.steps or (interval is not None and step % interval == 0)
 
     def step(self, step: int) -> StepRecord:
-        train, (_, seq_length) = self.run.train, _language_shape(self.run)
+        train, (_, seq_length) = self.run.train, language_shape(self.run)
         start = time.perf_counter()
         # Dropout is a function of the seed and the step, so that a resumed run draws what the unbroken one draws.
         model_parallel_cuda_manual_seed(train.seed + 1_000_003 * step, force_reset_rng=True)
-        batch = training_batch(
-            self.text, seed=train.seed, step=step, size=train.global_batch, seq_length=seq_length
-        )
+        batch = training_batch(self.text, seed=train.seed, step=step, size=train.global_batch, seq_length=seq_length)
         self._clear_gradients()
-        loss = run_batch(
-            self.stages, batch, self.groups, self.run.parallelism, micro_batch=train.micro_batch
-        )
+        loss = run_batch(self.stages, batch, self.groups, self.run.parallelism, micro_batch=train.micro_batch)
         lr = self.optimizer.param_groups[0]["lr"]
         _, grad_norm, _ = self.optimizer.step()
         self.schedule.step(increment=1)
@@ -213,8 +183,8 @@ class _Trainer:
         self.optimizer.zero_grad()
 
     def validation_loss(self) -> float:
-        train, (_, seq_length) = self.run.train, _language_shape(self.run)
-        size = train.eval_batches * train.micro_batch * self.groups.dp.size()
+        train, (_, seq_length) = self.run.train, language_shape(self.run)
+        size = train.eval_batches * train.global_batch
         batch = validation_batch(self.text, size=size, seq_length=seq_length)
         for stage in self.stages:
             stage.eval()
@@ -225,19 +195,3 @@ class _Trainer:
         for stage in self.stages:
             stage.train()
         return loss
-
-
-def _language_shape(run: RunConfig) -> tuple[int, int]:
-    """Vocabulary and sequence length, which every model that is trained on text declares."""
-    model: Any = run.model
-    try:
-        return int(model.vocab_size), int(model.seq_length)
-    except AttributeError as error:
-        raise ModelwrightError(
-            f"a model that is trained on text must have `vocab_size` and `seq_length`, but `{model.kind}` has not: {error}."
-        ) from error
-
-
-def parameters_of(stages: Iterable[nn.Module]) -> int:
-    """How many parameters the stages hold, wrapped or not."""
-    return sum(p.numel() for stage in stages for p in unwrapped(stage).parameters())

@@ -1,0 +1,161 @@
+"""The commands and their options. Each hands over to a module of its own, which imports what it needs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modelwright.cli._errors import MENDABLE, guarded
+
+app = typer.Typer(
+    help="Build and train language models on Megatron-Core, from one file.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(help="Read and write config files.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="Config of a run, YAML or JSON.")]
+OptionalFile = Annotated[
+    Path | None, typer.Argument(metavar="[FILE]", help="Config of a run; may be left out with --resume.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Override a field by its dotted path; may be repeated."),
+]
+Import = Annotated[
+    list[str] | None,
+    typer.Option("--import", metavar="MODULE", help="Import a module that registers parts; may be repeated."),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Print tracebacks and the engine's own warnings.")]
+
+
+def run(args: list[str]) -> int:
+    """Run one command line.
+
+    Args:
+        args: Without the program's name.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        return int(app(args=args, prog_name="modelwright", standalone_mode=False) or 0)
+    except typer.Exit as stop:
+        return stop.exit_code
+    except typer.Abort:
+        return MENDABLE
+    except Exception as error:
+        # A usage error of click's, by either name under which typer may carry it.
+        if hasattr(error, "show") and hasattr(error, "exit_code"):
+            error.show()
+            return int(error.exit_code)
+        raise
+
+
+@app.command()
+def train(
+    file: OptionalFile = None,
+    steps: Annotated[int | None, typer.Option(help="Override train.steps.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; runs/<name>-<time> when not given.", metavar="DIR")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the run in DIR from its newest checkpoint.", metavar="DIR")
+    ] = None,
+    overrides: Set = None,
+    modules: Import = None,
+    debug: Debug = False,
+) -> int:
+    """Train a model on text, on as many local processes as its parallelism needs, or as one rank of torchrun's."""
+    from modelwright.cli._train import TrainOptions, train_command
+
+    options = TrainOptions(
+        file=file,
+        steps=steps,
+        out=out,
+        resume=resume,
+        overrides=tuple(overrides or ()),
+        modules=tuple(modules or ()),
+        debug=debug,
+    )
+    return guarded(lambda: train_command(options), debug=debug)
+
+
+@app.command()
+def build(file: File, overrides: Set = None, modules: Import = None, debug: Debug = False) -> int:
+    """Build a model, run one forward and backward, and print what every rank holds."""
+    from modelwright.cli._build import build_command
+
+    return guarded(lambda: build_command(file, tuple(overrides or ()), tuple(modules or ()), debug), debug=debug)
+
+
+@app.command()
+def generate(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder that `train` wrote.")],
+    prompt: Annotated[str, typer.Option(help="Text to continue.")] = "The ",
+    tokens: Annotated[int, typer.Option(help="How many tokens to add.", min=1)] = 200,
+    temperature: Annotated[
+        float, typer.Option(help="0 takes the likeliest token each time; higher is more varied.", min=0.0)
+    ] = 0.0,
+    top_k: Annotated[int | None, typer.Option(help="Sample among the K likeliest tokens only.", min=1)] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Sample among the likeliest tokens that make up P.", min=0.0, max=1.0)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    modules: Import = None,
+    debug: Debug = False,
+) -> int:
+    """Continue a text with the newest checkpoint of a run."""
+    from modelwright.cli._generate import GenerateOptions, generate_command
+
+    options = GenerateOptions(
+        run_dir=run_dir,
+        prompt=prompt,
+        tokens=tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        modules=tuple(modules or ()),
+        debug=debug,
+    )
+    return guarded(lambda: generate_command(options), debug=debug)
+
+
+@config_app.command("show")
+def config_show(
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="A config file.")] = None,
+    preset: Annotated[str | None, typer.Option(help="A preset instead of a file.", metavar="NAME")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Every field, not only those off their default.")] = False,
+    output_format: Annotated[str, typer.Option("--format", help="yaml or json.")] = "yaml",
+    overrides: Set = None,
+    modules: Import = None,
+    debug: Debug = False,
+) -> int:
+    """Print a preset or a file as a config to start from."""
+    from modelwright.cli._config import show_command
+
+    return guarded(
+        lambda: show_command(
+            file, preset, full=full, output_format=output_format, overrides=overrides or (), modules=modules or ()
+        ),
+        debug=debug,
+    )
+
+
+@config_app.command("presets")
+def config_presets(debug: Debug = False) -> int:
+    """List the presets of the installed families."""
+    from modelwright.cli._config import presets_command
+
+    return guarded(presets_command, debug=debug)
+
+
+@app.command()
+def doctor(debug: Debug = False) -> int:
+    """Say what is installed and usable here, and what each missing thing would enable."""
+    from modelwright.cli._doctor import doctor_command
+
+    return guarded(doctor_command, debug=debug)

@@ -1,0 +1,89 @@
+"""`modelwright doctor`: what is installed and usable here, and what each missing thing would enable."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from rich.console import Console
+from rich.table import Table
+
+from modelwright.config import known_kinds
+
+
+@dataclass(frozen=True)
+class _Component:
+    distribution: str
+    enables: str
+    install: str
+
+
+_COMPONENTS = (
+    _Component("torch", "everything but reading configs", "pip install torch"),
+    _Component("megatron-core", "building and training", "pip install 'megatron-core>=0.19.2,<0.20'"),
+    _Component("psutil", "saving checkpoints", "pip install psutil"),
+    _Component(
+        "transformer-engine", "backend `te`: fused kernels on a GPU", "pip install 'transformer-engine[pytorch]'"
+    ),
+    _Component("mamba-ssm", "the GPU kernels of Mamba-2's scan", "pip install mamba-ssm"),
+    _Component("causal-conv1d", "the GPU kernels of Mamba-2's convolution", "pip install causal-conv1d"),
+    _Component("einops", "Megatron-FSDP", "pip install einops"),
+    _Component("transformers", "comparing with Hugging Face models", "pip install transformers"),
+)
+
+
+def doctor_command() -> None:
+    """Print the report."""
+    console = Console()
+    table = Table("", "version", "enables", "to install it", box=None)
+    for component in _COMPONENTS:
+        found = _version(component.distribution)
+        table.add_row(
+            component.distribution,
+            found or "[yellow]missing[/yellow]",
+            component.enables,
+            "" if found else component.install,
+        )
+    console.print(table)
+    console.print(f"families: {', '.join(known_kinds()) or 'none; install modelwright-gpt'}")
+    for line in (_cuda(), _engine()):
+        console.print(line)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _cuda() -> str:
+    def look() -> str:
+        import torch
+
+        if not torch.cuda.is_available():
+            return (
+                f"CUDA: not usable; models run on the CPU ({torch.get_num_threads()} threads) through the CPU runtime"
+            )
+        return f"CUDA: {torch.cuda.device_count()} device(s), {torch.cuda.get_device_name(0)}"
+
+    return _tried("CUDA", look)
+
+
+def _engine() -> str:
+    def look() -> str:
+        from modelwright.cli._train import quiet_engine
+
+        with quiet_engine(debug=False):
+            import megatron.core.models.hybrid.hybrid_model  # noqa: F401 - what is being looked at
+
+        return "engine: imports"
+
+    return _tried("engine", look)
+
+
+def _tried(what: str, look: Callable[[], str]) -> str:
+    """What `look` says, or why it could not: a broken installation is what a doctor is asked about."""
+    try:
+        return look()
+    except Exception as error:  # noqa: BLE001 - the report is the point
+        return f"{what}: [red]broken[/red], {type(error).__name__}: {error}"

@@ -1,0 +1,119 @@
+"""The folder of a run: where its checkpoints lie, which of them are whole, and what config they were made with.
+
+A checkpoint is a folder `step-N` that is written aside and renamed when it is complete, so a folder of that name is
+whole or is not there. Nothing here loads the engine, so a wrong folder is told before any process starts.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from modelwright.config import RunConfig, loads
+from modelwright.protocols import ModelwrightError
+
+CONFIG_FILE = "modelwright.json"
+_ENGINE_MARKS = ("metadata.json", ".metadata")
+_STEP = re.compile(r"step-(\d{8})")
+
+
+class CheckpointError(ModelwrightError):
+    """A checkpoint that is missing, incomplete, or of another model."""
+
+
+def checkpoint_path(run_dir: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return run_dir / "checkpoints" / f"step-{step:08d}"
+
+
+def checkpoints(run_dir: Path) -> list[tuple[int, Path]]:
+    """The checkpoints of a run, oldest first.
+
+    Args:
+        run_dir: The folder of the run.
+
+    Returns:
+        Step and folder of each; a folder under another name, one being written among them, is not one.
+    """
+    folder = run_dir / "checkpoints"
+    found = [(_STEP.fullmatch(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted((int(match[1]), path) for match, path in found if match)
+
+
+def latest_checkpoint(run_dir: Path) -> tuple[int, Path]:
+    """The newest checkpoint of a run.
+
+    Args:
+        run_dir: The folder of the run.
+
+    Returns:
+        Step and folder.
+
+    Raises:
+        CheckpointError: There is none, or it is not complete.
+    """
+    if not run_dir.is_dir():
+        raise CheckpointError(f"`{run_dir}` must be the folder of a run, but there is no such folder.")
+    found = checkpoints(run_dir)
+    if not found:
+        raise CheckpointError(
+            f"`{run_dir}` must hold a checkpoint, but there is none under `checkpoints/`; a run saves one at its "
+            "end and every `train.checkpoint_interval` steps."
+        )
+    step, path = found[-1]
+    missing = [name for name in (CONFIG_FILE, *_ENGINE_MARKS) if not (path / name).is_file()]
+    if missing:
+        before = f"the one before it is `{found[-2][1].name}`" if len(found) > 1 else "there is no other"
+        raise CheckpointError(
+            f"`{path}` must be a whole checkpoint, but {', '.join(missing)} is missing: it was cut off or changed; "
+            f"delete that folder to go on from an older one ({before})."
+        )
+    return step, path
+
+
+def checkpoint_config(path: Path) -> RunConfig:
+    """The config that a checkpoint was made with.
+
+    Args:
+        path: The folder of the checkpoint.
+
+    Returns:
+        The whole run config.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    try:
+        text = json.loads((path / CONFIG_FILE).read_text())["config"]
+        config = loads(text, format="json", source=str(path / CONFIG_FILE))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"`{path / CONFIG_FILE}` cannot be read: {error}; the checkpoint is damaged.") from error
+    if not isinstance(config, RunConfig):
+        raise CheckpointError(
+            f"`{path / CONFIG_FILE}` must hold the config of a run, but holds a {type(config).__name__}."
+        )
+    return config
+
+
+def check_same_model(run: RunConfig, path: Path) -> None:
+    """Compare the model of a config with that of a checkpoint.
+
+    Args:
+        run: What is to go on.
+        path: The folder of the checkpoint.
+
+    Raises:
+        CheckpointError: The models differ; names every field that does.
+    """
+    saved = checkpoint_config(path)
+    ours, theirs = run.model.as_dict(), saved.model.as_dict()
+    different = [
+        f"`model.{name}` is {ours.get(name)!r} here and {theirs.get(name)!r} there"
+        for name in sorted(set(ours) | set(theirs))
+        if ours.get(name) != theirs.get(name)
+    ]
+    if run.stack != saved.stack:
+        different.append(f"`stack` is {run.stack!r} here and {saved.stack!r} there")
+    if different:
+        raise CheckpointError(
+            f"`{path}` is a checkpoint of another model: {'; '.join(different)}. Use the config it was made with."
+        )
