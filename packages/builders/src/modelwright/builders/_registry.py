@@ -7,7 +7,7 @@ names in `builder`.
 from typing import Any, Protocol
 
 from modelwright.builders._builder import ModelBuilder
-from modelwright.config import ModelConfig
+from modelwright.config import ConfigError, ModelConfig
 from modelwright.protocols import ModelwrightError
 
 type AnyBuilder = ModelBuilder[Any, Any]
@@ -70,9 +70,10 @@ def builder_for(config: ModelConfig, *, builder: BuilderClass | None = None, **o
 def _named_by(config: ModelConfig) -> type[AnyBuilder]:
     try:
         cls = config.get_builder_cls()
-    except (AttributeError, ImportError) as error:
+    except (ConfigError, ImportError) as error:
+        reason = str(error).rstrip(".")
         raise BuilderError(
-            f"`{type(config).__name__}` (kind `{config.kind}`) has no builder that can be imported: {error}; set its "
+            f"`{type(config).__name__}` (kind `{config.kind}`) has no builder that can be imported: {reason}; set its "
             "class variable `builder`, call `register_builder`, or pass `builder=`."
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, ModelBuilder)):
