@@ -7,7 +7,7 @@ the stages are what training will see.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from torch import nn
 
@@ -69,7 +69,8 @@ def ordered_hooks(hooks: Iterable[Hook]) -> tuple[Hook, ...]:
     for hook in hooks:
         if hook.phase not in ("before_wrap", "after_wrap"):
             raise HookError(
-                f"`phase` of hook `{hook.name}` must be before_wrap or after_wrap, but is {hook.phase!r}; use one of the two."
+                f"`phase` of hook `{hook.name}` must be before_wrap or after_wrap, but is {hook.phase!r}; use one of "
+                "the two."
             )
         by_name[hook.phase, hook.name] = hook
     return tuple(by_name.values())
@@ -105,11 +106,12 @@ def run_hooks(hooks: Sequence[Hook], phase: Phase, stages: list[nn.Module], cont
 
 
 def _checked(changed: object, hook: Hook, count: int) -> list[nn.Module]:
-    modules = [item for item in changed if isinstance(item, nn.Module)] if isinstance(changed, list) else []
-    if not isinstance(changed, list) or len(modules) != len(changed) or len(modules) != count:
+    items = cast("list[object]", changed) if isinstance(changed, list) else []
+    modules = [item for item in items if isinstance(item, nn.Module)]
+    if len(modules) != len(items) or len(modules) != count:
         raise HookError(
             f"hook `{hook.name}` must return a list of {count} modules or None, but returned {type(changed).__name__}"
-            f"{f' of {len(changed)}' if isinstance(changed, list) else ''}; return the stages it was given, or None "
+            f"{f' of {len(items)}' if isinstance(changed, list) else ''}; return the stages it was given, or None "
             "when it changed them in place."
         )
     return modules

@@ -37,7 +37,7 @@ def register_builder(kind: str, cls: type[AnyBuilder]) -> None:
     Raises:
         BuilderError: `cls` is not a builder class.
     """
-    if not (isinstance(cls, type) and issubclass(cls, ModelBuilder)):
+    if not _is_builder(cls):
         raise BuilderError(
             f"`cls` must be a subclass of `ModelBuilder`, but is {cls!r}; pass the class itself, not an instance of it."
         )
@@ -63,8 +63,13 @@ def builder_for(config: ModelConfig, *, builder: BuilderClass | None = None, **o
     Raises:
         BuilderError: The config's class names no builder, or one that cannot be imported.
     """
-    chosen: BuilderClass = builder or _registered.get(config.kind) or _named_by(config)
-    return chosen(config, **options)
+    chosen: Any = builder or _registered.get(config.kind) or _named_by(config)
+    made: AnyBuilder = chosen(config, **options)
+    return made
+
+
+def _is_builder(cls: object) -> bool:
+    return isinstance(cls, type) and issubclass(cls, ModelBuilder)
 
 
 def _named_by(config: ModelConfig) -> type[AnyBuilder]:
@@ -76,7 +81,7 @@ def _named_by(config: ModelConfig) -> type[AnyBuilder]:
             f"`{type(config).__name__}` (kind `{config.kind}`) has no builder that can be imported: {reason}; set its "
             "class variable `builder`, call `register_builder`, or pass `builder=`."
         ) from error
-    if not (isinstance(cls, type) and issubclass(cls, ModelBuilder)):
+    if not _is_builder(cls):
         raise BuilderError(
             f"`builder` of `{type(config).__name__}` must name a subclass of `ModelBuilder`, but names {cls!r}."
         )

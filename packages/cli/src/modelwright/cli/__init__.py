@@ -1,13 +1,11 @@
 """The command `modelwright`. Nothing heavy is imported until a command needs it."""
 
-import sys
-
 
 def main() -> None:
     """Run the command line and exit."""
-    from modelwright.cli._app import run
+    from modelwright.cli._app import app
 
-    sys.exit(run(sys.argv[1:]))
+    app(prog_name="modelwright")
 
 
 __all__ = ["main"]

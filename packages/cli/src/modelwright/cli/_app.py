@@ -1,11 +1,12 @@
 """The commands and their options. Each hands over to a module of its own, which imports what it needs."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
-from modelwright.cli._errors import MENDABLE, guarded
+from modelwright.cli._errors import guarded
 
 app = typer.Typer(
     help="Build and train language models on Megatron-Core, from one file.",
@@ -31,27 +32,9 @@ Import = Annotated[
 Debug = Annotated[bool, typer.Option("--debug", help="Print tracebacks and the engine's own warnings.")]
 
 
-def run(args: list[str]) -> int:
-    """Run one command line.
-
-    Args:
-        args: Without the program's name.
-
-    Returns:
-        The exit code.
-    """
-    try:
-        return int(app(args=args, prog_name="modelwright", standalone_mode=False) or 0)
-    except typer.Exit as stop:
-        return stop.exit_code
-    except typer.Abort:
-        return MENDABLE
-    except Exception as error:
-        # A usage error of click's, by either name under which typer may carry it.
-        if hasattr(error, "show") and hasattr(error, "exit_code"):
-            error.show()
-            return int(error.exit_code)
-        raise
+def _exit(command: Callable[[], None], *, debug: bool) -> NoReturn:
+    """Run a command and end the program with its exit code."""
+    raise typer.Exit(guarded(command, debug=debug))
 
 
 @app.command()
@@ -67,7 +50,7 @@ def train(
     overrides: Set = None,
     modules: Import = None,
     debug: Debug = False,
-) -> int:
+) -> None:
     """Train a model on text, on as many local processes as its parallelism needs, or as one rank of torchrun's."""
     from modelwright.cli._train import TrainOptions, train_command
 
@@ -80,15 +63,15 @@ def train(
         modules=tuple(modules or ()),
         debug=debug,
     )
-    return guarded(lambda: train_command(options), debug=debug)
+    _exit(lambda: train_command(options), debug=debug)
 
 
 @app.command()
-def build(file: File, overrides: Set = None, modules: Import = None, debug: Debug = False) -> int:
+def build(file: File, overrides: Set = None, modules: Import = None, debug: Debug = False) -> None:
     """Build a model, run one forward and backward, and print what every rank holds."""
     from modelwright.cli._build import build_command
 
-    return guarded(lambda: build_command(file, tuple(overrides or ()), tuple(modules or ()), debug), debug=debug)
+    _exit(lambda: build_command(file, tuple(overrides or ()), tuple(modules or ()), debug=debug), debug=debug)
 
 
 @app.command()
@@ -106,7 +89,7 @@ def generate(
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
     modules: Import = None,
     debug: Debug = False,
-) -> int:
+) -> None:
     """Continue a text with the newest checkpoint of a run."""
     from modelwright.cli._generate import GenerateOptions, generate_command
 
@@ -121,7 +104,7 @@ def generate(
         modules=tuple(modules or ()),
         debug=debug,
     )
-    return guarded(lambda: generate_command(options), debug=debug)
+    _exit(lambda: generate_command(options), debug=debug)
 
 
 @config_app.command("show")
@@ -133,11 +116,11 @@ def config_show(
     overrides: Set = None,
     modules: Import = None,
     debug: Debug = False,
-) -> int:
+) -> None:
     """Print a preset or a file as a config to start from."""
     from modelwright.cli._config import show_command
 
-    return guarded(
+    _exit(
         lambda: show_command(
             file, preset, full=full, output_format=output_format, overrides=overrides or (), modules=modules or ()
         ),
@@ -146,16 +129,16 @@ def config_show(
 
 
 @config_app.command("presets")
-def config_presets(debug: Debug = False) -> int:
+def config_presets(debug: Debug = False) -> None:
     """List the presets of the installed families."""
     from modelwright.cli._config import presets_command
 
-    return guarded(presets_command, debug=debug)
+    _exit(presets_command, debug=debug)
 
 
 @app.command()
-def doctor(debug: Debug = False) -> int:
+def doctor(debug: Debug = False) -> None:
     """Say what is installed and usable here, and what each missing thing would enable."""
     from modelwright.cli._doctor import doctor_command
 
-    return guarded(doctor_command, debug=debug)
+    _exit(doctor_command, debug=debug)

@@ -34,7 +34,7 @@ class StageRow:
     """Names of the wrappers, outermost first."""
 
 
-def build_command(file: Path, overrides: tuple[str, ...], modules: tuple[str, ...], debug: bool) -> None:
+def build_command(file: Path, overrides: tuple[str, ...], modules: tuple[str, ...], *, debug: bool) -> None:
     """Check, start the ranks, wait for them.
 
     Args:
@@ -51,21 +51,22 @@ def build_command(file: Path, overrides: tuple[str, ...], modules: tuple[str, ..
     with quiet_engine(debug=debug):
         from modelwright.training import is_launched, launch, launched_ranks
 
+        options = {"debug": debug}
         text = dumps(run, format="json", full=True)
         if is_launched():
             run.parallelism.world_size(launched_ranks())
-            build_rank(text, modules, debug)
+            build_rank(text, modules, options)
         else:
-            launch(build_rank, text, modules, debug, ranks=run.parallelism.world_size())
+            launch(build_rank, text, modules, options, ranks=run.parallelism.world_size())
 
 
-def build_rank(config: str, modules: tuple[str, ...], debug: bool) -> None:
+def build_rank(config: str, modules: tuple[str, ...], options: dict[str, bool]) -> None:
     """One rank of the job."""
     import_parts(modules)
     run = loads(config, format="json")
     if not isinstance(run, RunConfig):
         raise TypeError(f"a job holds the config of a run, not {type(run).__name__}")
-    with quiet_engine(debug=debug):
+    with quiet_engine(**options):
         from modelwright.distributed import device_runtime, finalize
 
         with device_runtime():
@@ -99,7 +100,7 @@ def _rows(run: RunConfig, stages: "list[nn.Module]", groups: "ProcessGroupCollec
 
     from modelwright.distributed import total_bytes, total_parameters, unwrapped
 
-    rows = []
+    rows: list[StageRow] = []
     for virtual, stage in enumerate(stages):
         decoder = getattr(unwrapped(stage), "decoder", None)
         layers = list(getattr(decoder, "layers", ()))
@@ -118,7 +119,7 @@ def _rows(run: RunConfig, stages: "list[nn.Module]", groups: "ProcessGroupCollec
 
 
 def _wrappers(stage: "nn.Module") -> str:
-    names = []
+    names: list[str] = []
     while (inner := getattr(stage, "module", None)) is not None:
         names.append(type(stage).__name__)
         stage = inner

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from modelwright.cli._parts import import_parts
-from modelwright.config import dumps, load, override, preset, presets
+from modelwright.config import RunConfig, dumps, load, override, preset, presets
 from modelwright.protocols import ModelwrightError
 
 
@@ -40,7 +40,7 @@ def show_command(
     if output_format not in ("yaml", "json"):
         raise ModelwrightError(f"`--format` must be yaml or json, but is {output_format!r}.")
     import_parts(modules)
-    config = load(file) if file is not None else preset(preset_name or "")
+    config = load(file) if file is not None else RunConfig(model=preset(preset_name or ""))
     if overrides:
         config = override(config, list(overrides))
     Console(soft_wrap=True, highlight=False, markup=False).print(

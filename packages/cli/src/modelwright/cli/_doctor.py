@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from modelwright.config import known_kinds
+from modelwright.config import registered_kinds
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,10 @@ def doctor_command() -> None:
             component.distribution,
             found or "[yellow]missing[/yellow]",
             component.enables,
-            "" if found else component.install,
+            "" if found else escape(component.install),
         )
     console.print(table)
-    console.print(f"families: {', '.join(known_kinds()) or 'none; install modelwright-gpt'}")
+    console.print(f"families: {', '.join(registered_kinds()) or 'none; install modelwright-gpt'}")
     for line in (_cuda(), _engine()):
         console.print(line)
 
@@ -74,7 +76,7 @@ def _engine() -> str:
         from modelwright.cli._train import quiet_engine
 
         with quiet_engine(debug=False):
-            import megatron.core.models.hybrid.hybrid_model  # noqa: F401 - what is being looked at
+            import_module("megatron.core.models.hybrid.hybrid_model")
 
         return "engine: imports"
 
@@ -86,4 +88,4 @@ def _tried(what: str, look: Callable[[], str]) -> str:
     try:
         return look()
     except Exception as error:  # noqa: BLE001 - the report is the point
-        return f"{what}: [red]broken[/red], {type(error).__name__}: {error}"
+        return f"{what}: [red]broken[/red], {type(error).__name__}: {escape(str(error))}"

@@ -29,13 +29,15 @@ def guarded(command: Callable[[], None], *, debug: bool) -> int:
         say("interrupted")
         return INTERRUPTED
     except ModelwrightError as error:
-        return _report(str(error), traceback.format_exc(), MENDABLE, debug)
+        return _report(str(error), traceback.format_exc(), MENDABLE, debug=debug)
     except Exception as error:  # noqa: BLE001 - the last word of the program
-        return _launch_error(error, debug) or _report(_unforeseen(error), traceback.format_exc(), FAILED, debug)
+        return _launch_error(error, debug=debug) or _report(
+            _unforeseen(error), traceback.format_exc(), FAILED, debug=debug
+        )
     return 0
 
 
-def _launch_error(error: Exception, debug: bool) -> int | None:
+def _launch_error(error: Exception, *, debug: bool) -> int | None:
     """The exit code for ranks that failed, None for any other error."""
     if "torch" not in sys.modules:
         return None
@@ -45,14 +47,14 @@ def _launch_error(error: Exception, debug: bool) -> int | None:
         return None
     cause = error.failures[0]
     traces = "\n".join(failure.trace for failure in error.failures if failure.trace)
-    return _report(cause.message, traces, MENDABLE if cause.mendable else FAILED, debug)
+    return _report(cause.message, traces, MENDABLE if cause.mendable else FAILED, debug=debug)
 
 
 def _unforeseen(error: Exception) -> str:
     return f"{type(error).__name__}: {error} (run again with --debug for the traceback)"
 
 
-def _report(message: str, trace: str, code: int, debug: bool) -> int:
+def _report(message: str, trace: str, code: int, *, debug: bool) -> int:
     if debug and trace:
         sys.stderr.write(trace + "\n")
     say(message)

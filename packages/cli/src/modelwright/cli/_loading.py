@@ -26,7 +26,7 @@ def load_run(file: Path, overrides: Sequence[str], modules: Sequence[str]) -> Ru
     config = load(file)
     if not isinstance(config, RunConfig):
         raise ModelwrightError(
-            f"`{file}` must describe a run, but holds a `{config.kind}` model alone; put it under `model:` in a file that "
-            "begins with `modelwright: 1`."
+            f"`{file}` must describe a run, but holds a `{config.kind}` model alone; put it under `model:` in a "
+            "file that begins with `modelwright: 1`."
         )
     return override(config, list(overrides)) if overrides else config

@@ -3,7 +3,7 @@
 import datetime
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +132,7 @@ def train_rank(job: _Job) -> None:
 
 
 @contextmanager
-def quiet_engine(*, debug: bool) -> Iterator[None]:
+def quiet_engine(*, debug: bool) -> Generator[None]:
     """Without `--debug`, keep the engine's warnings to itself: it gives dozens on every start.
 
     Args:

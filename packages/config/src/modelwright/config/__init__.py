@@ -36,7 +36,7 @@ from modelwright.config._override import override
 from modelwright.config._parallelism import Parallelism
 from modelwright.config._precision import Precision
 from modelwright.config._presets import preset, presets, register_preset, register_preset_module
-from modelwright.config._registry import config_class_for, register_config
+from modelwright.config._registry import config_class_for, register_config, registered_kinds
 from modelwright.config._rope import Llama3RopeScaling
 from modelwright.config._rules import divides, multiple_of
 from modelwright.config._run import RunConfig
@@ -89,6 +89,7 @@ __all__ = [
     "register_config",
     "register_preset",
     "register_preset_module",
+    "registered_kinds",
     "replace",
     "save",
 ]

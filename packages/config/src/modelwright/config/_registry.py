@@ -16,7 +16,14 @@ from modelwright.config._explain import described
 from modelwright.config._model import ModelConfig
 from modelwright.protocols import did_you_mean
 
-__all__ = ["RegisteredKind", "config_class_for", "failed_families", "load_families", "register_config"]
+__all__ = [
+    "RegisteredKind",
+    "config_class_for",
+    "failed_families",
+    "load_families",
+    "register_config",
+    "registered_kinds",
+]
 
 _CLASSES: dict[str, type[ModelConfig]] = {}
 _FAILED: dict[str, str] = {}
@@ -76,6 +83,16 @@ def load_families() -> None:
             _FAILED[entry.name] = _failure(entry, error)
 
 
+def registered_kinds() -> list[str]:
+    """Every kind of model that a file may name here.
+
+    Returns:
+        Names in alphabetical order.
+    """
+    load_families()
+    return sorted(_CLASSES)
+
+
 def failed_families() -> str:
     """The end of a message about something unknown.
 
@@ -95,8 +112,7 @@ class RegisteredKind(ByKind):
 
     @override
     def kinds(self) -> Iterable[str]:
-        load_families()
-        return sorted(_CLASSES)
+        return registered_kinds()
 
     @override
     def member(self, kind: str) -> type[ModelConfig] | None:

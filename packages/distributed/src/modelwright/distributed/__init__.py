@@ -9,7 +9,14 @@ from modelwright.distributed._groups import GroupError, check_groups, finalize, 
 from modelwright.distributed._initialisation import NormalInit, deferred_initialisation, initialise_parameters
 from modelwright.distributed._lifecycle import build_stages
 from modelwright.distributed._stages import StageError, layers_of, staged_pattern
-from modelwright.distributed._wrap import WrapError, total_bytes, total_parameters, unwrapped, wrap_stages
+from modelwright.distributed._wrap import (
+    WrapError,
+    engine_config,
+    total_bytes,
+    total_parameters,
+    unwrapped,
+    wrap_stages,
+)
 
 __all__ = [
     "CpuRuntimeError",
@@ -22,6 +29,7 @@ __all__ = [
     "cpu_runtime",
     "deferred_initialisation",
     "device_runtime",
+    "engine_config",
     "finalize",
     "initialise_parameters",
     "initialize",

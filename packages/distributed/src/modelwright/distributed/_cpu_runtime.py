@@ -9,7 +9,8 @@ places of the engine that look at the type of a tensor by the CPU's names. On ex
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from importlib import import_module
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
@@ -32,7 +33,7 @@ _FACTORIES = (
 
 
 @contextlib.contextmanager
-def cpu_runtime(*, force: bool = False) -> Iterator[None]:
+def cpu_runtime(*, force: bool = False) -> Generator[None]:
     """Let the engine run without a GPU for as long as the context lasts; nests.
 
     Args:
@@ -99,20 +100,20 @@ def _torch_cuda() -> Iterator[tuple[Any, str, object]]:
     properties = SimpleNamespace(
         name="CPU", major=0, minor=0, total_memory=0, multi_processor_count=torch.get_num_threads()
     )
-    yield cuda, "current_device", lambda: _CPU
-    yield cuda, "current_stream", lambda device=None: stream
-    yield cuda, "default_stream", lambda device=None: stream
+    yield cuda, "current_device", _always(_CPU)
+    yield cuda, "current_stream", _always(stream)
+    yield cuda, "default_stream", _always(stream)
     yield cuda, "Stream", _Stream
     yield cuda, "Event", _Event
     yield cuda, "stream", contextlib.nullcontext
     yield cuda, "synchronize", _request()
     yield cuda, "set_device", _request()
     yield cuda, "empty_cache", _request()
-    yield cuda, "is_current_stream_capturing", lambda: False
-    yield cuda, "get_device_properties", lambda device=None: properties
-    yield cuda, "get_device_capability", lambda device=None: (0, 0)
-    yield cuda, "get_rng_state", lambda device=None: torch.get_rng_state()
-    yield cuda, "set_rng_state", lambda state, device=None: torch.set_rng_state(state)
+    yield cuda, "is_current_stream_capturing", _always(answer=False)
+    yield cuda, "get_device_properties", _always(properties)
+    yield cuda, "get_device_capability", _always((0, 0))
+    yield cuda, "get_rng_state", _rng_state
+    yield cuda, "set_rng_state", _set_rng_state
     # torch.manual_seed would call torch.cuda again.
     yield cuda, "manual_seed", torch.default_generator.manual_seed
 
@@ -121,8 +122,8 @@ def _device_requests() -> Iterator[tuple[Any, str, object]]:
     """Everything that names the device a tensor or module shall live on."""
     for name in _FACTORIES:
         yield torch, name, _on_cpu(getattr(torch, name))
-    yield torch.Tensor, "cuda", lambda self, *args, **kwargs: self
-    yield torch.nn.Module, "cuda", lambda self, device=None: self
+    yield torch.Tensor, "cuda", _itself()
+    yield torch.nn.Module, "cuda", _itself()
 
 
 def _on_cpu(factory: Callable[..., Any]) -> Callable[..., Any]:
@@ -157,10 +158,11 @@ def _over_gloo(make_group: Callable[..., Any]) -> Callable[..., Any]:
 def _engine() -> Iterator[tuple[Any, str, object]]:
     """Where the engine reaches below `torch.cuda`'s public functions, or compares the name of a tensor's type."""
     # The engine, and the compiler that it imports, must be loaded before anything is replaced under them.
-    from megatron.core.tensor_parallel import random
+    import_module("megatron.core.models.hybrid.hybrid_model")
+    random = import_module("megatron.core.tensor_parallel.random")
 
-    yield random, "_get_cuda_rng_state", lambda device=None, clone=False, graph_safe=False: torch.get_rng_state()
-    yield random, "_set_cuda_rng_state", lambda new_state, device=-1, graph_safe=False: torch.set_rng_state(new_state)
+    yield random, "_get_cuda_rng_state", _rng_state
+    yield random, "_set_cuda_rng_state", _set_rng_state
     yield torch.Tensor, "type", _cuda_type_name(torch.Tensor.type)
 
 
@@ -175,12 +177,36 @@ def _cuda_type_name(tensor_type: Callable[..., Any]) -> Callable[..., Any]:
     return named
 
 
-def _request() -> Callable[..., None]:
-    """A request without meaning on the CPU, where every operation has finished when it returns; a new one each time.
+# torch's compiler keeps a table of functions and refuses one that stands under two names, so each of these is new.
+def _always[T](answer: T) -> Callable[..., T]:
+    """A question whose answer does not change."""
 
-    torch's compiler keeps a table of functions and refuses one that stands under two names.
-    """
-    return lambda *args, **kwargs: None
+    def answered(*args: object, **kwargs: object) -> T:
+        return answer
+
+    return answered
+
+
+def _request() -> Callable[..., None]:
+    """A request without meaning on the CPU, where every operation has finished when it returns."""
+    return _always(None)
+
+
+def _itself() -> Callable[..., object]:
+    """A move to where the tensor or module is already."""
+
+    def moved(self: object, *args: object, **kwargs: object) -> object:
+        return self
+
+    return moved
+
+
+def _rng_state(*args: object, **kwargs: object) -> torch.Tensor:
+    return torch.get_rng_state()
+
+
+def _set_rng_state(state: torch.Tensor, *args: object, **kwargs: object) -> None:
+    torch.set_rng_state(state)
 
 
 class _Event:

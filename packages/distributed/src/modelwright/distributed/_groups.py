@@ -44,7 +44,7 @@ def initialize(
     parallelism.world_size(_launched())
     cuda = torch.cuda.is_available()
     if not torch.distributed.is_initialized():
-        _join(cuda, timeout)
+        _join(cuda=cuda, timeout=timeout)
     parallel_state.destroy_model_parallel()
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallelism.tensor,
@@ -56,7 +56,8 @@ def initialize(
         create_gloo_process_groups=cuda,
     )
     tensor_parallel.model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
-    return ProcessGroupCollection.use_mpu_process_groups()
+    groups: ProcessGroupCollection = ProcessGroupCollection.use_mpu_process_groups()
+    return groups
 
 
 def finalize() -> None:
@@ -85,7 +86,7 @@ def check_groups(pg_collection: ProcessGroupCollection, parallelism: Parallelism
         GroupError: A group is missing or of another size; all of them in one message.
     """
     wanted = {"tp": parallelism.tensor, "pp": parallelism.pipeline, "cp": parallelism.context, "ep": parallelism.expert}
-    problems = []
+    problems: list[str] = []
     for name in ("tp", "pp", "cp", "ep", "dp", "dp_cp"):
         group = getattr(pg_collection, name)
         if group is None:
@@ -105,12 +106,13 @@ def _launched() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _join(cuda: bool, timeout: datetime.timedelta) -> None:
+def _join(*, cuda: bool, timeout: datetime.timedelta) -> None:
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     backend = "nccl" if cuda else "gloo"
     if "RANK" in os.environ:
         torch.distributed.init_process_group(backend, timeout=timeout)
     else:
-        store = torch.distributed.HashStore()
+        # torch.distributed re-exports it without saying so.
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined] # pyright: ignore[reportPrivateImportUsage]
         torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)

@@ -11,14 +11,14 @@ it does not own.
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from megatron.core.dist_checkpointing import ShardedTensor
-from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.dict_utils import nested_values  # pyright: ignore[reportUnknownVariableType]
 from megatron.core.dist_checkpointing.mapping import apply_factories
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import Tensor, nn
@@ -55,7 +55,7 @@ class NormalInit:
 
 
 @contextlib.contextmanager
-def deferred_initialisation() -> Iterator[None]:
+def deferred_initialisation() -> Generator[None]:
     """While it lasts, weights are only marked with their distribution; `initialise_parameters` draws them."""
     token = _deferred.set(True)
     try:
@@ -76,18 +76,21 @@ def initialise_parameters(stages: Iterable[nn.Module], pg_collection: ProcessGro
         marked = {_storage(p): p for p in stage.parameters() if isinstance(getattr(p, _NOTE, None), NormalInit)}
         if not marked:
             continue
-        for shard in _shards(stage, pg_collection):
-            parameter = marked.get(_storage(shard.data))
+        for shard, local in _shards(stage, pg_collection):
+            parameter = marked.get(_storage(local))
             if parameter is not None:
-                _draw(shard, getattr(parameter, _NOTE), seed)
+                _draw(shard, local, getattr(parameter, _NOTE), seed)
         for parameter in marked.values():
             delattr(parameter, _NOTE)
 
 
-def _shards(stage: Any, pg_collection: ProcessGroupCollection) -> Iterator[ShardedTensor]:
-    sharded = stage.sharded_state_dict(metadata={"dp_cp_group": pg_collection.dp_cp})
+def _shards(stage: Any, pg_collection: ProcessGroupCollection) -> Iterator[tuple[ShardedTensor, Tensor]]:
+    sharded: dict[str, Any] = stage.sharded_state_dict(metadata={"dp_cp_group": pg_collection.dp_cp})
     apply_factories(sharded)
-    return (value for value in nested_values(sharded) if isinstance(value, ShardedTensor) and value.data is not None)
+    values: Iterator[Any] = nested_values(sharded)  # pyright: ignore[reportUnknownVariableType]
+    for value in values:  # pyright: ignore[reportUnknownVariableType]
+        if isinstance(value, ShardedTensor) and value.data is not None:
+            yield value, value.data
 
 
 def _storage(tensor: Tensor) -> int:
@@ -95,13 +98,12 @@ def _storage(tensor: Tensor) -> int:
 
 
 @torch.no_grad()
-def _draw(shard: ShardedTensor, init: NormalInit, seed: int) -> None:
+def _draw(shard: ShardedTensor, local: Tensor, init: NormalInit, seed: int) -> None:
     """Fill one local tensor with its part of the whole: axes put in front (experts) name it, the rest index it."""
     in_front = shard.prepend_axis_num
     name = ".".join([shard.key, *(str(i) for i in shard.global_offset[:in_front])])
     rows, *rest = shard.global_shape[in_front:]
     first_row, *first_rest = shard.global_offset[in_front:]
-    local = shard.data
     window = tuple(slice(start, start + size) for start, size in zip(first_rest, local.shape[1:], strict=True))
     last_row = min(first_row + local.shape[0], rows)
     for block in range(first_row // _ROWS_PER_BLOCK, -(-last_row // _ROWS_PER_BLOCK)):

@@ -8,8 +8,8 @@ overwrites them.
 from collections.abc import Callable, Sequence
 
 import torch
+from megatron.core import tensor_parallel
 from megatron.core.process_groups_config import ProcessGroupCollection
-from megatron.core.tensor_parallel import set_defaults_if_not_set_tensor_model_parallel_attributes
 from megatron.core.transformer.module import Float16Module
 from torch import nn
 
@@ -17,7 +17,7 @@ from modelwright.builders import BuildContext, Hook, run_hooks
 from modelwright.config import ModelConfig, Parallelism, Precision, Wrap
 from modelwright.distributed._groups import check_groups, virtual_stages
 from modelwright.distributed._initialisation import deferred_initialisation, initialise_parameters
-from modelwright.distributed._wrap import wrap_stages
+from modelwright.distributed._wrap import engine_config, wrap_stages
 
 type StageFunction = Callable[[int | None], nn.Module]
 
@@ -68,7 +68,7 @@ def build_stages(
     stages = run_hooks(hooks, "before_wrap", stages, context)
     for stage in stages:
         for parameter in stage.parameters():
-            set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
+            tensor_parallel.set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
     stages = [_with_precision(stage, precision) for stage in stages]
     stages = wrap_stages(wrap, stages, pg_collection)
     return run_hooks(hooks, "after_wrap", stages, context)
@@ -78,5 +78,5 @@ def _with_precision(stage: nn.Module, precision: Precision) -> nn.Module:
     """The stage in its number format; the engine's wrapper also casts what goes in and out of it."""
     if precision.params == "float32":
         return stage
-    wrapped: nn.Module = Float16Module(stage.config, stage)
+    wrapped: nn.Module = Float16Module(engine_config(stage), stage)
     return wrapped

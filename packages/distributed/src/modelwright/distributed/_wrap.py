@@ -39,8 +39,8 @@ def wrap_stages(
         WrapError: Nothing is registered for the strategy's type.
     """
     raise WrapError(
-        f"`wrap` must be one of {', '.join(sorted(t.__name__ for t in wrap_stages.registry if t is not object))}, but is "
-        f"{type(strategy).__name__}; add it with `wrap_stages.register`."
+        f"`wrap` must be one of {', '.join(sorted(t.__name__ for t in wrap_stages.registry if t is not object))}, but "
+        f"is {type(strategy).__name__}; add it with `wrap_stages.register`."
     )
 
 
@@ -54,7 +54,7 @@ def _(strategy: MegatronDDP, stages: Sequence[nn.Module], pg_collection: Process
     # Only the first chunk is bucketed: the later ones are reduced while the first still computes (engine, training.py).
     wrapped = [
         DistributedDataParallel(
-            config=_engine_config(stage),
+            config=engine_config(stage),
             ddp_config=_ddp_config(strategy, pg_collection),
             module=stage,
             disable_bucketing=index > 0,
@@ -68,11 +68,22 @@ def _(strategy: MegatronDDP, stages: Sequence[nn.Module], pg_collection: Process
     return list[nn.Module](wrapped)
 
 
-def _engine_config(stage: nn.Module) -> Any:
+def engine_config(stage: nn.Module) -> Any:
+    """The engine's config that a stage carries, which the engine's wrappers read.
+
+    Args:
+        stage: Not wrapped.
+
+    Returns:
+        Its `TransformerConfig`.
+
+    Raises:
+        WrapError: It carries none.
+    """
     config = getattr(stage, "config", None)
     if config is None:
         raise WrapError(
-            f"a stage that is wrapped by `MegatronDDP` must carry the engine's config as `config`, but "
+            f"a stage that the engine wraps must carry the engine's config as `config`, but "
             f"{type(stage).__name__} does not; set it in `build_model`, or use `wrap: {{kind: none}}`."
         )
     return config

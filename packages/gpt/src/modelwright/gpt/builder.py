@@ -14,6 +14,7 @@ from modelwright.layers import (
     StackModelBuilder,
     StackSpec,
     TorchNorm,
+    as_engine,
 )
 from modelwright.protocols import RotaryEmbeddingBuilder
 
@@ -36,13 +37,14 @@ def _rotary(config: GPTModelConfig) -> RotaryEmbeddingBuilder | None:
     scaling = config.rope_scaling
     if scaling is None:
         return None
-    return partial(
-        ScaledRotaryEmbedding,
+    build: RotaryEmbeddingBuilder = partial(
+        as_engine(ScaledRotaryEmbedding),
         factor=scaling.factor,
         low_freq_factor=scaling.low_freq_factor,
         high_freq_factor=scaling.high_freq_factor,
         original_seq_length=scaling.original_seq_length,
     )
+    return build
 
 
 class GPTModelBuilder(StackModelBuilder[GPTModelConfig]):

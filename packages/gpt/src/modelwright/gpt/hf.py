@@ -39,7 +39,7 @@ def llama_map(config: GPTModelConfig) -> WeightMap:
     Returns:
         A map whose `to_engine` and `from_engine` are each other's inverse.
     """
-    entries = _WEIGHTS
+    entries: tuple[Entry, ...] = _WEIGHTS
     if not config.tie_embeddings:
         entries += (_OUTPUT,)
     if config.qkv_bias:

@@ -10,7 +10,7 @@ from modelwright.layers._model import LanguageModelShape, build_stage
 from modelwright.layers._norm import TorchNorm
 from modelwright.layers._resolve import EngineFieldError, resolve
 from modelwright.layers._rotary import ScaledRotaryEmbedding
-from modelwright.layers._slots import as_function_spec, as_module_spec, check_slots
+from modelwright.layers._slots import as_engine, as_function_spec, as_module_spec, check_slots
 from modelwright.layers._specs import (
     AttentionLayerSpec,
     MlpLayerSpec,
@@ -43,6 +43,7 @@ __all__ = [
     "WeightMap",
     "WeightMapError",
     "activation",
+    "as_engine",
     "as_function_spec",
     "as_module_spec",
     "build_stage",

@@ -23,7 +23,7 @@ class Activation:
     function: ActivationFunction
     """Element by element."""
     gated: bool
-    """Whether fc1 makes a second half that the activated first half is multiplied by (Shazeer 2020, arXiv 2002.05202)."""
+    """Whether fc1 makes a second half that the activated first is multiplied by (Shazeer 2020, arXiv 2002.05202)."""
 
 
 def _gelu_tanh(hidden: Tensor) -> Tensor:

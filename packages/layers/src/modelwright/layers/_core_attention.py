@@ -94,7 +94,7 @@ class SdpaCoreAttention(nn.Module):
                 f"`SdpaCoreAttention` does not take packed sequences or {sorted(extra)}; use another core attention."
             )
         causal = (attn_mask_type or self.mask_type).name in ("causal", "padding_causal") and query.size(0) > 1
-        mask = _additive(attention_mask, attention_bias, causal, query, key)
+        mask = _additive(attention_mask, attention_bias, query, key, causal=causal)
         context = scaled_dot_product_attention(
             query.permute(1, 2, 0, 3),
             key.permute(1, 2, 0, 3),
@@ -108,7 +108,7 @@ class SdpaCoreAttention(nn.Module):
         return context.permute(2, 0, 1, 3).flatten(2)
 
 
-def _additive(hidden: Tensor | None, bias: Tensor | None, causal: bool, query: Tensor, key: Tensor) -> Tensor | None:
+def _additive(hidden: Tensor | None, bias: Tensor | None, query: Tensor, key: Tensor, *, causal: bool) -> Tensor | None:
     """One mask to add to the scores, or None when causality says it all."""
     if hidden is None and bias is None and (not causal or query.size(0) == key.size(0)):
         return None

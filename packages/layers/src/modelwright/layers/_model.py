@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from megatron.core.models.hybrid.hybrid_model import HybridModel
 
-from modelwright.layers._slots import as_module_spec
+from modelwright.layers._slots import as_engine, as_module_spec
 from modelwright.layers._specs import StackSpec
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def build_stage(
         post_process=post_process,
         share_embeddings_and_output_weights=shape.tie_embeddings,
         position_embedding_type=shape.position_embedding,
-        rotary_base=shape.rotary_base,
+        rotary_base=as_engine(shape.rotary_base),  # declared int, computed with as a number
         rotary_percent=shape.rotary_percent,
         pg_collection=pg_collection,
         vp_stage=vp_stage,
@@ -78,36 +78,42 @@ def build_stage(
 
 def _fill_slots(model: HybridModel, shape: LanguageModelShape, spec: StackSpec) -> None:
     """Replace what `HybridModel` builds itself by the parts of the spec, called as `HybridModel` calls its own."""
-    config, groups = model.config, model.pg_collection
+    config, groups = as_engine(model.config), model.pg_collection
     if spec.embedding is not None and model.pre_process:
-        model.embedding = spec.embedding(
-            config=config,
-            vocab_size=shape.vocab_size,
-            max_sequence_length=shape.seq_length,
-            position_embedding_type=shape.position_embedding,
-            scatter_to_sequence_parallel=True,
-            tp_group=groups.tp,
+        model.embedding = as_engine(
+            spec.embedding(
+                config=config,
+                vocab_size=shape.vocab_size,
+                max_sequence_length=shape.seq_length,
+                position_embedding_type=shape.position_embedding,
+                scatter_to_sequence_parallel=True,
+                tp_group=groups.tp,
+            )
         )
     if spec.rotary_embedding is not None and shape.position_embedding == "rope":
-        model.rotary_pos_emb = spec.rotary_embedding(
-            kv_channels=config.kv_channels,
-            rotary_percent=shape.rotary_percent,
-            seq_len_interpolation_factor=None,
-            rotary_base=shape.rotary_base,
-            use_cpu_initialization=config.use_cpu_initialization,
-            cp_group=groups.cp,
+        model.rotary_pos_emb = as_engine(
+            spec.rotary_embedding(
+                kv_channels=config.kv_channels,
+                rotary_percent=shape.rotary_percent,
+                seq_len_interpolation_factor=None,
+                rotary_base=shape.rotary_base,
+                use_cpu_initialization=config.use_cpu_initialization,
+                cp_group=groups.cp,
+            )
         )
     if spec.output_layer is not None and model.post_process:
-        model.output_layer = spec.output_layer(
-            config.hidden_size,
-            shape.vocab_size,
-            config=config,
-            init_method=config.init_method,
-            bias=False,
-            skip_bias_add=False,
-            gather_output=False,
-            skip_weight_param_allocation=model.pre_process and shape.tie_embeddings,
-            tp_group=groups.tp,
+        model.output_layer = as_engine(
+            spec.output_layer(
+                config.hidden_size,
+                shape.vocab_size,
+                config=config,
+                init_method=config.init_method,
+                bias=False,
+                skip_bias_add=False,
+                gather_output=False,
+                skip_weight_param_allocation=model.pre_process and shape.tie_embeddings,
+                tp_group=groups.tp,
+            )
         )
     if spec.embedding is not None or spec.output_layer is not None:
         model.setup_embeddings_and_output_layer()

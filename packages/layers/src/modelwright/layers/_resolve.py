@@ -94,7 +94,7 @@ def _precision_fields(precision: Precision) -> dict[str, Any]:
 def _check_engine(given: dict[str, Any], *, owned: set[str]) -> None:
     hints = typing.get_type_hints(TransformerConfig)
     known = {field.name for field in dataclasses.fields(TransformerConfig) if not field.name.startswith("_")}
-    problems = []
+    problems: list[str] = []
     for name, value in given.items():
         if name in owned:
             problems.append(f"`engine.{name}` is owned by a field of the model, parallelism or precision; set that one")
@@ -110,24 +110,29 @@ def _check_engine(given: dict[str, Any], *, owned: set[str]) -> None:
 
 def _value(value: Any) -> Any:
     """Sequences are frozen in a config; the engine wants lists."""
-    return [_value(item) for item in value] if isinstance(value, tuple) else value
+    return _listed(value) if isinstance(value, tuple) else value  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _listed(items: tuple[Any, ...]) -> list[Any]:
+    return [_value(item) for item in items]
 
 
 def _fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value is of a type that the engine annotates a field with."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return True
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, option) for option in args)
     if origin is Literal:
         return value in args
     if origin in (list, tuple):
-        return isinstance(value, list) and all(_fits(item, args[0]) for item in value if args and args[0] is not ...)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(hint, type) and isinstance(value, hint)
+        return isinstance(value, list) and _all_fit(value, args[0])  # pyright: ignore[reportUnknownArgumentType]
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return hint is Any or (isinstance(hint, type) and isinstance(value, hint))
+
+
+def _all_fit(items: list[Any], hint: Any) -> bool:
+    return all(_fits(item, hint) for item in items)
 
 
 def _shown(hint: Any) -> str:

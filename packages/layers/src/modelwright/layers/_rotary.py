@@ -12,11 +12,13 @@ import torch
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 from torch import Tensor
 
+from modelwright.layers._slots import as_engine
+
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
-class ScaledRotaryEmbedding(RotaryEmbedding):  # type: ignore[misc] # the engine's class is untyped
+class ScaledRotaryEmbedding(RotaryEmbedding):
     """The engine's rotary embedding with its inverse frequencies scaled.
 
     Args:
@@ -49,8 +51,8 @@ class ScaledRotaryEmbedding(RotaryEmbedding):  # type: ignore[misc] # the engine
         super().__init__(
             kv_channels=kv_channels,
             rotary_percent=rotary_percent,
-            rotary_base=rotary_base,
-            seq_len_interpolation_factor=seq_len_interpolation_factor,
+            rotary_base=as_engine(rotary_base),  # declared int, computed with as a number
+            seq_len_interpolation_factor=as_engine(seq_len_interpolation_factor),  # declared float, None by default
             use_cpu_initialization=use_cpu_initialization,
             cp_group=cp_group,
         )

@@ -44,7 +44,26 @@ def as_function_spec(function: Callable[..., Any]) -> ModuleSpec:
     Returns:
         A fresh `ModuleSpec`.
     """
-    return as_module_spec(lambda **_: function)
+
+    def build(**_: object) -> Callable[..., Any]:
+        return function
+
+    return as_module_spec(build)
+
+
+def as_engine(part: object) -> Any:
+    """A typed part where the engine declares a type of its own.
+
+    The engine's Protocols ask for more than its calls use (defaults, `backward_dw`), and `HybridModel` and
+    `HybridStack` name one class where any part would do; what is really called is what our Protocols say.
+
+    Args:
+        part: Fills one of our slots.
+
+    Returns:
+        The same object.
+    """
+    return part
 
 
 def check_slots(spec: Any) -> None:
@@ -56,7 +75,7 @@ def check_slots(spec: Any) -> None:
     Raises:
         ConformanceError: The first builder that does not fit its slot; all its mismatches in one message.
     """
-    slots = typing.get_type_hints(type(spec))
+    slots = typing.get_type_hints(spec.__class__)
     for field in dataclasses.fields(spec):
         builder = getattr(spec, field.name)
         if builder is not None:

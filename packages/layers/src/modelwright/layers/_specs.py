@@ -9,7 +9,7 @@ its default; a builder that does not fit its slot is refused when the spec is ma
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.fusions import fused_bias_dropout
 from megatron.core.models.hybrid.hybrid_block import HybridStack, HybridStackSubmodules
 from megatron.core.ssm.mlp_layer import MLPLayer
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
@@ -20,9 +20,10 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 
 from modelwright.layers._core_attention import SdpaCoreAttention
 from modelwright.layers._norm import TorchNorm
-from modelwright.layers._slots import as_function_spec, as_module_spec, check_slots
+from modelwright.layers._slots import as_engine, as_function_spec, as_module_spec, check_slots
 from modelwright.protocols import (
     AttentionLayerBuilder,
+    AttentionLayerInterface,
     BiasDropoutAddBuilder,
     CoreAttentionBuilder,
     EmbeddingBuilder,
@@ -32,16 +33,21 @@ from modelwright.protocols import (
     LinearQkvBuilder,
     MlpBuilder,
     MlpLayerBuilder,
+    MlpLayerInterface,
     NormBuilder,
     OutputLayerBuilder,
     RotaryEmbeddingBuilder,
     SelfAttentionBuilder,
+    SelfAttentionInterface,
 )
 
 if TYPE_CHECKING:
     import torch
     from megatron.core.process_groups_config import ProcessGroupCollection
     from megatron.core.transformer import TransformerConfig
+
+
+_bias_dropout_add: BiasDropoutAddBuilder = as_engine(fused_bias_dropout.get_bias_dropout_add)  # pyright: ignore[reportUnknownArgumentType]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,25 +77,28 @@ class SelfAttentionSpec:
         pp_layer_offset: int | None = None,
         cp_comm_type: str | None = None,
         name: str | None = None,
-    ) -> SelfAttention:
+    ) -> SelfAttentionInterface:
         """Build the attention of one layer, causal."""
         parts = SelfAttentionSubmodules(
-            linear_qkv=self.linear_qkv,
-            core_attention=self.core_attention,
-            linear_proj=self.linear_proj,
+            linear_qkv=as_engine(self.linear_qkv),
+            core_attention=as_engine(self.core_attention),
+            linear_proj=as_engine(self.linear_proj),
             q_layernorm=self.q_layernorm,
             k_layernorm=self.k_layernorm,
         )
-        return SelfAttention(
-            config=config,
-            submodules=parts,
-            layer_number=layer_number,
-            attn_mask_type=AttnMaskType.causal,
-            cp_comm_type=cp_comm_type,
-            pg_collection=pg_collection,
-            pp_layer_offset=pp_layer_offset,
-            name=name,
+        attention: SelfAttentionInterface = as_engine(
+            SelfAttention(
+                config=config,
+                submodules=parts,
+                layer_number=layer_number,
+                attn_mask_type=AttnMaskType.causal,
+                cp_comm_type=cp_comm_type,
+                pg_collection=pg_collection,
+                pp_layer_offset=pp_layer_offset,
+                name=name,
+            )
         )
+        return attention
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +123,7 @@ class MlpSpec:
     ) -> MLP:
         """Build the MLP of one layer."""
         return MLP.as_mlp_submodule(
-            MLPSubmodules(linear_fc1=self.linear_fc1, linear_fc2=self.linear_fc2),
+            MLPSubmodules(linear_fc1=as_engine(self.linear_fc1), linear_fc2=as_engine(self.linear_fc2)),
             config=config,
             pg_collection=pg_collection,
             is_mtp_layer=is_mtp_layer,
@@ -131,7 +140,7 @@ class AttentionLayerSpec:
     """Before the attention."""
     self_attention: SelfAttentionBuilder = SelfAttentionSpec()
     """The attention with its projections."""
-    self_attn_bda: BiasDropoutAddBuilder = get_bias_dropout_add
+    self_attn_bda: BiasDropoutAddBuilder = _bias_dropout_add
     """Bias, dropout and residual add after it."""
 
     def __post_init__(self) -> None:
@@ -147,23 +156,26 @@ class AttentionLayerSpec:
         add_layer_offset: bool = True,
         pp_layer_offset: int | None = None,
         name: str | None = None,
-    ) -> TransformerLayer:
+    ) -> AttentionLayerInterface:
         """Build one attention layer."""
         parts = TransformerLayerSubmodules(
             input_layernorm=self.input_layernorm,
             self_attention=as_module_spec(self.self_attention),
             self_attn_bda=as_function_spec(self.self_attn_bda),
         )
-        return TransformerLayer(
-            config=config,
-            submodules=parts,
-            layer_number=layer_number,
-            pg_collection=pg_collection,
-            is_mtp_layer=is_mtp_layer,
-            add_layer_offset=add_layer_offset,
-            pp_layer_offset=pp_layer_offset,
-            name=name,
+        layer: AttentionLayerInterface = as_engine(
+            TransformerLayer(
+                config=config,
+                submodules=parts,
+                layer_number=layer_number,
+                pg_collection=pg_collection,
+                is_mtp_layer=is_mtp_layer,
+                add_layer_offset=add_layer_offset,
+                pp_layer_offset=pp_layer_offset,
+                name=name,
+            )
         )
+        return layer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +186,7 @@ class MlpLayerSpec:
     """Before the MLP."""
     mlp: MlpBuilder = MlpSpec()
     """The MLP."""
-    mlp_bda: BiasDropoutAddBuilder = get_bias_dropout_add
+    mlp_bda: BiasDropoutAddBuilder = _bias_dropout_add
     """Bias, dropout and residual add after it."""
 
     def __post_init__(self) -> None:
@@ -188,21 +200,24 @@ class MlpLayerSpec:
         pg_collection: "ProcessGroupCollection",
         add_layer_offset: bool = True,
         name: str | None = None,
-    ) -> MLPLayer:
+    ) -> MlpLayerInterface:
         """Build one MLP layer."""
         parts = TransformerLayerSubmodules(
             pre_mlp_layernorm=self.pre_mlp_layernorm,
-            mlp=self.mlp,
+            mlp=as_engine(self.mlp),
             mlp_bda=as_function_spec(self.mlp_bda),
         )
-        return MLPLayer(
-            config=config,
-            submodules=parts,
-            layer_number=layer_number,
-            pg_collection=pg_collection,
-            add_layer_offset=add_layer_offset,
-            name=name,
+        layer: MlpLayerInterface = as_engine(
+            MLPLayer(
+                config=config,
+                submodules=parts,
+                layer_number=layer_number,
+                pg_collection=pg_collection,
+                add_layer_offset=add_layer_offset,
+                name=name,
+            )
         )
+        return layer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,8 +269,8 @@ class StackSpec:
             name=name,
         )
         if post_process:
-            stack.final_norm = self.final_norm(
-                config=config, hidden_size=config.hidden_size, eps=config.layernorm_epsilon
+            stack.final_norm = as_engine(
+                self.final_norm(config=config, hidden_size=config.hidden_size, eps=config.layernorm_epsilon)
             )
             stack.post_layer_norm = True
         return stack

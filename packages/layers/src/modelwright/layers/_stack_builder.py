@@ -17,6 +17,7 @@ from modelwright.distributed import build_stages
 from modelwright.layers._model import LanguageModelShape, build_stage
 from modelwright.layers._resolve import resolve
 from modelwright.layers._specs import StackSpec
+from modelwright.layers._stack_registry import registered_stack
 from modelwright.protocols import ModelwrightError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class StackModelBuilder[ConfigT: ModelConfig](ModelBuilder[HybridModel, ConfigT]
 
     Args:
         config: What to build.
-        spec: What fills every slot; the family's own when None.
+        spec: What fills every slot, or the name that it was registered under; the family's own when None.
         backend: Which parts the family's own spec is made of.
         hooks: Run around the wrap, in order.
     """
@@ -37,14 +38,14 @@ class StackModelBuilder[ConfigT: ModelConfig](ModelBuilder[HybridModel, ConfigT]
         self,
         config: ConfigT,
         *,
-        spec: StackSpec | None = None,
+        spec: StackSpec | str | None = None,
         backend: str = "torch",
         hooks: Iterable[Hook] = (),
     ) -> None:
         super().__init__(config, hooks=hooks)
         if backend != "torch":
             raise ModelwrightError(f"`backend` must be torch, the only one of this version, but is {backend!r}.")
-        self.spec = spec or self.default_spec()
+        self.spec = registered_stack(spec, config) if isinstance(spec, str) else spec or self.default_spec()
 
     @abc.abstractmethod
     def default_spec(self) -> StackSpec:

@@ -113,7 +113,7 @@ class WeightMap:
                 missing = self.padded_vocab_size - self.vocab_size
                 return torch.cat([parts[0], parts[0].new_zeros(missing, *parts[0].shape[1:])])
             case "qkv":
-                grouped = [part.unflatten(0, (self.heads.groups, -1)) for part in parts]
+                grouped = [part.reshape(self.heads.groups, -1, *part.shape[1:]) for part in parts]
                 return torch.cat(grouped, dim=1).flatten(0, 1)
 
     def _split(self, entry: Entry, whole: Tensor) -> list[Tensor]:
@@ -127,7 +127,8 @@ class WeightMap:
             case "qkv":
                 d = self.heads.head_dim
                 sizes = [self.heads.heads // self.heads.groups * d, d, d]
-                parts = whole.unflatten(0, (self.heads.groups, -1)).split(sizes, dim=1)
+                grouped = whole.reshape(self.heads.groups, -1, *whole.shape[1:])
+                parts = torch.split(grouped, sizes, dim=1)
                 return [part.flatten(0, 1) for part in parts]
 
 
@@ -135,6 +136,6 @@ def _check_names(state: State, wanted: set[str]) -> None:
     missing, left = sorted(wanted - set(state)), sorted(set(state) - wanted)
     if missing or left:
         raise WeightMapError(
-            f"the weights must be exactly those of the map, but {len(missing)} are missing ({', '.join(missing[:4])}) and "
-            f"{len(left)} are left over ({', '.join(left[:4])}); is the config the one of this checkpoint?"
+            f"the weights must be exactly those of the map, but {len(missing)} are missing ({', '.join(missing[:4])}) "
+            f"and {len(left)} are left over ({', '.join(left[:4])}); is the config the one of this checkpoint?"
         )

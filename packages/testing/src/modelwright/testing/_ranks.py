@@ -92,13 +92,13 @@ class RankPool:
     def _collect(self, count: int, timeout: float) -> dict[int, tuple[bool, Any]]:
         """Answers by rank; stops at the first failure, since the other ranks may wait for that one forever."""
         answers: dict[int, tuple[bool, Any]] = {}
-        waiting = {pipe: rank for rank, (_, pipe) in enumerate(self._workers[:count])}
+        waiting = {rank: pipe for rank, (_, pipe) in enumerate(self._workers[:count])}
         while waiting:
-            ready = wait(list(waiting), timeout)
-            for pipe in ready:
-                rank = waiting.pop(pipe)  # type: ignore[arg-type] # wait returns what it was given
+            ready = wait(list(waiting.values()), timeout)
+            for rank in [rank for rank, pipe in waiting.items() if pipe in ready]:
                 with contextlib.suppress(EOFError, ConnectionError):
-                    answers[rank] = pipe.recv()  # type: ignore[union-attr]
+                    answers[rank] = waiting[rank].recv()
+                del waiting[rank]
             if not ready or len(answers) + len(waiting) < count or not all(ok for ok, _ in answers.values()):
                 break
         return answers

@@ -39,13 +39,13 @@ class TrainState:
     def sharded(self, *, loading: bool) -> dict[str, Any]:
         """The engine's sharded state dictionary of all of it."""
         metadata = {"dp_cp_group": self.pg_collection.dp_cp, "distrib_optim_sharding_type": "dp_reshardable"}
-        models = {
-            f"model{i}": unwrapped(stage).sharded_state_dict(metadata=metadata)  # type: ignore[operator]
-            for i, stage in enumerate(self.stages)
+        inner: list[Any] = [unwrapped(stage) for stage in self.stages]
+        models: dict[str, Any] = {
+            f"model{i}": stage.sharded_state_dict(metadata=metadata) for i, stage in enumerate(inner)
         }
         state: dict[str, Any] = dict(models)
         if self.optimizer is not None:
-            whole = models["model0"] if len(models) == 1 else models
+            whole: dict[str, Any] = models["model0"] if len(models) == 1 else models
             state["optimizer"] = self.optimizer.sharded_state_dict(whole, is_loading=loading, metadata=metadata)
         if self.schedule is not None:
             state["schedule"] = self.schedule.state_dict()
@@ -112,7 +112,7 @@ def load_checkpoint(state: TrainState, path: Path) -> None:
         CheckpointError: It does not hold what the model needs.
     """
     try:
-        loaded = dist_checkpointing.load(state.sharded(loading=True), str(path))
+        loaded: Any = dist_checkpointing.load(state.sharded(loading=True), str(path))
     except (CheckpointingException, KeyError, RuntimeError, OSError) as error:
         raise CheckpointError(f"`{path}` cannot be loaded into this model: {error}") from error
     state.restore(loaded)

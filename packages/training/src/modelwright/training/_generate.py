@@ -1,8 +1,9 @@
 """Generation: a trained model continues a text, on one process, with the engine's key-value cache."""
 
 import codecs
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,8 @@ def generate(loaded: LoadedModel, prompt: str, *, tokens: int, sampling: Samplin
     if not prefix:
         raise ModelwrightError("`prompt` must hold at least one character, but is empty.")
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    generator = torch.Generator().manual_seed(sampling.seed)
-    for token in _tokens(loaded.model, prefix, tokens, limit, sampling, generator):
+    choose = partial(sampling.choose, generator=torch.Generator().manual_seed(sampling.seed))
+    for token in _tokens(loaded.model, prefix, tokens, limit=limit, choose=choose):
         if piece := decoder.decode(bytes([token])):
             yield piece
     if piece := decoder.decode(b"", final=True):
@@ -113,7 +114,7 @@ def generate(loaded: LoadedModel, prompt: str, *, tokens: int, sampling: Samplin
 
 @torch.no_grad()
 def _tokens(
-    model: Any, prefix: list[int], count: int, limit: int | None, sampling: Sampling, generator: torch.Generator
+    model: Any, prefix: list[int], count: int, *, limit: int | None, choose: Callable[[Tensor], int]
 ) -> Iterator[int]:
     """Tokens one after another; when the sequence is full its older half is dropped and the rest is read again."""
     known, cache = list(prefix), None
@@ -130,6 +131,6 @@ def _tokens(
         positions = torch.arange(start, len(known), device=tokens.device).unsqueeze(0)
         logits_BSV = model(tokens, positions, None, inference_context=cache, runtime_gather_output=True)
         cache.increment_sequence_len_offset(len(fresh))
-        token = sampling.choose(logits_BSV[0, -1, :BYTE_VALUES], generator)
+        token = choose(logits_BSV[0, -1, :BYTE_VALUES])
         known.append(token)
         yield token

@@ -1,7 +1,7 @@
 """The engine's optimizer and learning-rate schedule, from a `TrainConfig`."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
@@ -45,8 +45,9 @@ def make_optimizer(
         fp16=precision.params == "float16",
         params_dtype=getattr(torch, precision.params),
     )
+    chunks: list[Any] = list(stages)
     return get_megatron_optimizer(
-        config, list(stages), use_gloo_process_groups=torch.cuda.is_available(), pg_collection=pg_collection
+        config, chunks, use_gloo_process_groups=torch.cuda.is_available(), pg_collection=pg_collection
     )
 
 

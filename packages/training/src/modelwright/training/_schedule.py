@@ -1,17 +1,16 @@
 """One step, through the engine: its pipeline schedule, its gradient finalisation, its optimizer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
 from megatron.core.pipeline_parallel import get_forward_backward_func
-from megatron.core.utils import get_model_config
 from torch import Tensor, nn
 
 from modelwright.config import Parallelism
-from modelwright.distributed import virtual_stages
+from modelwright.distributed import engine_config, unwrapped, virtual_stages
 from modelwright.training._data import Batch, micro_batches
 
 if TYPE_CHECKING:
@@ -26,12 +25,12 @@ def connect(stages: Sequence[nn.Module], optimizer: Any | None, pg_collection: "
         optimizer: From `make_optimizer`; None when only losses are wanted.
         pg_collection: The process groups of this rank.
     """
-    config = get_model_config(stages[0])
+    config = engine_config(unwrapped(stages[0]))
     config.finalize_model_grads_func = partial(_finalize, pg_collection=pg_collection)
     config.grad_scale_func = optimizer.scale_loss if optimizer is not None else None
     reduced = [stage for stage in stages if isinstance(stage, DistributedDataParallel)]
     if reduced and reduced[0].ddp_config.overlap_grad_reduce:
-        calls = [(stage.no_sync, stage.start_grad_sync) for stage in reduced]
+        calls: list[tuple[Any, Any]] = [(stage.no_sync, stage.start_grad_sync) for stage in reduced]
         one = len(reduced) == 1
         config.no_sync_func = calls[0][0] if one else [no_sync for no_sync, _ in calls]
         config.grad_sync_func = calls[0][1] if one else [sync for _, sync in calls]
@@ -68,8 +67,10 @@ def run_batch(
     data_rank, data_size = pg_collection.dp.rank(), pg_collection.dp.size()
     share = list(micro_batches(batch, data_rank=data_rank, data_size=data_size, micro_batch=micro_batch))
     virtual = virtual_stages(parallelism)
-    schedule = get_forward_backward_func(pp_size=parallelism.pipeline, vp_size=virtual)
-    losses = schedule(
+    schedule: Callable[..., Any] = get_forward_backward_func(  # pyright: ignore[reportUnknownVariableType]
+        pp_size=parallelism.pipeline, vp_size=virtual
+    )
+    losses: list[dict[str, Tensor]] = schedule(
         forward_step_func=_forward,
         data_iterator=[iter(share) for _ in stages] if virtual else iter(share),
         model=list(stages),

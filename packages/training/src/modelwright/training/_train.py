@@ -4,7 +4,7 @@ Everything that computes is the engine's; here is the order of the calls, and wh
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -61,7 +61,7 @@ class Observer(Protocol):
         ...
 
 
-def builder_of(run: RunConfig, *, spec: Any = None, hooks: Iterable[Hook] = ()) -> ModelBuilder[Any, Any]:
+def builder_of(run: RunConfig, *, spec: Any = None, hooks: Sequence[Hook] = ()) -> ModelBuilder[Any, Any]:
     """The builder of a run's model, with the spec that the file selected unless one is given.
 
     Args:
@@ -72,12 +72,8 @@ def builder_of(run: RunConfig, *, spec: Any = None, hooks: Iterable[Hook] = ()) 
     Returns:
         The builder.
     """
-    options: dict[str, Any] = {"backend": run.backend} if run.backend != "torch" else {}
-    if spec is not None:
-        options["spec"] = spec
-    if hooks:
-        options["hooks"] = hooks
-    return builder_for(run.model, **options)
+    given: dict[str, Any] = {"spec": run.stack if spec is None else spec, "hooks": tuple(hooks)}
+    return builder_for(run.model, **{name: value for name, value in given.items() if value})
 
 
 def train(
@@ -86,7 +82,7 @@ def train(
     out: Path | None = None,
     resume: Path | None = None,
     spec: Any = None,
-    hooks: Iterable[Hook] = (),
+    hooks: Sequence[Hook] = (),
     observer: Observer | None = None,
 ) -> list[StepRecord]:
     """Train as one rank of the job that this process was started in, or alone.
@@ -121,7 +117,7 @@ def train(
     done = trainer.resume(resume) if resume is not None else 0
     if observer is not None:
         observer.started(run, stages, done + 1)
-    records = []
+    records: list[StepRecord] = []
     for step in range(done + 1, run.train.steps + 1):
         record = trainer.step(step)
         records.append(record)
@@ -139,7 +135,7 @@ class _Trainer:
 
     def __init__(self, run: RunConfig, stages: list[nn.Module], groups: "ProcessGroupCollection", text: Text) -> None:
         self.run, self.stages, self.groups, self.text = run, stages, groups, text
-        self.optimizer = make_optimizer(stages, run.train, run.precision, groups)
+        self.optimizer: Any = make_optimizer(stages, run.train, run.precision, groups)
         self.schedule = make_schedule(self.optimizer, run.train)
         self.state = TrainState(stages, groups, self.optimizer, self.schedule)
         connect(stages, self.optimizer, groups)
