@@ -1,0 +1,89 @@
+"""Joining and leaving a job of one rank, and what is said when groups and parallelism do not fit."""
+
+import pytest
+import torch
+from megatron.core import parallel_state
+from megatron.core.process_groups_config import ProcessGroupCollection
+
+from modelwright.config import ConfigError, Parallelism
+from modelwright.distributed import GroupError, check_groups, device_runtime, finalize, initialize, virtual_stages
+
+AXES = ("tp", "pp", "cp", "ep", "dp", "dp_cp")
+
+
+def test_one_process_is_a_job_of_its_own(groups: ProcessGroupCollection) -> None:
+    assert torch.distributed.get_world_size() == 1
+    assert {axis: getattr(groups, axis).size() for axis in AXES} == dict.fromkeys(AXES, 1)
+    check_groups(groups, Parallelism())
+
+
+def test_the_groups_of_the_engine_are_the_same(groups: ProcessGroupCollection) -> None:
+    assert parallel_state.get_tensor_model_parallel_group() is groups.tp
+    assert parallel_state.get_pipeline_model_parallel_group() is groups.pp
+
+
+def test_leaving_ends_both_and_can_be_repeated(groups: ProcessGroupCollection) -> None:
+    for _ in range(2):
+        finalize()
+        assert not torch.distributed.is_initialized()
+        assert not parallel_state.model_parallel_is_initialized()
+
+
+def test_a_job_can_be_joined_again(groups: ProcessGroupCollection) -> None:
+    again = initialize(Parallelism())
+    check_groups(again, Parallelism())
+    finalize()
+    check_groups(initialize(Parallelism()), Parallelism())
+
+
+def test_random_states_follow_the_seed(groups: ProcessGroupCollection) -> None:
+    drawn = []
+    for seed in (1, 2, 1):
+        initialize(Parallelism(), seed=seed)
+        drawn.append(torch.rand(4))
+    assert torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0], drawn[1])
+
+
+def test_processes_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with device_runtime(), pytest.raises(ConfigError) as caught:
+        initialize(Parallelism(tensor=2))
+    assert str(caught.value) == (
+        "the number of processes must be a multiple of `tensor` 2 × `pipeline` 1 × `context` 1 = 2, but 3 were "
+        "launched; launch 2, or change an axis."
+    )
+    assert not torch.distributed.is_initialized()
+
+
+def test_an_existing_job_counts_before_the_environment(
+    groups: ProcessGroupCollection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="but 1 were launched"):
+        initialize(Parallelism(tensor=2))
+
+
+def test_every_group_that_does_not_fit_is_named(groups: ProcessGroupCollection) -> None:
+    some = ProcessGroupCollection(tp=groups.tp, pp=groups.pp, cp=groups.cp, dp=groups.dp)
+    with pytest.raises(GroupError) as caught:
+        check_groups(some, Parallelism(tensor=4, pipeline=2))
+    assert str(caught.value) == (
+        "`pg_collection` must hold the groups of the parallelism, but `tp` has 1 ranks where the parallelism asks for "
+        "4; `pp` has 1 ranks where the parallelism asks for 2; `ep` is not set; `dp_cp` is not set; pass what "
+        "`modelwright.distributed.initialize(parallelism)` returned."
+    )
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_each_group_must_be_set(groups: ProcessGroupCollection, axis: str) -> None:
+    """The engine's own check passes such a collection, because `hasattr` is true for a group that is None."""
+    some = ProcessGroupCollection(**{name: getattr(groups, name) for name in AXES if name != axis})
+    assert hasattr(some, axis)
+    with pytest.raises(GroupError, match=f"but `{axis}` is not set; pass"):
+        check_groups(some, Parallelism())
+
+
+def test_virtual_stages_as_the_engine_counts_them() -> None:
+    assert virtual_stages(Parallelism()) is None
+    assert virtual_stages(Parallelism(pipeline=2, virtual_pipeline=3)) == 3

@@ -1,0 +1,183 @@
+"""Initial values are a function of seed, name and index: every shard is its slice of the whole draw."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from megatron.core.dist_checkpointing import ShardedTensor
+from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
+from torch import Tensor, nn
+
+from modelwright.distributed import InitialisationError, NormalInit, deferred_initialisation, initialise_parameters
+
+GROUPS: Any = SimpleNamespace(dp_cp=None)
+ROWS, COLUMNS = 150, 10  # rows beyond two blocks of 64, and shards that begin within a block
+type Describe = Callable[[str, Tensor], Any]
+
+
+class Stage(nn.Module):
+    """One weight, and what `describe` says of which part of the whole it is."""
+
+    def __init__(self, *shape: int, name: str = "weight", dtype: torch.dtype = torch.float32, std: float = 1.0) -> None:
+        super().__init__()
+        self.name = name
+        self.weight = nn.Parameter(torch.full(shape, 7.0, dtype=dtype))
+        self.bias = nn.Parameter(torch.full((3,), 7.0))
+        with deferred_initialisation():
+            NormalInit(std)(self.weight)
+
+    describe: Describe = staticmethod(ShardedTensor.from_rank_offsets)
+
+    def sharded_state_dict(self, metadata: Any) -> dict[str, Any]:
+        bias = ShardedTensor.from_rank_offsets("bias", self.bias.data)
+        return {"bias": bias, "weight": self.describe(self.name, self.weight.data)}
+
+
+def drawn(stage: Stage, seed: int = 1) -> Tensor:
+    initialise_parameters([stage], GROUPS, seed=seed)
+    return stage.weight.detach()
+
+
+def shard(describe: Describe, *shape: int, **options: Any) -> Tensor:
+    stage = Stage(*shape, **options)
+    stage.describe = describe  # type: ignore[method-assign]
+    return drawn(stage)
+
+
+@pytest.fixture(scope="module")
+def whole() -> Tensor:
+    return drawn(Stage(ROWS, COLUMNS))
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 150])
+def test_row_shards(whole: Tensor, count: int) -> None:
+    for rank in {0, 1, count - 1}:
+        part = shard(lambda k, t, r=rank: ShardedTensor.from_rank_offsets(k, t, (0, r, count)), ROWS // count, COLUMNS)
+        assert torch.equal(part, whole.chunk(count)[rank])
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_column_shards(whole: Tensor, count: int) -> None:
+    for rank in range(count):
+        part = shard(lambda k, t, r=rank: ShardedTensor.from_rank_offsets(k, t, (1, r, count)), ROWS, COLUMNS // count)
+        assert torch.equal(part, whole.chunk(count, dim=1)[rank])
+
+
+def test_shards_in_both_dims(whole: Tensor) -> None:
+    part = shard(lambda k, t: ShardedTensor.from_rank_offsets(k, t, (0, 1, 2), (1, 1, 2)), ROWS // 2, COLUMNS // 2)
+    assert torch.equal(part, whole[ROWS // 2 :, COLUMNS // 2 :])
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_gated_shard_is_two_slices(whole: Tensor, rank: int) -> None:
+    """fc1 of a gated MLP holds its part of the gate and, behind it, its part of the other half."""
+
+    def build(key: str, tensor: Tensor, replica_id: Any, flattened_range: Any) -> list[ShardedTensor]:
+        gate, up = tensor.chunk(2)
+        return [
+            ShardedTensor.from_rank_offsets(key, gate, (0, rank, 4)),
+            ShardedTensor.from_rank_offsets(key, up, (0, rank + 2, 4)),
+        ]
+
+    rows = 160
+    part = shard(lambda k, t: ShardedTensorFactory(k, t, build, torch.cat), rows // 2, COLUMNS)
+    quarters = drawn(Stage(rows, COLUMNS)).chunk(4)
+    assert torch.equal(part, torch.cat([quarters[rank], quarters[rank + 2]]))
+
+
+def test_a_vector() -> None:
+    full = drawn(Stage(ROWS))
+    part = shard(lambda k, t: ShardedTensor.from_rank_offsets(k, t, (0, 1, 2)), ROWS // 2)
+    assert torch.equal(part, full[ROWS // 2 :])
+
+
+def test_axes_in_front_name_the_tensor() -> None:
+    """An expert's matrix is drawn by its own number, wherever it lives and however its rows are cut."""
+
+    def expert(index: int, rank: int, of: int) -> Tensor:
+        def describe(key: str, tensor: Tensor) -> ShardedTensor:
+            return ShardedTensor.from_rank_offsets(key, tensor, (0, index, 4), (1, rank, of), prepend_axis_num=1)
+
+        return shard(describe, ROWS // of, COLUMNS)
+
+    assert not torch.equal(expert(0, 0, 1), expert(3, 0, 1))
+    assert torch.equal(torch.cat([expert(3, 0, 2), expert(3, 1, 2)]), expert(3, 0, 1))
+
+
+def test_seed_and_name_decide(whole: Tensor) -> None:
+    assert torch.equal(drawn(Stage(ROWS, COLUMNS)), whole)
+    assert not torch.equal(drawn(Stage(ROWS, COLUMNS), seed=2), whole)
+    assert not torch.equal(drawn(Stage(ROWS, COLUMNS, name="other")), whole)
+
+
+def test_the_random_state_of_the_process_has_no_part(whole: Tensor) -> None:
+    torch.manual_seed(99)
+    state = torch.get_rng_state()
+    assert torch.equal(drawn(Stage(ROWS, COLUMNS)), whole)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_mean_and_deviation() -> None:
+    values = drawn(Stage(1000, 100, std=0.02))
+    assert abs(values.mean().item()) < 3e-4  # about five standard errors
+    assert values.std().item() == pytest.approx(0.02, rel=0.01)
+    blocks = values[:960].view(15, -1)
+    assert len({tuple(block[:4].tolist()) for block in blocks}) == 15
+
+
+def test_other_formats_round_the_same_draw(whole: Tensor) -> None:
+    assert torch.equal(drawn(Stage(ROWS, COLUMNS, dtype=torch.bfloat16)), whole.bfloat16())
+
+
+def test_what_is_not_marked_keeps_its_values() -> None:
+    stage = Stage(4, 4)
+    drawn(stage)
+    assert torch.equal(stage.bias, torch.full((3,), 7.0))
+
+
+def test_drawing_again_changes_nothing(whole: Tensor) -> None:
+    """The mark is used up, so weights that a hook loaded are safe."""
+    stage = Stage(ROWS, COLUMNS)
+    drawn(stage)
+    stage.weight.data.fill_(3.0)
+    drawn(stage)
+    assert torch.equal(stage.weight, torch.full((ROWS, COLUMNS), 3.0))
+
+
+def test_a_marked_weight_that_nothing_describes_is_refused() -> None:
+    """It would keep whatever the memory held."""
+
+    class Forgetful(Stage):
+        def sharded_state_dict(self, metadata: Any) -> dict[str, Any]:
+            return {}
+
+    with pytest.raises(InitialisationError) as caught:
+        drawn(Forgetful(4, 4))
+    assert str(caught.value) == (
+        "`sharded_state_dict` of `Forgetful` must describe every parameter that an `init_method` was called on, in "
+        "the parameter's own memory, but does not hold all of `weight`; describe it, or give it its values without "
+        "`config.init_method`."
+    )
+
+
+def test_a_distribution_draws_at_once_outside_a_build() -> None:
+    weight = torch.full((1000,), 7.0)
+    torch.manual_seed(1)
+    assert NormalInit(0.5)(weight) is weight
+    assert weight.std().item() == pytest.approx(0.5, rel=0.1)
+    with deferred_initialisation():
+        kept = torch.full((4,), 7.0)
+        assert NormalInit(0.5)(kept) is kept
+        assert torch.equal(kept, torch.full((4,), 7.0))
+
+
+def test_deferral_ends_with_its_context() -> None:
+    with deferred_initialisation():
+        with deferred_initialisation():
+            pass
+        assert torch.equal(NormalInit(1.0)(torch.full((4,), 7.0)), torch.full((4,), 7.0))
+    with pytest.raises(ZeroDivisionError), deferred_initialisation():
+        _ = 1 / 0
+    assert not torch.equal(NormalInit(1.0)(torch.full((4,), 7.0)), torch.full((4,), 7.0))

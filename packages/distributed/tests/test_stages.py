@@ -1,0 +1,53 @@
+"""Which layers each stage holds."""
+
+import pytest
+
+from modelwright.config import Parallelism
+from modelwright.distributed import StageError, layers_of, staged_pattern
+
+
+@pytest.mark.parametrize(
+    ("pattern", "unit", "parallelism", "staged"),
+    [
+        ("*-*-", 2, Parallelism(), "*-*-"),
+        ("*-*-", 2, Parallelism(pipeline=2), "*-|*-"),
+        ("*-*-*-*-", 2, Parallelism(pipeline=2, virtual_pipeline=2), "*-|*-|*-|*-"),
+        ("MMM*-M", 1, Parallelism(pipeline=3), "MM|M*|-M"),
+        ("*-|*-*-", 2, Parallelism(pipeline=2), "*-|*-*-"),
+        ("*|-*-|*-", 2, Parallelism(pipeline=3), "*|-*-|*-"),
+    ],
+)
+def test_boundaries(pattern: str, unit: int, parallelism: Parallelism, staged: str) -> None:
+    assert staged_pattern(pattern, parallelism, unit=unit) == staged
+
+
+def test_layers_that_do_not_divide() -> None:
+    with pytest.raises(StageError) as caught:
+        staged_pattern("*-" * 6, Parallelism(pipeline=2, virtual_pipeline=2), unit=2)
+    assert str(caught.value) == (
+        "`pipeline` × `virtual_pipeline` must divide the number of layers, but 4 does not divide 6; use a divisor of "
+        "it, or put `|` into the pattern where a stage ends."
+    )
+
+
+@pytest.mark.parametrize("parallelism", [Parallelism(), Parallelism(pipeline=3)])
+def test_boundaries_for_another_number_of_stages(parallelism: Parallelism) -> None:
+    with pytest.raises(StageError) as caught:
+        staged_pattern("*-|*-", parallelism)
+    assert str(caught.value) == (
+        f"a stack pattern with boundaries must have `pipeline` × `virtual_pipeline` = {parallelism.pipeline} stages, "
+        "but '*-|*-' has 2; change the boundaries or the parallelism."
+    )
+
+
+def test_the_layers_of_even_stages() -> None:
+    """Virtual stages go round the ranks: rank 0 holds the first and the third of four."""
+    parallelism = Parallelism(pipeline=2, virtual_pipeline=2)
+    pattern = staged_pattern("*-" * 4, parallelism, unit=2)
+    held = {(rank, v): layers_of(pattern, parallelism, rank, v) for rank in range(2) for v in range(2)}
+    assert held == {(0, 0): (0, "*-"), (1, 0): (2, "*-"), (0, 1): (4, "*-"), (1, 1): (6, "*-")}
+
+
+def test_the_layers_of_uneven_stages() -> None:
+    pattern, parallelism = "*|-*-|*-", Parallelism(pipeline=3)
+    assert [layers_of(pattern, parallelism, rank) for rank in range(3)] == [(0, "*"), (1, "-*-"), (4, "*-")]
