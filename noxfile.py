@@ -42,9 +42,10 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def types(session: nox.Session) -> None:
-    """Check sources and typing tests with mypy and pyright, both strict; both must reject the canary."""
+    """Check sources, examples and typing tests with mypy and pyright, both strict; both must reject the canary."""
     sources = [f"packages/{package}/src" for package in PACKAGES]
     sources += [str(path.relative_to(ROOT)) for path in ROOT.glob("tests/typing/**/*.py") if not path.match(CANARY)]
+    sources += [str(path.relative_to(ROOT)) for path in ROOT.glob("docs/examples/*.py")]
     for checker in ("mypy", "pyright"):
         uv(session, "run", checker, *sources)
         check_canary(session, checker)

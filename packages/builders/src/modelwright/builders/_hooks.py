@@ -109,9 +109,9 @@ def _checked(changed: object, hook: Hook, count: int) -> list[nn.Module]:
     items = cast("list[object]", changed) if isinstance(changed, list) else []
     modules = [item for item in items if isinstance(item, nn.Module)]
     if len(modules) != len(items) or len(modules) != count:
+        returned = f"list of {len(items)}" if isinstance(changed, list) else f"{changed.__class__.__name__}"
         raise HookError(
-            f"hook `{hook.name}` must return a list of {count} modules or None, but returned {type(changed).__name__}"
-            f"{f' of {len(items)}' if isinstance(changed, list) else ''}; return the stages it was given, or None "
-            "when it changed them in place."
+            f"hook `{hook.name}` must return a list of {count} modules or None, but returned {returned}; return the "
+            "stages it was given, or None when it changed them in place."
         )
     return modules

@@ -4,23 +4,17 @@ In order: the builder handed to `builder_for`, the one registered for the config
 names in `builder`.
 """
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 from modelwright.builders._builder import ModelBuilder
 from modelwright.config import ConfigError, ModelConfig
 from modelwright.protocols import ModelwrightError
 
 type AnyBuilder = ModelBuilder[Any, Any]
+type BuilderClass = Callable[..., AnyBuilder]  # from a config and the builder's own options
 
 _registered: dict[str, type[AnyBuilder]] = {}
-
-
-class BuilderClass(Protocol):
-    """A builder class, or a function in its place: makes a builder from a config and the builder's own options."""
-
-    def __call__(self, config: Any, /, **options: Any) -> AnyBuilder:
-        """Make the builder."""
-        ...
 
 
 class BuilderError(ModelwrightError):
@@ -63,9 +57,8 @@ def builder_for(config: ModelConfig, *, builder: BuilderClass | None = None, **o
     Raises:
         BuilderError: The config's class names no builder, or one that cannot be imported.
     """
-    chosen: Any = builder or _registered.get(config.kind) or _named_by(config)
-    made: AnyBuilder = chosen(config, **options)
-    return made
+    chosen: BuilderClass = builder or _registered.get(config.kind) or _named_by(config)
+    return chosen(config, **options)
 
 
 def _is_builder(cls: object) -> bool:

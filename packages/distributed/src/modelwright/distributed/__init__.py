@@ -6,9 +6,15 @@ builder runs, `cpu_runtime()` lets all of it run without a GPU.
 
 from modelwright.distributed._cpu_runtime import CpuRuntimeError, cpu_runtime, device_runtime
 from modelwright.distributed._groups import GroupError, check_groups, finalize, initialize, virtual_stages
-from modelwright.distributed._initialisation import NormalInit, deferred_initialisation, initialise_parameters
+from modelwright.distributed._initialisation import (
+    InitialisationError,
+    NormalInit,
+    deferred_initialisation,
+    initialise_parameters,
+)
 from modelwright.distributed._lifecycle import build_stages
 from modelwright.distributed._stages import StageError, layers_of, staged_pattern
+from modelwright.distributed._whole import WholeStateError, load_whole_state, local_shards
 from modelwright.distributed._wrap import (
     WrapError,
     engine_config,
@@ -21,8 +27,10 @@ from modelwright.distributed._wrap import (
 __all__ = [
     "CpuRuntimeError",
     "GroupError",
+    "InitialisationError",
     "NormalInit",
     "StageError",
+    "WholeStateError",
     "WrapError",
     "build_stages",
     "check_groups",
@@ -34,6 +42,8 @@ __all__ = [
     "initialise_parameters",
     "initialize",
     "layers_of",
+    "load_whole_state",
+    "local_shards",
     "staged_pattern",
     "total_bytes",
     "total_parameters",

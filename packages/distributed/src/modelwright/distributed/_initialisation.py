@@ -11,17 +11,22 @@ it does not own.
 
 import contextlib
 import hashlib
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from megatron.core.dist_checkpointing import ShardedTensor
-from megatron.core.dist_checkpointing.dict_utils import nested_values  # pyright: ignore[reportUnknownVariableType]
-from megatron.core.dist_checkpointing.mapping import apply_factories
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import Tensor, nn
+
+from modelwright.distributed._whole import local_shards
+from modelwright.protocols import ModelwrightError
+
+
+class InitialisationError(ModelwrightError):
+    """A parameter that nobody would have given its values."""
+
 
 _ROWS_PER_BLOCK = 64
 _NOTE = "modelwright_init"
@@ -71,26 +76,34 @@ def initialise_parameters(stages: Iterable[nn.Module], pg_collection: ProcessGro
         stages: The stages of this rank, not wrapped.
         pg_collection: The process groups of this rank.
         seed: The same on all ranks.
+
+    Raises:
+        InitialisationError: A stage does not describe all of a parameter that is marked.
     """
     for stage in stages:
         marked = {_storage(p): p for p in stage.parameters() if isinstance(getattr(p, _NOTE, None), NormalInit)}
         if not marked:
             continue
-        for shard, local in _shards(stage, pg_collection):
-            parameter = marked.get(_storage(local))
-            if parameter is not None:
-                _draw(shard, local, getattr(parameter, _NOTE), seed)
+        drawn = dict.fromkeys(marked, 0)
+        for shard, local in local_shards(stage, pg_collection):
+            where = _storage(local)
+            if where in marked:
+                _draw(shard, local, getattr(marked[where], _NOTE), seed)
+                drawn[where] += local.numel()
+        _check_drawn(stage, drawn)
         for parameter in marked.values():
             delattr(parameter, _NOTE)
 
 
-def _shards(stage: Any, pg_collection: ProcessGroupCollection) -> Iterator[tuple[ShardedTensor, Tensor]]:
-    sharded: dict[str, Any] = stage.sharded_state_dict(metadata={"dp_cp_group": pg_collection.dp_cp})
-    apply_factories(sharded)
-    values: Iterator[Any] = nested_values(sharded)  # pyright: ignore[reportUnknownVariableType]
-    for value in values:  # pyright: ignore[reportUnknownVariableType]
-        if isinstance(value, ShardedTensor) and value.data is not None:
-            yield value, value.data
+def _check_drawn(stage: nn.Module, drawn: dict[int, int]) -> None:
+    """Refuse a marked parameter that was not drawn as a whole: it would hold whatever the memory held."""
+    missing = [f"`{name}`" for name, p in stage.named_parameters() if drawn.get(_storage(p), p.numel()) < p.numel()]
+    if missing:
+        raise InitialisationError(
+            f"`sharded_state_dict` of `{type(stage).__name__}` must describe every parameter that an `init_method` was "
+            f"called on, in the parameter's own memory, but does not hold all of {', '.join(missing)}; describe it, or "
+            "give it its values without `config.init_method`."
+        )
 
 
 def _storage(tensor: Tensor) -> int:

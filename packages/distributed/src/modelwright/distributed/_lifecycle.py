@@ -63,7 +63,8 @@ def build_stages(
     )
     virtual = virtual_stages(parallelism)
     with deferred_initialisation():
-        stages = [build_stage(i if virtual else None) for i in range(virtual or 1)]
+        # A part that did not ask for a device was made on the CPU.
+        stages = [build_stage(i if virtual else None).cuda() for i in range(virtual or 1)]
     initialise_parameters(stages, pg_collection, seed=seed)
     stages = run_hooks(hooks, "before_wrap", stages, context)
     for stage in stages:

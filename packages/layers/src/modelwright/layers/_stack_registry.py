@@ -5,22 +5,23 @@ entry-point group `modelwright.parts`, never because a file named it.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from modelwright.config import ModelConfig
 from modelwright.layers._specs import StackSpec
 from modelwright.protocols import ModelwrightError, did_you_mean
 
-type StackFunction = Callable[[ModelConfig], StackSpec]
+type StackFunction[ConfigT: ModelConfig] = Callable[[ConfigT], StackSpec]
 
-_stacks: dict[str, StackFunction] = {}
+_stacks: dict[str, StackFunction[Any]] = {}
 
 
-def register_stack(name: str, function: StackFunction) -> None:
+def register_stack[ConfigT: ModelConfig](name: str, function: StackFunction[ConfigT]) -> None:
     """Let files select a spec by name; a name registered again is replaced.
 
     Args:
         name: What a file writes after `stack:`.
-        function: Makes the spec for a config.
+        function: Makes the spec for a config of the family that it is meant for.
     """
     _stacks[name] = function
 
