@@ -1,0 +1,151 @@
+"""`resolve` makes the engine's config afresh, passes `engine:` through, and refuses what cannot be meant."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from megatron.core.transformer import TransformerConfig
+from torch.nn import functional as F
+
+from modelwright.config import Parallelism, Precision, fingerprint, replace
+from modelwright.distributed import NormalInit
+from modelwright.layers import EngineFieldError, resolve
+from packages.layers.tests.toy import ToyConfig
+
+
+def resolved(parallelism: Parallelism | None = None, precision: Precision | None = None, **engine: object) -> object:
+    return resolve(ToyConfig(engine=engine), parallelism or Parallelism(), precision or Precision())
+
+
+def refused(**engine: object) -> str:
+    with pytest.raises(EngineFieldError) as caught:
+        resolved(**engine)  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+def test_the_fields_of_the_model() -> None:
+    engine = resolve(ToyConfig(init_std=0.5), Parallelism(), Precision())
+    assert type(engine) is TransformerConfig
+    assert engine.hidden_size == 16
+    assert engine.num_query_groups == 2
+    assert engine.kv_channels == 4
+    assert engine.activation_func is F.silu
+    assert engine.gated_linear_unit is True
+    assert engine.is_hybrid_model is True
+    assert engine.init_method == NormalInit(0.5)
+    assert engine.output_layer_init_method == NormalInit(0.5 / math.sqrt(2))
+
+
+def test_the_fields_of_the_parallelism() -> None:
+    engine = resolve(
+        replace(ToyConfig(), groups=4), Parallelism(tensor=2, sequence=True, pipeline=2, context=1), Precision()
+    )
+    assert (engine.tensor_model_parallel_size, engine.pipeline_model_parallel_size) == (2, 2)
+    assert engine.sequence_parallel is True
+    assert engine.virtual_pipeline_model_parallel_size is None
+    assert (engine.overlap_p2p_comm, engine.batch_p2p_comm) == (False, True)
+
+
+def test_virtual_stages_are_sent_to_one_by_one() -> None:
+    """Batched sends between two ranks pair up crosswise, and nothing but the loss would tell."""
+    engine = resolve(ToyConfig(), Parallelism(pipeline=2, virtual_pipeline=2), Precision())
+    assert engine.virtual_pipeline_model_parallel_size == 2
+    assert (engine.overlap_p2p_comm, engine.batch_p2p_comm) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("params", "dtype", "bf16", "fp16"),
+    [
+        ("float32", torch.float32, False, False),
+        ("bfloat16", torch.bfloat16, True, False),
+        ("float16", torch.float16, False, True),
+    ],
+)
+def test_the_fields_of_the_precision(params: str, dtype: torch.dtype, bf16: bool, fp16: bool) -> None:
+    engine = resolve(ToyConfig(), Parallelism(), Precision(params=params))  # type: ignore[arg-type]
+    assert (engine.params_dtype, engine.pipeline_dtype, engine.autocast_dtype) == (dtype, dtype, dtype)
+    assert (engine.bf16, engine.fp16) == (bf16, fp16)
+
+
+def test_any_other_field_of_the_engine_passes() -> None:
+    engine = resolve(
+        ToyConfig(
+            engine={"recompute_granularity": "selective", "recompute_modules": ["core_attn"], "softmax_scale": 2}
+        ),
+        Parallelism(),
+        Precision(),
+    )
+    assert engine.recompute_granularity == "selective"
+    assert engine.recompute_modules == ["core_attn"]
+    assert engine.softmax_scale == 2
+
+
+def test_none_is_a_value_where_the_engine_allows_it() -> None:
+    assert resolve(ToyConfig(engine={"softmax_scale": None}), Parallelism(), Precision()).softmax_scale is None
+
+
+def test_an_unknown_field_and_what_was_meant() -> None:
+    assert refused(recompute_granularty="selective") == (
+        "`engine.recompute_granularty` is not a field of the engine's `TransformerConfig`; did you mean "
+        "`recompute_granularity`?."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("fp32_residual_connection", "yes", "bool, but is 'yes'"),
+        ("fp32_residual_connection", 1, "bool, but is 1"),
+        ("moe_router_topk", "two", "int, but is 'two'"),
+        ("moe_router_topk", True, "int, but is True"),
+        ("softmax_scale", "big", "but is 'big'"),
+        ("recompute_modules", "core_attn", "but is 'core_attn'"),
+        ("recompute_modules", [1], "but is (1,)"),
+    ],
+)
+def test_a_value_of_another_type(name: str, value: object, expected: str) -> None:
+    message = refused(**{name: value})
+    assert message.startswith(f"`engine.{name}` must be ")
+    assert message.endswith(f"{expected}.")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["hidden_size", "tensor_model_parallel_size", "batch_p2p_comm", "bf16", "init_method", "use_cpu_initialization"],
+)
+def test_a_field_with_another_owner(name: str) -> None:
+    assert refused(**{name: 1}) == (
+        f"`engine.{name}` is owned by a field of the model, parallelism or precision; set that one."
+    )
+
+
+def test_everything_wrong_is_said_at_once() -> None:
+    assert refused(hidden_size=8, no_such_thing_at_all=1, moe_router_topk="two") == (
+        "`engine.hidden_size` is owned by a field of the model, parallelism or precision; set that one; "
+        "`engine.no_such_thing_at_all` is not a field of the engine's `TransformerConfig`; "
+        "`engine.moe_router_topk` must be int, but is 'two'."
+    )
+
+
+@pytest.mark.parametrize("value", [[], [1, "a"], [[1]], {"a": 1}, "text", 0.5, None], ids=str)
+def test_every_field_of_the_engine_has_a_verdict(value: object) -> None:
+    """No annotation of the engine makes the check itself fail."""
+    names = [field.name for field in dataclasses.fields(TransformerConfig)]
+    message = refused(no_such_thing_at_all=1, **dict.fromkeys(names, value))
+    assert "`engine.no_such_thing_at_all` is not a field" in message
+    assert "`engine.hidden_size` is owned by" in message
+
+
+def test_resolving_twice_gives_equal_and_separate_configs() -> None:
+    config = ToyConfig(engine={"recompute_modules": ["core_attn"], "recompute_granularity": "selective"})
+    before = fingerprint(config)
+    first, second = (resolve(config, Parallelism(), Precision()) for _ in range(2))
+    assert first is not second
+    assert vars(first) == vars(second)
+    assert first.recompute_modules is not second.recompute_modules
+    first.hidden_size = 99
+    assert first.recompute_modules is not None
+    first.recompute_modules.append("mlp")
+    assert vars(resolve(config, Parallelism(), Precision())) == vars(second)
+    assert fingerprint(config) == before

@@ -1,0 +1,98 @@
+"""What does not fit a slot is refused when the spec is made; a spec stays as it is however often it is built."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import pytest
+import torch
+from megatron.core.process_groups_config import ProcessGroupCollection
+from torch import Tensor, nn
+
+from modelwright.layers import AttentionLayerSpec, MlpLayerSpec, MlpSpec, SelfAttentionSpec, StackSpec, TorchNorm
+from modelwright.protocols import ConformanceError
+from packages.layers.tests.toy import build
+
+SPECS = (SelfAttentionSpec, MlpSpec, AttentionLayerSpec, MlpLayerSpec, StackSpec)
+
+
+class WrongMlp(nn.Module):
+    """Asks for what no slot passes, and cannot be called as the layer calls."""
+
+    def __init__(self, *, hidden_size: int, pg_collection: Any, is_mtp_layer: bool, name: str | None) -> None:
+        super().__init__()
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+
+class Unfit:
+    """Fits no slot: every one passes something."""
+
+    def __init__(self) -> None: ...
+
+
+def test_a_wrong_part_is_refused_before_any_group_exists() -> None:
+    assert not torch.distributed.is_initialized()
+    with pytest.raises(ConformanceError) as caught:
+        MlpLayerSpec(mlp=WrongMlp)  # type: ignore[arg-type]
+    assert str(caught.value) == (
+        "`WrongMlp` cannot fill `MlpBuilder`:\n"
+        "  - its constructor does not accept `config`, which the slot passes by keyword; add the parameter `config: "
+        "TransformerConfig`, or accept `**kwargs`.\n"
+        "  - its constructor requires `hidden_size`, which the slot does not pass; give it a default, or bind it: "
+        "`functools.partial(..., hidden_size=...)`.\n"
+        "  - its `forward` does not accept `padding_mask`, which the slot sometimes passes by keyword; add the "
+        "parameter `padding_mask: Tensor | None`, or accept `**kwargs`.\n"
+        "  - its `forward` returns `Tensor`, but the slot expects `tuple[Tensor, Tensor | None]`; return that."
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "slot"), [(spec, field.name) for spec in SPECS for field in dataclasses.fields(spec)], ids=str
+)
+def test_every_slot_is_checked(spec: Any, slot: str) -> None:
+    with pytest.raises(ConformanceError, match=r"^`Unfit` cannot fill `\w+Builder`"):
+        spec(**{slot: Unfit})
+    with pytest.raises(ConformanceError, match=r"^`Unfit` cannot fill `\w+Builder`"):
+        dataclasses.replace(spec(), **{slot: Unfit})
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_specs_are_frozen_values(spec: Any) -> None:
+    assert spec() == spec()
+    field = dataclasses.fields(spec)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(spec(), field, None)
+
+
+def test_an_instance_is_not_a_builder() -> None:
+    with pytest.raises(ConformanceError, match="pass the class"):
+        MlpLayerSpec(mlp=WrongMlp(hidden_size=1, pg_collection=None, is_mtp_layer=False, name=None))  # type: ignore[arg-type]
+
+
+def test_one_spec_makes_many_models(groups: ProcessGroupCollection) -> None:
+    """The engine replaces parts on the submodules that it is given; ours are made anew for each layer."""
+    spec = StackSpec(final_norm=functools.partial(TorchNorm, eps=1e-3))
+    before = _leaves(spec)
+    first, second = build(groups, spec=spec), build(groups, spec=spec)
+    assert _leaves(spec) == before
+    assert all(now is then for now, then in zip(_leaves(spec).values(), before.values(), strict=True))
+    assert not {id(m) for m in first.modules()} & {id(m) for m in second.modules()}
+    assert not {id(p) for p in first.parameters()} & {id(p) for p in second.parameters()}
+    assert _shapes(first) == _shapes(second)
+
+
+def _leaves(spec: Any, path: str = "") -> dict[str, Any]:
+    """Every builder of a spec by its path, nested specs opened."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(spec):
+        part, name = getattr(spec, field.name), f"{path}.{field.name}"
+        found[name] = part
+        if dataclasses.is_dataclass(part) and not isinstance(part, type):
+            found |= _leaves(part, name)
+    return found
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}

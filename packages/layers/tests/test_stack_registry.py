@@ -1,0 +1,36 @@
+"""Stack specs under names."""
+
+import pytest
+
+from modelwright.layers import MlpLayerSpec, StackSpec, TorchNorm, register_stack, registered_stack
+from modelwright.protocols import ModelwrightError
+from packages.layers.tests.toy import ToyConfig
+
+
+class OtherNorm(TorchNorm):
+    """A part of one's own."""
+
+
+def test_a_name_gives_the_spec_for_a_config() -> None:
+    seen = []
+
+    def toy(config: object) -> StackSpec:
+        seen.append(config)
+        return StackSpec(final_norm=OtherNorm)
+
+    register_stack("toy", toy)
+    config = ToyConfig()
+    assert registered_stack("toy", config) == StackSpec(final_norm=OtherNorm)
+    assert seen == [config]
+    register_stack("toy", lambda config: StackSpec(mlp=MlpLayerSpec(pre_mlp_layernorm=OtherNorm)))
+    assert registered_stack("toy", config).final_norm is TorchNorm
+
+
+def test_an_unknown_name() -> None:
+    register_stack("toy", lambda config: StackSpec())
+    with pytest.raises(ModelwrightError) as caught:
+        registered_stack("toi", ToyConfig())
+    assert str(caught.value) == (
+        "`stack` must name a registered stack, but 'toi' is not one (registered: `toy`); did you mean `toy`?; import "
+        "the module that calls `register_stack` with `--import`."
+    )
