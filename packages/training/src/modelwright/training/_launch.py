@@ -9,7 +9,9 @@ import os
 import signal
 import sys
 import tempfile
+import time
 import traceback
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,10 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from modelwright.protocols import ModelwrightError
+
+_LOOK_EVERY = 0.2
+# The launcher reports the rank that it first sees dead. One that fails because another was killed must not be that one.
+_AFTER_THE_CAUSE = 5 * _LOOK_EVERY
 
 
 @dataclass(frozen=True)
@@ -76,8 +82,9 @@ def launch(function: Callable[..., None], *args: Any, ranks: int, threads: int |
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
             max_restarts=0,
-            monitor_interval=0.2,
+            monitor_interval=_LOOK_EVERY,
             start_method="spawn",
+            run_id=uuid.uuid4().hex,
         )
         try:
             elastic_launch(config, entrypoint=_guarded)(function, args, errors)
@@ -99,6 +106,8 @@ def _guarded(function: Callable[..., None], args: tuple[Any, ...], errors: str) 
             word["message"] = f"{type(error).__name__}: {word['message']}"
         Path(errors, f"{os.environ['RANK']}.json").write_text(json.dumps(word))
         sys.stderr.flush()
+        if not word["mendable"]:
+            time.sleep(_AFTER_THE_CAUSE)
         os._exit(1)
 
 
