@@ -8,7 +8,7 @@ import json
 import re
 from pathlib import Path
 
-from modelwright.config import RunConfig, loads
+from modelwright.config import ConfigError, RunConfig, loads
 from modelwright.protocols import ModelwrightError
 
 CONFIG_FILE = "modelwright.json"
@@ -84,7 +84,9 @@ def checkpoint_config(path: Path) -> RunConfig:
     """
     try:
         text = json.loads((path / CONFIG_FILE).read_text())["config"]
-        config = loads(text, format="json", source=str(path / CONFIG_FILE))
+        config = loads(text, format="json")
+    except ConfigError as error:
+        raise CheckpointError(f"`{path / CONFIG_FILE}` holds a config that cannot be used here: {error}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"`{path / CONFIG_FILE}` cannot be read: {error}; the checkpoint is damaged.") from error
     if not isinstance(config, RunConfig):
