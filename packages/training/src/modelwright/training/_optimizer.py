@@ -76,4 +76,7 @@ def make_schedule(optimizer: MegatronOptimizer, train: TrainConfig) -> Optimizer
         end_wd=train.weight_decay,
         wd_incr_steps=train.steps,
         wd_incr_style="constant",
+        # A resumed run moves as its config says, not as the one that began it did; else a longer run would learn nothing.
+        use_checkpoint_opt_param_scheduler=False,
+        override_opt_param_scheduler=True,
     )
