@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modelwright.config import RunConfig
+from modelwright.config import NoWrap, RunConfig
 from modelwright.protocols import ModelwrightError
 
 BYTE_VALUES = 256
@@ -54,8 +54,13 @@ def prepare(run: RunConfig) -> Text:
         The text.
 
     Raises:
-        ModelwrightError: The text cannot be read or does not fit the model.
+        ModelwrightError: The text cannot be read or does not fit the model, or nothing would keep the gradients.
     """
+    if isinstance(run.wrap, NoWrap):
+        raise ModelwrightError(
+            "`wrap.kind` must keep the gradients that the engine's optimizer reads, but is none; use ddp to train, on "
+            "one rank too."
+        )
     vocab_size, seq_length = language_shape(run)
     if vocab_size < BYTE_VALUES:
         raise DataError(

@@ -14,9 +14,8 @@ from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from torch import nn
 
 from modelwright.builders import Hook, ModelBuilder, builder_for
-from modelwright.config import NoWrap, RunConfig, replace
+from modelwright.config import RunConfig, replace
 from modelwright.distributed import initialize
-from modelwright.protocols import ModelwrightError
 from modelwright.training._checkpoint import TrainState, load_checkpoint, save_checkpoint
 from modelwright.training._data import Text, language_shape, prepare, training_batch, validation_batch
 from modelwright.training._optimizer import make_optimizer, make_schedule
@@ -105,11 +104,6 @@ def train(
     builder = builder_of(run, spec=spec, hooks=hooks)
     groups = initialize(run.parallelism, seed=run.train.seed)
     run = replace(run, parallelism=replace(run.parallelism, data=groups.dp.size()))
-    if isinstance(run.wrap, NoWrap) and groups.dp_cp.size() > 1:
-        raise ModelwrightError(
-            f"`wrap.kind` must reduce gradients over the {groups.dp_cp.size()} data-parallel ranks, but is none; "
-            "use ddp."
-        )
     stages = builder.build_distributed_models(
         groups, parallelism=run.parallelism, precision=run.precision, wrap=run.wrap, seed=run.train.seed
     )
