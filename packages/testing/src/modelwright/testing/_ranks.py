@@ -73,34 +73,36 @@ class RankPool:
         Raises:
             RankError: A rank failed; the pool starts anew at the next run.
         """
-        count = ranks or self.ranks
+        count = self.ranks if ranks is None else ranks
+        if not 1 <= count <= self.ranks:
+            raise RankError(
+                f"`ranks` must be from 1 to {self.ranks}, the size of the pool, but is {count}; use a larger pool."
+            )
         if not self._workers:
             self._workers = [_start(self.threads) for _ in range(self.ranks)]
         task = _Task(function, args, count, _free_port())
         for rank, (_, pipe) in enumerate(self._workers[:count]):
-            pipe.send((rank, task))
+            with contextlib.suppress(ConnectionError):  # of a dead process; `_collect` finds that out
+                pipe.send((rank, task))
         answers = self._collect(count, timeout)
-        failed = {rank: text for rank, (ok, text) in answers.items() if not ok}
+        failed = [f"rank {rank}:\n{text}" for rank, (ok, text) in sorted(answers.items()) if not ok]
         if failed or len(answers) < count:
             self.close()
-            silent = [
-                f"rank {rank} died or did not answer in {timeout:.0f} s" for rank in set(range(count)) - set(answers)
-            ]
-            raise RankError("\n".join([*silent, *(f"rank {rank}:\n{text}" for rank, text in sorted(failed.items()))]))
+            silent = sorted(set(range(count)) - set(answers))
+            raise RankError("\n".join(failed or [f"rank {rank} did not answer in {timeout:.0f} s" for rank in silent]))
         return [answers[rank][1] for rank in range(count)]
 
     def _collect(self, count: int, timeout: float) -> dict[int, tuple[bool, Any]]:
         """Answers by rank; stops at the first failure, since the other ranks may wait for that one forever."""
         answers: dict[int, tuple[bool, Any]] = {}
         waiting = {rank: pipe for rank, (_, pipe) in enumerate(self._workers[:count])}
-        while waiting:
+        while waiting and all(ok for ok, _ in answers.values()):
             ready = wait(list(waiting.values()), timeout)
-            for rank in [rank for rank, pipe in waiting.items() if pipe in ready]:
-                with contextlib.suppress(EOFError, ConnectionError):
-                    answers[rank] = waiting[rank].recv()
-                del waiting[rank]
-            if not ready or len(answers) + len(waiting) < count or not all(ok for ok, _ in answers.values()):
+            if not ready:
                 break
+            for rank in [rank for rank, pipe in waiting.items() if pipe in ready]:
+                answers[rank] = _answer(self._workers[rank])
+                del waiting[rank]
         return answers
 
     def close(self) -> None:
@@ -119,6 +121,17 @@ def _start(threads: int) -> tuple[BaseProcess, Connection]:
     process.start()
     theirs.close()
     return process, ours
+
+
+def _answer(worker: tuple[BaseProcess, Connection]) -> tuple[bool, Any]:
+    """What a worker sent; a process that died sends nothing."""
+    process, pipe = worker
+    try:
+        answer: tuple[bool, Any] = pipe.recv()
+    except (EOFError, ConnectionError):
+        process.join(timeout=10)
+        return False, f"the process died with exit code {process.exitcode}"
+    return answer
 
 
 def _free_port() -> int:
