@@ -218,8 +218,10 @@ class MistakenConfig(ModelConfig):
         ),
         (
             LostConfig(),
-            "`LostConfig.builder` is `no_such_module.builder:Builder`, which cannot be imported: No module named "
-            "'no_such_module'",
+            (
+                "`LostConfig.builder` is `no_such_module.builder:Builder`, which cannot be imported: No module named "
+                "'no_such_module'"
+            ),
         ),
     ],
 )
