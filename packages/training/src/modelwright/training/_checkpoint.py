@@ -4,6 +4,7 @@ Beside the engine's files lie the config of the run and the number of steps done
 """
 
 import json
+import queue
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from torch import nn
+from torch.distributed.checkpoint import CheckpointException
 
 from modelwright.config import RunConfig, dumps
 from modelwright.distributed import unwrapped
@@ -72,6 +75,9 @@ def save_checkpoint(state: TrainState, run: RunConfig, run_dir: Path, step: int)
 
     Returns:
         The folder of the checkpoint.
+
+    Raises:
+        RuntimeError: It cannot be written; older checkpoints are untouched.
     """
     path = checkpoint_path(run_dir, step)
     aside = path.with_name(f".{path.name}.partial")
@@ -80,12 +86,25 @@ def save_checkpoint(state: TrainState, run: RunConfig, run_dir: Path, step: int)
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
     torch.distributed.barrier()
-    dist_checkpointing.save(state.sharded(loading=False), str(aside))
+    _collect_in_this_process()
+    try:
+        dist_checkpointing.save(state.sharded(loading=False), str(aside))
+    except CheckpointException as error:
+        raise RuntimeError(f"`{path}` cannot be written: {_reason(error)}; older checkpoints are untouched.") from error
     torch.distributed.barrier()
     if first:
         _finish(aside, path, run, step)
     torch.distributed.barrier()
     return path
+
+
+def _collect_in_this_process() -> None:
+    """Let the engine gather what its writing threads say without a process of its own.
+
+    By default it starts a manager for that (filesystem_async.py), which takes seconds, needs an import-safe main
+    module, and lives on, holding the terminal, when the rank is killed.
+    """
+    setattr(filesystem_async, "_results_queue", queue.Queue())  # noqa: B010 - declared None
 
 
 def _finish(aside: Path, path: Path, run: RunConfig, step: int) -> None:
@@ -113,6 +132,18 @@ def load_checkpoint(state: TrainState, path: Path) -> None:
     """
     try:
         loaded: Any = dist_checkpointing.load(state.sharded(loading=True), str(path))
-    except (CheckpointingException, KeyError, RuntimeError, OSError) as error:
-        raise CheckpointError(f"`{path}` cannot be loaded into this model: {error}") from error
+    except CheckpointException as error:
+        raise CheckpointError(f"`{path}` cannot be loaded into this model: {_reason(error)}.") from error
+    except (CheckpointingException, KeyError, ValueError, OSError) as error:
+        raise CheckpointError(f"`{path}` cannot be loaded into this model: {_named(error)}.") from error
     state.restore(loaded)
+
+
+def _reason(error: CheckpointException) -> str:
+    """What the first rank that failed says. The exception itself is no `Exception` and holds whole tracebacks."""
+    _, (cause, _) = min(error.failures.items(), key=lambda failure: failure[0])
+    return _named(cause)
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(".: \n")
