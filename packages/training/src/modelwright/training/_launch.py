@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -70,6 +71,8 @@ def launch(function: Callable[..., None], *args: Any, ranks: int, threads: int |
 
     Raises:
         LaunchError: A rank failed; the others have been ended.
+        KeyboardInterrupt: Ctrl-C; the ranks have been ended.
+        SystemExit: Another signal that ends processes; the ranks have been ended.
     """
     threads = threads or max(1, (os.cpu_count() or 1) // ranks)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
@@ -90,6 +93,8 @@ def launch(function: Callable[..., None], *args: Any, ranks: int, threads: int |
             elastic_launch(config, entrypoint=_guarded)(function, args, errors)
         except ChildFailedError as error:
             raise LaunchError(_failures(error, Path(errors))) from None
+        except SignalException as error:
+            raise (KeyboardInterrupt if error.sigval == signal.SIGINT else SystemExit(128 + error.sigval)) from None
 
 
 def _guarded(function: Callable[..., None], args: tuple[Any, ...], errors: str) -> None:
