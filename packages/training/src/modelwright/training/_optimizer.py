@@ -76,7 +76,8 @@ def make_schedule(optimizer: MegatronOptimizer, train: TrainConfig) -> Optimizer
         end_wd=train.weight_decay,
         wd_incr_steps=train.steps,
         wd_incr_style="constant",
-        # A resumed run moves as its config says, not as the one that began it did; else a longer run would learn nothing.
+        # A resumed run moves as its own config says; by the numbers of the one that began it, a longer run would have
+        # the last learning rate all the way.
         use_checkpoint_opt_param_scheduler=False,
         override_opt_param_scheduler=True,
     )
