@@ -1,0 +1,67 @@
+"""Local ranks: they run, and when one fails the others end and one readable error says which and how."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from modelwright.training import LaunchError, is_launched, launch, launched_ranks
+from packages.training.tests import jobs
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def failure_of(job: Callable[[Path], None], folder: Path) -> LaunchError:
+    """What a launch of two ranks raises, in time and with no process left."""
+    start = time.monotonic()
+    with pytest.raises(LaunchError) as caught:
+        launch(job, folder, ranks=2)
+    assert time.monotonic() - start < 60
+    pids = [int(path.read_text()) for path in folder.glob("pid-*")]
+    assert [pid for pid in pids if psutil.pid_exists(pid)] == []
+    assert str(caught.value) == caught.value.failures[0].message
+    return caught.value
+
+
+def test_every_rank_runs_once_with_its_share_of_the_threads(tmp_path: Path) -> None:
+    launch(jobs.tell, tmp_path, "hello", ranks=2, threads=3)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"0": "hello 2 3", "1": "hello 2 3"}
+
+
+def test_a_rank_with_something_to_mend(tmp_path: Path) -> None:
+    (failure,) = failure_of(jobs.mendable, tmp_path).failures
+    assert (failure.rank, failure.message, failure.mendable) == (1, "`x` must be 1, but is 2.", True)
+    assert failure.trace.startswith("Traceback")
+
+
+def test_a_rank_with_a_defect(tmp_path: Path) -> None:
+    (failure,) = failure_of(jobs.defect, tmp_path).failures
+    assert (failure.rank, failure.message, failure.mendable) == (1, "ZeroDivisionError: of the test", False)
+    assert "in defect\n" in failure.trace
+
+
+def test_a_rank_that_leaves_without_a_word(tmp_path: Path) -> None:
+    (failure,) = failure_of(jobs.leave, tmp_path).failures
+    assert failure.message == "rank 1 ended with exit code 3 and no message; the other ranks have been ended."
+    assert (failure.rank, failure.trace, failure.mendable) == (1, "", False)
+
+
+@pytest.mark.parametrize("job", [jobs.killed_in_collective, jobs.killed_beside_a_sleeper])
+def test_a_rank_that_is_killed(job: Callable[[Path], None], tmp_path: Path) -> None:
+    failure = failure_of(job, tmp_path).failures[0]
+    assert failure.message == "rank 1 was killed by SIGKILL; the other ranks have been ended."
+    assert (failure.rank, failure.mendable) == (1, False)
+
+
+def test_under_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (is_launched(), launched_ranks()) == (False, 1)
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert (is_launched(), launched_ranks()) == (False, 1)
+    monkeypatch.setenv("RANK", "3")
+    assert (is_launched(), launched_ranks()) == (True, 8)

@@ -1,0 +1,177 @@
+"""The folder of a run: which checkpoint is the newest, and what is said of one that cannot be used."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from modelwright.config import ModelConfig, RunConfig, config_class, dumps, register_config
+from modelwright.training import (
+    CheckpointError,
+    check_same_model,
+    checkpoint_config,
+    checkpoint_path,
+    checkpoints,
+    latest_checkpoint,
+)
+
+
+@register_config
+@config_class
+class FolderToyConfig(ModelConfig):
+    """A family of the tests."""
+
+    kind = "folder-toy"
+
+    width: int = 4
+    """A field."""
+
+    depth: int | None = None
+    """Another."""
+
+
+@register_config
+@config_class
+class FolderOtherConfig(ModelConfig):
+    """Another family."""
+
+    kind = "folder-other"
+
+
+TOY = RunConfig(model=FolderToyConfig())
+
+
+def write(run_dir: Path, step: int, run: RunConfig = TOY) -> Path:
+    """The files of a checkpoint that are looked at before the engine reads it."""
+    path = checkpoint_path(run_dir, step)
+    path.mkdir(parents=True)
+    content = {"step": step, "config": dumps(run, format="json", full=True)}
+    (path / "modelwright.json").write_text(json.dumps(content))
+    (path / "metadata.json").touch()
+    (path / ".metadata").touch()
+    return path
+
+
+def test_checkpoints_are_ordered_by_step(tmp_path: Path) -> None:
+    written = {step: write(tmp_path, step) for step in (100, 3, 20)}
+    assert checkpoints(tmp_path) == [(step, written[step]) for step in (3, 20, 100)]
+    assert latest_checkpoint(tmp_path) == (100, tmp_path / "checkpoints" / "step-00000100")
+
+
+def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
+    path = write(tmp_path, 3)
+    for name in (".step-00000006.partial", "step-6", "step-00000009.old", "notes"):
+        (path.parent / name).mkdir()
+    assert checkpoints(tmp_path) == [(3, path)]
+    assert latest_checkpoint(tmp_path) == (3, path)
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    assert checkpoints(tmp_path / "no") == []
+    with pytest.raises(CheckpointError, match=r"^`.*/no` must be the folder of a run, but there is no such folder\.$"):
+        latest_checkpoint(tmp_path / "no")
+
+
+def test_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / ".step-00000003.partial").mkdir(parents=True)
+    with pytest.raises(CheckpointError) as caught:
+        latest_checkpoint(tmp_path)
+    assert str(caught.value) == (
+        f"`{tmp_path}` must hold a checkpoint, but there is none under `checkpoints/`; a run saves one at its end and "
+        "every `train.checkpoint_interval` steps."
+    )
+
+
+@pytest.mark.parametrize("older", [True, False])
+@pytest.mark.parametrize(
+    "missing", [("modelwright.json",), ("metadata.json",), (".metadata",), ("modelwright.json", "metadata.json")]
+)
+def test_a_checkpoint_that_was_cut_off(missing: tuple[str, ...], older: bool, tmp_path: Path) -> None:
+    if older:
+        write(tmp_path, 3)
+    path = write(tmp_path, 6)
+    for name in missing:
+        (path / name).unlink()
+    before = "the one before it is `step-00000003`" if older else "there is no other"
+    with pytest.raises(CheckpointError) as caught:
+        latest_checkpoint(tmp_path)
+    assert str(caught.value) == (
+        f"`{path}` must be a whole checkpoint, but {', '.join(missing)} is missing: it was cut off or changed; delete "
+        f"that folder to go on from an older one ({before})."
+    )
+
+
+def test_the_config_comes_back(tmp_path: Path) -> None:
+    run = RunConfig(model=FolderToyConfig(width=9, depth=None), stack="mine")
+    assert checkpoint_config(write(tmp_path, 1, run)) == run
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "3", "{}", '{"config": 3}', "\0"],
+)
+def test_a_damaged_config(content: str, tmp_path: Path) -> None:
+    path = write(tmp_path, 1)
+    (path / "modelwright.json").write_text(content)
+    with pytest.raises(
+        CheckpointError, match=rf"^`{re.escape(str(path))}/modelwright.json` cannot be read: "
+    ) as caught:
+        checkpoint_config(path)
+    assert str(caught.value).endswith("; the checkpoint is damaged.")
+
+
+def test_a_damaged_config_that_is_no_text(tmp_path: Path) -> None:
+    path = write(tmp_path, 1)
+    (path / "modelwright.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(CheckpointError, match=r"the checkpoint is damaged\.$"):
+        checkpoint_config(path)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ("{", "line 1:2: "),
+        (
+            dumps(TOY, format="json", full=True).replace("folder-toy", "folder-toi"),
+            "but `folder-toi` was given; did you mean `folder-toy`?",
+        ),
+    ],
+)
+def test_a_config_that_is_not_valid_here(config: str, reason: str, tmp_path: Path) -> None:
+    path = write(tmp_path, 1)
+    (path / "modelwright.json").write_text(json.dumps({"config": config}))
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint_config(path)
+    assert str(caught.value).startswith(f"`{path}/modelwright.json` holds a config that cannot be used here: line ")
+    assert reason in str(caught.value)
+
+
+def test_the_config_of_a_model_alone_is_not_that_of_a_run(tmp_path: Path) -> None:
+    path = write(tmp_path, 1)
+    content = {"config": dumps(FolderToyConfig(), format="json", full=True)}
+    (path / "modelwright.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint_config(path)
+    assert str(caught.value) == f"`{path}/modelwright.json` must hold the config of a run, but holds a FolderToyConfig."
+
+
+def test_the_same_model_in_another_run(tmp_path: Path) -> None:
+    path = write(tmp_path, 1, RunConfig(model=FolderToyConfig(), name="old"))
+    check_same_model(RunConfig(model=FolderToyConfig(), name="new"), path)
+
+
+def test_another_model_is_told_field_by_field(tmp_path: Path) -> None:
+    path = write(tmp_path, 1, RunConfig(model=FolderToyConfig(width=4, depth=2), stack="mine"))
+    with pytest.raises(CheckpointError) as caught:
+        check_same_model(RunConfig(model=FolderToyConfig(width=8)), path)
+    assert str(caught.value) == (
+        f"`{path}` is a checkpoint of another model: `model.depth` is None here and 2 there; `model.width` is 8 here "
+        "and 4 there; `stack` is None here and 'mine' there. Use the config it was made with."
+    )
+
+
+def test_another_kind_of_model(tmp_path: Path) -> None:
+    path = write(tmp_path, 1, RunConfig(model=FolderOtherConfig()))
+    with pytest.raises(CheckpointError, match=r"`model.kind` is 'folder-toy' here and 'folder-other' there"):
+        check_same_model(TOY, path)

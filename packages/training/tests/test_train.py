@@ -1,0 +1,178 @@
+"""A whole run on one rank, with the engine's schedule and optimizer over a model of the tests."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from modelwright.builders import Hook
+from modelwright.config import ConstantSchedule, NoWrap, RunConfig, replace
+from modelwright.distributed import unwrapped
+from modelwright.protocols import ModelwrightError
+from modelwright.training import (
+    StepRecord,
+    Text,
+    builder_of,
+    checkpoints,
+    prepare,
+    train,
+    training_batch,
+    validation_batch,
+)
+from packages.training.tests.tiny import Bigram, BigramBuilder, bigram_run
+
+pytestmark = pytest.mark.usefixtures("engine")
+
+
+class Diary:
+    """An observer that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def started(self, run: RunConfig, stages: list[nn.Module], first_step: int) -> None:
+        self.told.append(("started", run.parallelism.data, type(unwrapped(stages[0])), first_step))
+
+    def stepped(self, record: StepRecord) -> None:
+        self.told.append(record)
+
+    def saved(self, path: Path, step: int) -> None:
+        assert path.is_dir()
+        self.told.append(("saved", path.name, step))
+
+
+def values(records: Sequence[StepRecord]) -> list[dict[str, float | None]]:
+    """Everything but the clock."""
+    return [dataclasses.asdict(record) | {"tokens_per_s": None} for record in records]
+
+
+def test_the_loss_falls() -> None:
+    records = train(bigram_run(20))
+    assert [record.step for record in records] == list(range(1, 21))
+    assert records[0].loss > 5.3
+    assert records[-1].loss < records[0].loss - 1
+    assert all(record.tokens_per_s > 0 and record.grad_norm > 0 for record in records)
+
+
+def test_every_step_is_that_of_torch_adamw() -> None:
+    """The same weights and batches, by torch's own AdamW and clipping, without the engine."""
+    start: dict[str, torch.Tensor] = {}
+
+    def keep(stages: list[nn.Module], context: object) -> None:
+        start.update({name: value.detach().clone() for name, value in unwrapped(stages[0]).state_dict().items()})
+
+    run = bigram_run(5, lr_schedule=ConstantSchedule(), weight_decay=0.5, clip_grad=0.5, adam_beta2=0.9, adam_eps=1e-6)
+    records = train(run, hooks=[Hook(name="keep", phase="after_wrap", function=keep)])
+    model = Bigram(run.model)
+    model.load_state_dict(start)
+    assert [record.loss for record in records] == pytest.approx(by_torch(model, run, prepare(run)), abs=1e-5)
+    assert min(record.grad_norm for record in records) > 0.5
+
+
+def by_torch(model: nn.Module, run: RunConfig, text: Text) -> list[float]:
+    """Losses of the same run; biases do not decay."""
+    matrices, vectors = ([p for p in model.parameters() if (p.dim() > 1) == flat] for flat in (True, False))
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
+        lr=run.train.lr,
+        betas=(run.train.adam_beta1, run.train.adam_beta2),
+        eps=run.train.adam_eps,
+        weight_decay=run.train.weight_decay,
+    )
+    losses = []
+    for step in range(1, run.train.steps + 1):
+        batch = training_batch(text, seed=run.train.seed, step=step, size=run.train.global_batch, seq_length=16)
+        loss = model(batch.tokens_BS, labels=batch.labels_BS).mean()
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), run.train.clip_grad)
+        optimizer.step()
+    return losses
+
+
+def test_micro_batches_change_nothing() -> None:
+    one, four = (values(train(bigram_run(4, micro_batch=size))) for size in (4, 1))
+    for ours, theirs in zip(one, four, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+def test_the_seed_decides() -> None:
+    first, again, other = (values(train(bigram_run(2, seed=seed))) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_validation_is_measured_at_intervals_and_at_the_end() -> None:
+    trained: list[nn.Module] = []
+
+    def keep(stages: list[nn.Module], context: object) -> None:
+        trained.extend(stages)
+
+    run = bigram_run(5, eval_interval=2, eval_batches=3)
+    records = train(run, hooks=[Hook(name="keep", phase="after_wrap", function=keep)])
+    assert [record.step for record in records if record.val_loss is not None] == [2, 4, 5]
+    batch = validation_batch(prepare(run), size=12, seq_length=16)
+    with torch.no_grad():
+        expected = trained[0](batch.tokens_BS, None, None, labels=batch.labels_BS).mean().item()
+    assert records[-1].val_loss == pytest.approx(expected, abs=1e-5)
+    assert trained[0].training
+
+
+def test_an_observer_is_told_in_order(tmp_path: Path) -> None:
+    diary = Diary()
+    records = train(bigram_run(3, checkpoint_interval=2), out=tmp_path, observer=diary)
+    assert diary.told == [
+        ("started", 1, Bigram, 1),
+        records[0],
+        records[1],
+        ("saved", "step-00000002", 2),
+        records[2],
+        ("saved", "step-00000003", 3),
+    ]
+
+
+def test_without_out_nothing_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(bigram_run(1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_resumed_run_is_the_unbroken_run(tmp_path: Path) -> None:
+    unbroken = train(bigram_run(6, checkpoint_interval=3, keep_checkpoints=1), out=tmp_path / "whole")
+    assert [step for step, _ in checkpoints(tmp_path / "whole")] == [6]
+    half = train(bigram_run(6, checkpoint_interval=3), out=tmp_path / "half")
+    (_, last) = checkpoints(tmp_path / "half")[-1]
+    last.rename(last.with_name(".set-aside"))
+    diary = Diary()
+    rest = train(bigram_run(6), resume=tmp_path / "half", observer=diary)
+    assert diary.told[0] == ("started", 1, Bigram, 4)
+    assert values(half) == values(unbroken)
+    for ours, theirs in zip(values(rest), values(unbroken)[3:], strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-6)
+
+
+def test_a_longer_run_goes_on_by_its_own_schedule(tmp_path: Path) -> None:
+    train(bigram_run(2), out=tmp_path)
+    rest = train(bigram_run(4), resume=tmp_path)
+    assert [record.lr for record in rest] == [record.lr for record in train(bigram_run(4))[2:]]
+    assert rest[0].lr > 0
+
+
+def test_a_builder_gets_the_spec_only_where_there_is_one() -> None:
+    assert isinstance(builder_of(bigram_run()), BigramBuilder)
+    with pytest.raises(TypeError, match="spec"):
+        builder_of(replace(bigram_run(), stack="mine"))
+
+
+def test_gradients_need_a_wrap() -> None:
+    with pytest.raises(ModelwrightError) as caught:
+        train(replace(bigram_run(), wrap=NoWrap()))
+    assert str(caught.value) == (
+        "`wrap.kind` must keep the gradients that the engine's optimizer reads, but is none; use ddp to train, on one "
+        "rank too."
+    )
