@@ -132,14 +132,5 @@ def test_an_extra_argument_that_is_none() -> None:
     assert torch.equal(attention()(*parts, None, qr=None), attention()(*parts, None))
 
 
-def test_context_parallelism() -> None:
-    with pytest.raises(ModelwrightError) as caught:
-        attention(parallelism=Parallelism(context=2))
-    assert str(caught.value) == (
-        "`context` must be 1 in the `torch` backend of this version, but is 2; shard the sequence by `tensor` with "
-        "`sequence: true` instead."
-    )
-
-
 def test_it_fits_the_slot() -> None:
     check_conformance(CoreAttentionBuilder, SdpaCoreAttention)

@@ -114,8 +114,9 @@ def train_rank(job: _Job) -> None:
     if not isinstance(run, RunConfig):
         raise TypeError(f"a job holds the config of a run, not {type(run).__name__}")
     with quiet_engine(debug=job.debug):
+        # First, because it loads the engine in half the time.
+        from modelwright.distributed import device_runtime, finalize  # isort: skip
         from modelwright.cli._runlog import RunLog
-        from modelwright.distributed import device_runtime, finalize
         from modelwright.training import train
 
         log = RunLog(job.out) if os.environ.get("RANK", "0") == "0" else None

@@ -19,10 +19,12 @@ from modelwright.config._activations import (
 )
 from modelwright.config._base import Config, config_class, replace
 from modelwright.config._by_kind import OneOf
-from modelwright.config._codec import dumps, fingerprint, load, loads, save
+from modelwright.config._codec import dumps, fingerprint, load, loads, migrate, save
+from modelwright.config._diff import ABSENT, Difference, diff
 from modelwright.config._errors import ConfigError, Problem
 from modelwright.config._frozen import FrozenMapping, PlainValue
 from modelwright.config._layout import check_layout
+from modelwright.config._migrations import Migration, migration, missing_migrations
 from modelwright.config._model import ModelConfig
 from modelwright.config._numbers import (
     Count,
@@ -41,21 +43,26 @@ from modelwright.config._rope import Llama3RopeScaling
 from modelwright.config._rules import divides, multiple_of
 from modelwright.config._run import RunConfig
 from modelwright.config._schedule import ConstantSchedule, CosineSchedule, LinearSchedule, LrSchedule
+from modelwright.config._schema import field_descriptions, json_schema
 from modelwright.config._train import TrainConfig
-from modelwright.config._wrap import MegatronDDP, NoWrap, Wrap
+from modelwright.config._wrap import MegatronDDP, MegatronFSDP, NoWrap, TorchFSDP2, Wrap
 
 __all__ = [
+    "ABSENT",
     "Config",
     "ConfigError",
     "ConstantSchedule",
     "CosineSchedule",
     "Count",
+    "Difference",
     "Fraction",
     "FrozenMapping",
     "LinearSchedule",
     "Llama3RopeScaling",
     "LrSchedule",
     "MegatronDDP",
+    "MegatronFSDP",
+    "Migration",
     "ModelConfig",
     "NoWrap",
     "NonNegativeFloat",
@@ -67,6 +74,7 @@ __all__ = [
     "Precision",
     "Problem",
     "RunConfig",
+    "TorchFSDP2",
     "TrainConfig",
     "UnitFraction",
     "Wrap",
@@ -76,11 +84,17 @@ __all__ = [
     "check_layout",
     "config_class",
     "config_class_for",
+    "diff",
     "divides",
     "dumps",
+    "field_descriptions",
     "fingerprint",
+    "json_schema",
     "load",
     "loads",
+    "migrate",
+    "migration",
+    "missing_migrations",
     "multiple_of",
     "override",
     "preset",

@@ -16,7 +16,7 @@ from modelwright.config._precision import Precision
 from modelwright.config._registry import RegisteredKind
 from modelwright.config._rules import multiple_of
 from modelwright.config._train import TrainConfig
-from modelwright.config._wrap import MegatronDDP, NoWrap, Wrap
+from modelwright.config._wrap import MegatronDDP, MegatronFSDP, NoWrap, TorchFSDP2, Wrap
 
 __all__ = ["RunConfig"]
 
@@ -60,7 +60,7 @@ class RunConfig(Config):
     precision: Precision = Precision()
     """Number formats."""
 
-    wrap: Annotated[Wrap, OneOf(NoWrap, MegatronDDP)] = MegatronDDP()
+    wrap: Annotated[Wrap, OneOf(NoWrap, MegatronDDP, MegatronFSDP, TorchFSDP2)] = MegatronDDP()
     """How a rank's stages become data-parallel."""
 
     train: TrainConfig = TrainConfig()

@@ -1,11 +1,11 @@
 """How a rank's stages become data-parallel. Pure data: `modelwright.distributed` acts on it."""
 
-from typing import ClassVar, final
+from typing import ClassVar, Literal, final
 
 from modelwright.config._base import Config, config_class
 from modelwright.config._numbers import Count
 
-__all__ = ["MegatronDDP", "NoWrap", "Wrap"]
+__all__ = ["MegatronDDP", "MegatronFSDP", "NoWrap", "TorchFSDP2", "Wrap"]
 
 
 @final
@@ -42,5 +42,33 @@ class MegatronDDP(Config):
     """Copy the parameters of the first data rank to the others when wrapping."""
 
 
-Wrap = NoWrap | MegatronDDP
+@final
+@config_class
+class TorchFSDP2(Config):
+    """PyTorch's `fully_shard`, layer by layer: each rank holds a part of every parameter, gradient and moment."""
+
+    kind: ClassVar[str] = "fsdp2"
+
+    reshard_after_forward: bool = True
+    """Free a layer's whole parameters after its forward pass and gather them again for the backward pass."""
+
+
+@final
+@config_class
+class MegatronFSDP(Config):
+    """megatron-core's own fully sharded data parallel; needs a GPU and einops."""
+
+    kind: ClassVar[str] = "megatron_fsdp"
+
+    sharding: Literal["optim", "optim_grads", "optim_grads_params"] = "optim_grads_params"
+    """What is sharded: optimizer state, gradients too, parameters too."""
+
+    overlap_grad_reduce: bool = True
+    """Reduce gradients while the backward pass goes on."""
+
+    overlap_param_gather: bool = True
+    """Gather parameters while the layer before them still computes."""
+
+
+Wrap = NoWrap | MegatronDDP | MegatronFSDP | TorchFSDP2
 """Any wrap strategy of a file."""

@@ -4,6 +4,8 @@
 builder runs, `cpu_runtime()` lets all of it run without a GPU.
 """
 
+from modelwright.distributed import _engine as _engine  # before anything else imports the engine
+from modelwright.distributed._context import context_positions
 from modelwright.distributed._cpu_runtime import CpuRuntimeError, cpu_runtime, device_runtime
 from modelwright.distributed._groups import GroupError, check_groups, finalize, initialize, virtual_stages
 from modelwright.distributed._initialisation import (
@@ -34,6 +36,7 @@ __all__ = [
     "WrapError",
     "build_stages",
     "check_groups",
+    "context_positions",
     "cpu_runtime",
     "deferred_initialisation",
     "device_runtime",

@@ -119,10 +119,11 @@ def _torch_cuda() -> Iterator[tuple[Any, str, object]]:
 
 
 def _device_requests() -> Iterator[tuple[Any, str, object]]:
-    """Everything that names the device a tensor or module shall live on."""
+    """Everything that names the device a tensor or module shall live on, or asks for memory that a GPU can read."""
     for name in _FACTORIES:
         yield torch, name, _on_cpu(getattr(torch, name))
     yield torch.Tensor, "cuda", _itself()
+    yield torch.Tensor, "pin_memory", _itself()
     yield torch.nn.Module, "cuda", _itself()
 
 
@@ -132,6 +133,8 @@ def _on_cpu(factory: Callable[..., Any]) -> Callable[..., Any]:
         device = kwargs.get("device")
         if device is not None and not isinstance(device, int) and torch.device(device).type == "cuda":
             kwargs["device"] = _CPU
+        if kwargs.get("pin_memory"):
+            kwargs["pin_memory"] = False
         return factory(*args, **kwargs)
 
     return redirected

@@ -13,7 +13,8 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import nn
 
-from modelwright.config import MegatronDDP, NoWrap
+from modelwright.config import MegatronDDP, NoWrap, TorchFSDP2
+from modelwright.distributed._fsdp2 import FullyShardedStage
 from modelwright.protocols import ModelwrightError
 
 
@@ -66,6 +67,16 @@ def _(strategy: MegatronDDP, stages: Sequence[nn.Module], pg_collection: Process
         for stage in wrapped:
             stage.broadcast_params()
     return list[nn.Module](wrapped)
+
+
+@wrap_stages.register
+def _(strategy: TorchFSDP2, stages: Sequence[nn.Module], pg_collection: ProcessGroupCollection) -> list[nn.Module]:
+    return [
+        FullyShardedStage(
+            engine_config(stage), stage, pg_collection.dp_cp, reshard_after_forward=strategy.reshard_after_forward
+        )
+        for stage in stages
+    ]
 
 
 def engine_config(stage: nn.Module) -> Any:

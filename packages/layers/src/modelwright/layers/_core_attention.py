@@ -1,14 +1,17 @@
 """Core attention through `torch.nn.functional.scaled_dot_product_attention`: flash kernels on CPU and GPU.
 
-Grouped queries stay grouped: the keys are never repeated in memory.
+Grouped queries stay grouped: the keys are never repeated in memory. Under context parallelism every rank gathers the
+keys and values of the whole sequence and attends from its own queries, with a mask that knows where those stand.
 """
 
 from typing import TYPE_CHECKING, Any
 
 import torch
+from megatron.core import tensor_parallel
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from modelwright.distributed import context_positions
 from modelwright.protocols import ModelwrightError
 
 if TYPE_CHECKING:
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
     from megatron.core.transformer import TransformerConfig
     from megatron.core.transformer.enums import AttnMaskType
+    from torch.distributed import ProcessGroup
 
 
 class SdpaCoreAttention(nn.Module):
@@ -49,11 +53,9 @@ class SdpaCoreAttention(nn.Module):
         pg_collection: "ProcessGroupCollection | None" = None,
     ) -> None:
         super().__init__()
-        if config.context_parallel_size > 1:
-            raise ModelwrightError(
-                "`context` must be 1 in the `torch` backend of this version, but is "
-                f"{config.context_parallel_size}; shard the sequence by `tensor` with `sequence: true` instead."
-            )
+        self.context_group = (
+            pg_collection.cp if pg_collection is not None and config.context_parallel_size > 1 else None
+        )
         self.mask_type = attn_mask_type
         self.dropout = config.attention_dropout
         self.softmax_scale = softmax_scale
@@ -94,6 +96,10 @@ class SdpaCoreAttention(nn.Module):
                 f"`SdpaCoreAttention` does not take packed sequences or {sorted(extra)}; use another core attention."
             )
         causal = (attn_mask_type or self.mask_type).name in ("causal", "padding_causal") and query.size(0) > 1
+        if self.context_group is not None:
+            key, value = (_gathered(part, self.context_group) for part in (key, value))
+            attention_mask = _hidden(attention_mask, self.context_group, key.size(0), causal=causal)
+            causal = False
         mask = _additive(attention_mask, attention_bias, query, key, causal=causal)
         context = scaled_dot_product_attention(
             query.permute(1, 2, 0, 3),
@@ -106,6 +112,25 @@ class SdpaCoreAttention(nn.Module):
             enable_gqa=query.size(2) != key.size(2),
         )
         return context.permute(2, 0, 1, 3).flatten(2)
+
+
+def _gathered(part: Tensor, group: "ProcessGroup") -> Tensor:
+    """The whole sequence, in order, from what each context rank holds; gradients go back to where they came from."""
+    gathered: Tensor = tensor_parallel.gather_from_sequence_parallel_region(
+        part, tensor_parallel_output_grad=True, group=group
+    )
+    held = [context_positions(gathered.size(0), rank=r, size=group.size()) for r in range(group.size())]
+    return gathered[torch.cat(held).argsort().to(gathered.device)]
+
+
+def _hidden(mask: Tensor | None, group: "ProcessGroup", length: int, *, causal: bool) -> Tensor | None:
+    """What the queries of this context rank must not see, [s / ranks, s]."""
+    if mask is not None:
+        raise ModelwrightError("`attention_mask` must be None under context parallelism; use a causal mask type.")
+    if not causal:
+        return None
+    queries = context_positions(length, rank=group.rank(), size=group.size())
+    return (torch.arange(length) > queries[:, None]).to(torch.cuda.current_device())
 
 
 def _additive(hidden: Tensor | None, bias: Tensor | None, query: Tensor, key: Tensor, *, causal: bool) -> Tensor | None:

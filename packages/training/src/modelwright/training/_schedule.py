@@ -8,9 +8,10 @@ import torch
 from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from modelwright.config import Parallelism
-from modelwright.distributed import engine_config, unwrapped, virtual_stages
+from modelwright.distributed import context_positions, engine_config, unwrapped, virtual_stages
 from modelwright.training._data import Batch, micro_batches
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def run_batch(
         pp_size=parallelism.pipeline, vp_size=virtual
     )
     losses: list[dict[str, Tensor]] = schedule(
-        forward_step_func=_forward,
+        forward_step_func=partial(_forward, context=pg_collection.cp),
         data_iterator=[iter(share) for _ in stages] if virtual else iter(share),
         model=list(stages),
         num_microbatches=len(share),
@@ -82,17 +83,18 @@ def run_batch(
     return _mean_over_ranks([entry["loss"] for entry in losses])
 
 
-def _forward(batches: Iterator[Batch], stage: nn.Module) -> tuple[Tensor, Any]:
-    batch = next(batches)
-    device = torch.cuda.current_device()
-    tokens, labels = batch.tokens_BS.to(device), batch.labels_BS.to(device)
-    positions = torch.arange(tokens.size(1), device=device).expand_as(tokens)
-    return stage(tokens, positions, None, labels=labels), _loss
+def _forward(batches: Iterator[Batch], stage: nn.Module, *, context: ProcessGroup) -> tuple[Tensor, Any]:
+    batch, device = next(batches), torch.cuda.current_device()
+    held = context_positions(batch.tokens_BS.size(1), rank=context.rank(), size=context.size())
+    tokens, labels = (part[:, held].to(device) for part in (batch.tokens_BS, batch.labels_BS))
+    positions = held.to(device).expand_as(tokens)
+    return stage(tokens, positions, None, labels=labels), partial(_loss, context_size=context.size())
 
 
-def _loss(losses_BS: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def _loss(losses_BS: Tensor, *, context_size: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """The schedule multiplies by the context size, because it takes a share of the mean over the whole sequence."""
     loss = losses_BS.float().mean()
-    return loss, {"loss": loss.detach().clone()}
+    return loss / context_size, {"loss": loss.detach().clone()}
 
 
 def _mean_over_ranks(losses: list[Tensor]) -> float:

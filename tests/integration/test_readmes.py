@@ -1,0 +1,33 @@
+"""Every Python block of every README runs as written."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from modelwright.testing import RankPool
+
+ROOT = Path(__file__).parents[2]
+READMES = sorted([ROOT / "README.md", *ROOT.glob("packages/*/README.md")])
+
+
+def python_blocks(readme: Path) -> str:
+    """The blocks one after another: a later one may use what an earlier one defined."""
+    return "\n".join(re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL))
+
+
+def run_blocks(code: str) -> None:
+    """As a file that is imported, so that a main guard does not start processes from within this one."""
+    exec(compile(code, "README", "exec"), {"__name__": "readme"})  # noqa: S102 - that is the test
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_blocks_run(readme: Path, two_ranks: RankPool) -> None:
+    code = python_blocks(readme)
+    if code:
+        two_ranks.run(run_blocks, code, ranks=1)
+
+
+def test_there_are_blocks() -> None:
+    """A pattern that finds nothing would pass."""
+    assert sum(bool(python_blocks(readme)) for readme in READMES) >= 6
