@@ -128,8 +128,12 @@ MOVED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("section", MOVED)
 def test_every_field_of_every_section_comes_back(section: str) -> None:
     default: Config = getattr(RUN, section)
-    assert set(MOVED[section]) == {field.name for field in dataclasses.fields(default)}
-    for name, value in MOVED[section].items():
+    switches = {
+        field.name: not field.default for field in dataclasses.fields(default) if isinstance(field.default, bool)
+    }
+    moved = switches | MOVED[section]
+    assert set(moved) == {field.name for field in dataclasses.fields(default)}
+    for name, value in moved.items():
         if value is not None:
             config = replace(RUN, **{section: replace(default, **{name: value})})
             assert getattr(getattr(config, section), name) == value
@@ -200,8 +204,12 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
 
 def test_save_refuses_an_unknown_suffix(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
+        save(RUN, tmp_path / "run.txt")
+    rule = "the name of a config must end in `.yaml`, `.yml`, `.json` or `.toml`, but `run.txt` does not."
+    assert str(caught.value) == f"{tmp_path / 'run.txt'}: {rule}"
+    with pytest.raises(ConfigError) as caught:
         save(RUN, tmp_path / "run.toml")
-    rule = "the name of a config must end in `.yaml`, `.yml` or `.json`, but `run.toml` does not."
+    rule = "a config is not written as TOML, which has no null, but `run.toml` was given; use `.yaml`."
     assert str(caught.value) == f"{tmp_path / 'run.toml'}: {rule}"
 
 

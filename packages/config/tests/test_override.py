@@ -87,7 +87,10 @@ def test_a_model_alone() -> None:
             "train.micro_batch=3",
             "`global_batch` must be a multiple of `micro_batch`, but 8 is not a multiple of 3; use 6 or 9.",
         ),
-        ("wrap.kind=dpp", "`wrap.kind` must be `none` or `ddp`, but `dpp` was given; did you mean `ddp`?"),
+        (
+            "wrap.kind=dpp",
+            "`wrap.kind` must be `none`, `ddp`, `megatron_fsdp` or `fsdp2`, but `dpp` was given; did you mean `ddp`?",
+        ),
         ("train.steps", "an override must be `path=value`, as in `train.steps=5`, but `train.steps` was given."),
         ("train..steps=1", "an override must be `path=value`, as in `train.steps=5`, but `train..steps=1` was given."),
         ("name=[1", "the text ends too early: expected ',' or ']', but got '<stream end>'."),

@@ -115,7 +115,8 @@ def test_a_constructor_says_everything_that_is_wrong() -> None:
 
 
 def test_a_section_takes_objects_not_dicts() -> None:
-    expected = "`wrap` must be a config (`NoWrap` or `MegatronDDP`), but a mapping was given."
+    kinds = "`NoWrap`, `MegatronDDP`, `MegatronFSDP` or `TorchFSDP2`"
+    expected = f"`wrap` must be a config ({kinds}), but a mapping was given."
     assert message_of(RunConfig, model=SectionsToyConfig(), wrap={"kind": "none"}) == expected
     expected = "`model` must be a config (`ModelConfig`), but a mapping was given."
     assert message_of(RunConfig, model={"kind": "sections-toy"}) == expected

@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from modelwright.config._by_kind import quoted_list
 from modelwright.config._document import Document, Mark
@@ -19,20 +19,20 @@ from modelwright.config._errors import ConfigError
 from modelwright.config._explain import described
 from modelwright.config._model import ModelConfig
 from modelwright.config._plain import canonical, to_plain
-from modelwright.config._reader import Format, format_of, read_file, read_text
+from modelwright.config._reader import Format, ReadFormat, read_file, read_text, written_format
 from modelwright.config._run import RunConfig
-from modelwright.config._validate import validate, validate_model
+from modelwright.config._validate import current_document, validate_model, validate_run
 from modelwright.config._yaml_writer import write_yaml
 from modelwright.protocols import did_you_mean
 
-__all__ = ["dumps", "fingerprint", "from_plain", "load", "loads", "save"]
+__all__ = ["dumps", "fingerprint", "from_plain", "load", "loads", "migrate", "save"]
 
 
 def load(path: str | os.PathLike[str]) -> RunConfig | ModelConfig:
     """Read a config from a file.
 
     Args:
-        path: A `.yaml`, `.yml` or `.json` file of at most 1 MiB.
+        path: A `.yaml`, `.yml`, `.json` or `.toml` file of at most 1 MiB.
 
     Returns:
         A `RunConfig` if the file says `modelwright: 1`, else the model config of its `kind`.
@@ -46,14 +46,14 @@ def load(path: str | os.PathLike[str]) -> RunConfig | ModelConfig:
 def loads(
     text: str,
     *,
-    format: Format = "yaml",  # noqa: A002  # what every codec calls it
+    format: ReadFormat = "yaml",  # noqa: A002  # what every codec calls it
     source: str | None = None,
 ) -> RunConfig | ModelConfig:
     """Read a config from a text.
 
     Args:
         text: The text.
-        format: `yaml` or `json`.
+        format: `yaml`, `json` or `toml`.
         source: What to call the text in messages.
 
     Returns:
@@ -81,8 +81,7 @@ def dumps(
     Returns:
         A text that `loads` makes an equal config of.
     """
-    data = to_plain(config, full=full)
-    return write_yaml(data) if format == "yaml" else json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    return _written(to_plain(config, full=full), format)
 
 
 def save(config: RunConfig | ModelConfig, path: str | os.PathLike[str], *, full: bool = False) -> None:
@@ -98,7 +97,42 @@ def save(config: RunConfig | ModelConfig, path: str | os.PathLike[str], *, full:
         OSError: If the file cannot be written.
     """
     target = Path(path)
-    text = dumps(config, format=format_of(target), full=full)
+    _write_whole(target, dumps(config, format=written_format(target), full=full))
+
+
+def migrate(path: str | os.PathLike[str], *, write: bool = False) -> str:
+    """Say what a file says in the words of the installed versions.
+
+    Args:
+        path: A file of any version that can be read.
+        write: Replace the file by the result, whole or not at all. Comments are not kept.
+
+    Returns:
+        The text of the new file: the fields that the old one gave, no others. A TOML file becomes YAML.
+
+    Raises:
+        ConfigError: If the file is not valid, or would have to be written as TOML.
+        OSError: If the file cannot be written.
+    """
+    source = Path(path)
+    document = read_file(source)
+    _from_document(document)
+    form: Format = "json" if source.suffix.lower() == ".json" else "yaml"
+    if write:
+        form = written_format(source)
+    text = _written(current_document(cast("dict[str, object]", document.data)), form)
+    if write:
+        _write_whole(source, text)
+    return text
+
+
+def _written(data: dict[str, Any], form: Format) -> str:
+    """Plain data as a text."""
+    return write_yaml(data) if form == "yaml" else json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+
+
+def _write_whole(target: Path, text: str) -> None:
+    """Replace a file by a text, or leave it as it is."""
     handle, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", text=True)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
@@ -138,7 +172,7 @@ def from_plain(data: Mapping[str, object]) -> RunConfig | ModelConfig:
     Raises:
         ConfigError: With everything that is wrong, without places.
     """
-    return validate(RunConfig, data) if "modelwright" in data else validate_model(data)
+    return validate_run(data) if "modelwright" in data else validate_model(data)
 
 
 def _from_document(document: Document) -> RunConfig | ModelConfig:

@@ -5,6 +5,7 @@ exists. To know what a path could have held it walks the annotations of the conf
 """
 
 import dataclasses
+import enum
 import functools
 import types
 import typing
@@ -130,7 +131,7 @@ def _wrong_value(kind: str, loc: Loc, entry: dict[str, Any], cls: type, data: ob
         expected = f"{words} {context[key]}"
     elif kind == "modelwright_expected":
         expected = str(context["expected"])
-    elif kind == "literal_error":
+    elif kind in {"literal_error", "enum"}:
         options = _options(cls, loc, data)
         expected = quoted_list(options, "or")
         near = (did_you_mean(value, options) if isinstance(value, str) else "") or "."
@@ -197,8 +198,10 @@ def _takes_null(cls: type, loc: Loc, data: object) -> bool:
 
 
 def _options(cls: type, loc: Loc, data: object) -> list[str]:
-    """The values of the `Literal` at a location."""
+    """The values of the `Literal` or the enum at a location."""
     annotation = _field_annotation(cls, loc, data)
     members = [annotation, *typing.get_args(annotation)]
     literals = [one for one in members if typing.get_origin(one) is typing.Literal]
-    return [str(value) for literal in literals for value in typing.get_args(literal)]
+    enums = [one for one in members if isinstance(one, type) and issubclass(one, enum.Enum)]
+    values = [value for literal in literals for value in typing.get_args(literal)]
+    return [str(value) for value in [*values, *(member.value for one in enums for member in one)]]

@@ -31,7 +31,9 @@ class ModelConfig(Config):
     builder: ClassVar[str]
     """Where the family's builder is: `package.module:Class`."""
 
-    engine: Annotated[Mapping[str, PlainValue], PlainValidator(frozen_mapping)] = FrozenMapping()
+    engine: Annotated[
+        Mapping[str, PlainValue], PlainValidator(frozen_mapping, json_schema_input_type=dict[str, Any])
+    ] = FrozenMapping()
     """Fields of the engine's `TransformerConfig` that are passed straight to it; checked when it is resolved."""
 
     def layout_problems(self, parallelism: Parallelism) -> Iterable[Problem]:

@@ -5,6 +5,7 @@ Plain data is what JSON can hold: `None`, booleans, numbers, strings, lists, and
 """
 
 import dataclasses
+import enum
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
@@ -13,7 +14,7 @@ from modelwright.config._base import Config
 from modelwright.config._errors import Problem
 from modelwright.config._explain import Loc, described, dotted
 
-__all__ = ["DEPTH_LIMIT", "canonical", "is_half_pair", "not_plain", "to_plain"]
+__all__ = ["DEPTH_LIMIT", "canonical", "is_half_pair", "nests_too_deep", "not_plain", "plain_value", "to_plain"]
 
 DEPTH_LIMIT = 64
 """How deep a document may nest."""
@@ -38,7 +39,7 @@ def to_plain(config: Config, *, full: bool) -> dict[str, Any]:
     for field in _ordered(config):
         value = getattr(config, field.name)
         if full or field.name == "modelwright" or not _is_default(value, field):
-            data[field.name] = _plain(value, full=full)
+            data[field.name] = plain_value(value, full=full)
     return data
 
 
@@ -78,6 +79,22 @@ def not_plain(data: object, loc: Loc = ()) -> Iterator[Problem]:
         yield Problem(dotted(loc), f"`{dotted(loc)}` must be plain data, but {described(data)} was given.")
 
 
+def nests_too_deep(data: object, levels: int = DEPTH_LIMIT) -> bool:
+    """Whether data nests deeper than a document may.
+
+    Args:
+        data: Plain data.
+        levels: How many levels are left.
+
+    Returns:
+        True if a mapping or list stands below the last level.
+    """
+    if not isinstance(data, Mapping | list | tuple):
+        return False
+    items = cast("Mapping[str, object]", data).values() if isinstance(data, Mapping) else cast("list[object]", data)
+    return levels == 0 or any(nests_too_deep(item, levels - 1) for item in items)
+
+
 def is_half_pair(text: str) -> bool:
     """Whether a string holds half of a surrogate pair, which Python allows and no file can hold.
 
@@ -104,14 +121,24 @@ def _ordered(config: Config) -> list[dataclasses.Field[Any]]:
     return sorted(dataclasses.fields(config), key=lambda field: field.name == "engine")
 
 
-def _plain(value: object, *, full: bool) -> object:
-    """One value as plain data."""
+def plain_value(value: object, *, full: bool) -> object:
+    """One value as plain data.
+
+    Args:
+        value: The value of a field, or part of one.
+        full: Every field of a config in it, or only those that differ from their defaults.
+
+    Returns:
+        Plain data; the value of an enum's member stands for it.
+    """
+    if isinstance(value, enum.Enum):
+        return value.value
     if isinstance(value, Config):
         return to_plain(value, full=full)
     if isinstance(value, Mapping):
-        return {key: _plain(item, full=full) for key, item in cast("Mapping[str, object]", value).items()}
+        return {key: plain_value(item, full=full) for key, item in cast("Mapping[str, object]", value).items()}
     if isinstance(value, list | tuple):
-        return [_plain(item, full=full) for item in cast("list[object]", value)]
+        return [plain_value(item, full=full) for item in cast("list[object]", value)]
     return value
 
 
@@ -119,6 +146,6 @@ def _is_default(value: object, field: dataclasses.Field[Any]) -> bool:
     """Whether a field holds its default, to the last sign of a zero."""
     if field.default is dataclasses.MISSING:
         return False
-    return type(value) is type(field.default) and canonical(_plain(value, full=True)) == canonical(
-        _plain(field.default, full=True)
+    return type(value) is type(field.default) and canonical(plain_value(value, full=True)) == canonical(
+        plain_value(field.default, full=True)
     )

@@ -10,19 +10,32 @@ from modelwright.config._json_reader import read_json
 from modelwright.config._yaml_reader import read_yaml
 from modelwright.protocols import did_you_mean
 
-__all__ = ["SIZE_LIMIT", "Format", "format_of", "read_file", "read_text"]
+__all__ = ["SIZE_LIMIT", "Format", "ReadFormat", "read_file", "read_text", "written_format"]
 
 type Format = Literal["yaml", "json"]
+"""What a config is written as."""
+
+type ReadFormat = Literal["yaml", "json", "toml"]
+"""What a config is read from."""
 
 SIZE_LIMIT = 1024 * 1024
 """The most bytes that a config may have."""
 
-_SUFFIXES: dict[str, Format] = {".yaml": "yaml", ".yml": "yaml", ".json": "json"}
-_READERS = {"yaml": read_yaml, "json": read_json}
+_SUFFIXES: dict[str, ReadFormat] = {".yaml": "yaml", ".yml": "yaml", ".json": "json", ".toml": "toml"}
 
 
-def format_of(path: Path) -> Format:
-    """The format that a file's name says.
+def _read_toml(text: str, source: str | None) -> Document:
+    """The reader of TOML, imported when it is needed: few configs are TOML."""
+    from modelwright.config._toml_reader import read_toml
+
+    return read_toml(text, source)
+
+
+_READERS = {"yaml": read_yaml, "json": read_json, "toml": _read_toml}
+
+
+def written_format(path: Path) -> Format:
+    """The format to write a file in, by its name.
 
     Args:
         path: The file; it need not exist.
@@ -31,8 +44,17 @@ def format_of(path: Path) -> Format:
         The format.
 
     Raises:
-        ConfigError: If the suffix belongs to none.
+        ConfigError: If the suffix belongs to none, or to one that is only read.
     """
+    found = _format_of(path)
+    if found == "toml":
+        message = f"a config is not written as TOML, which has no null, but `{path.name}` was given; use `.yaml`."
+        raise _error(str(path), message)
+    return found
+
+
+def _format_of(path: Path) -> ReadFormat:
+    """The format that a file's name says."""
     found = _SUFFIXES.get(path.suffix.lower())
     if found is None:
         rule = f"the name of a config must end in {quoted_list(_SUFFIXES, 'or')}, but `{path.name}` does not."
@@ -44,7 +66,7 @@ def read_file(path: Path) -> Document:
     """Read a file.
 
     Args:
-        path: A YAML or JSON file.
+        path: A YAML, JSON or TOML file.
 
     Returns:
         Its data with places, and what is wrong with the text.
@@ -64,7 +86,7 @@ def read_file(path: Path) -> Document:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise _error(source, f"the file cannot be read: {reason}.") from None
     _check_size(len(content), source)
-    return _read(_decoded(content, source), format_of(path), source)
+    return _read(_decoded(content, source), _format_of(path), source)
 
 
 def read_text(text: str, form: str, source: str | None) -> Document:
@@ -72,7 +94,7 @@ def read_text(text: str, form: str, source: str | None) -> Document:
 
     Args:
         text: The text.
-        form: `yaml` or `json`.
+        form: `yaml`, `json` or `toml`.
         source: What to call it in messages.
 
     Returns:

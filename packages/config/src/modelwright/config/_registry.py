@@ -13,20 +13,27 @@ from typing import final, override
 from modelwright.config._by_kind import ByKind, key_error, quoted_list, shown
 from modelwright.config._errors import ConfigError, Problem
 from modelwright.config._explain import described
+from modelwright.config._migrations import migrated
 from modelwright.config._model import ModelConfig
 from modelwright.protocols import did_you_mean
 
 __all__ = [
+    "RUN",
     "RegisteredKind",
     "config_class_for",
+    "current_fields",
     "failed_families",
     "load_families",
     "register_config",
     "registered_kinds",
 ]
 
+RUN = "run"
+"""What surrounds a model in a file; no family can have this kind."""
+
 _CLASSES: dict[str, type[ModelConfig]] = {}
 _FAILED: dict[str, str] = {}
+_INSTALLED: dict[str, str] = {}
 _KNOWN_FAMILIES = {"gpt": "modelwright-gpt", "moe": "modelwright-moe", "mamba": "modelwright-mamba"}
 
 
@@ -46,6 +53,8 @@ def register_config[ConfigT: ModelConfig](cls: type[ConfigT]) -> type[ConfigT]:
     if not isinstance(kind, str) or not kind:
         rule = f'`{cls.__name__}` must say its `kind`, as in `kind: ClassVar[str] = "mine"`.'
         raise ConfigError((Problem("", rule),))
+    if kind == RUN:
+        raise ConfigError((Problem("", f"the kind of `{cls.__name__}` cannot be `{RUN}`, which is a whole run."),))
     taken = _CLASSES.get(kind)
     if taken is not None and _full_name(taken) != _full_name(cls):
         message = f"the kind `{kind}` belongs to `{_full_name(taken)}` already; give `{_full_name(cls)}` another one."
@@ -81,6 +90,8 @@ def load_families() -> None:
             entry.load()
         except Exception as error:  # noqa: BLE001  # a broken plug-in must not break the families that work
             _FAILED[entry.name] = _failure(entry, error)
+        if entry.dist is not None:
+            _INSTALLED[entry.module] = f"{entry.dist.name} {entry.dist.version}"
 
 
 def registered_kinds() -> list[str]:
@@ -123,7 +134,7 @@ class RegisteredKind(ByKind):
     @override
     def split(self, data: Mapping[str, object]) -> tuple[type, dict[str, object]]:
         cls, fields = super().split(data)
-        return cls, without_version(cls, fields)
+        return cls, current_fields(cls, fields)
 
     @override
     def unknown(self, kind: str) -> str:
@@ -135,27 +146,37 @@ class RegisteredKind(ByKind):
         return f"must be {exists}, but `{shown(kind)}` was given{near}{failed_families()}"
 
 
-def without_version(cls: type, fields: dict[str, object]) -> dict[str, object]:
-    """Check the version of a model's data, and take it off.
+def current_fields(cls: type, fields: Mapping[str, object]) -> dict[str, object]:
+    """Take the version off a model's data, and bring older data up to date.
 
     Args:
         cls: The class that will read the data.
-        fields: Its plain data.
+        fields: Its plain data without `kind`.
 
     Returns:
-        The data without `version`.
+        The fields of the class's own version.
 
     Raises:
-        PydanticCustomError: If the data is of another version than the class.
+        PydanticCustomError: If the data is newer than the class, or cannot be brought up to date.
     """
-    known, given = int(getattr(cls, "version", 1)), fields.get("version", 1)
-    if given == known and not isinstance(given, bool):
-        return {key: value for key, value in fields.items() if key != "version"}
-    newer = isinstance(given, int) and given > known
-    advice = "; install a newer version of its package." if newer else "."
-    raise key_error(
-        "version", f"of `{getattr(cls, 'kind', '')}` must be {known}, but {described(given)} was given{advice}"
-    )
+    kind, known, given = str(getattr(cls, "kind", "")), int(getattr(cls, "version", 1)), fields.get("version", 1)
+    rest = {key: value for key, value in fields.items() if key != "version"}
+    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= known:
+        raise key_error("version", f"of `{kind}` {_wrong_version(cls, known, given)}")
+    return rest if given == known else migrated(kind, rest, start=given, end=known)
+
+
+def _wrong_version(cls: type, known: int, given: object) -> str:
+    """What to say of a version that cannot be read."""
+    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+        rule = f"must be {known}" if known == 1 else f"must be an integer from 1 to {known}"
+        return f"{rule}, but {described(given)} was given."
+    load_families()
+    package = _INSTALLED.get(cls.__module__)
+    installed = f" (`{package}`)" if package else ""
+    advice = f"pip install --upgrade {package.split()[0]}" if package else ""
+    upgrade = f"run `{advice}`." if advice else "install a newer version of its package."
+    return f"is {described(given)} in this file, but version {known} is installed{installed}; {upgrade}"
 
 
 def _full_name(cls: type) -> str:

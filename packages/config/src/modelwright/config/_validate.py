@@ -10,11 +10,13 @@ from modelwright.config._base import Config
 from modelwright.config._by_kind import make
 from modelwright.config._errors import ConfigError, Problem
 from modelwright.config._explain import described, dotted, problems_of
+from modelwright.config._migrations import migrated
 from modelwright.config._model import ModelConfig
 from modelwright.config._plain import not_plain
-from modelwright.config._registry import RegisteredKind, without_version
+from modelwright.config._registry import RUN, RegisteredKind, current_fields
+from modelwright.config._run import FILE_VERSION, RunConfig
 
-__all__ = ["model_from_dict", "validate", "validate_model"]
+__all__ = ["current_document", "model_from_dict", "validate", "validate_model", "validate_run"]
 
 
 def validate[ConfigT: Config](cls: type[ConfigT], data: Mapping[str, object]) -> ConfigT:
@@ -55,6 +57,57 @@ def validate_model(data: Mapping[str, object]) -> ModelConfig:
     return cast("ModelConfig", validate(cls, fields))
 
 
+def validate_run(data: Mapping[str, object]) -> RunConfig:
+    """Make the config of a run of plain data with `modelwright`.
+
+    Args:
+        data: Plain data, already known to be plain.
+
+    Returns:
+        The run.
+
+    Raises:
+        ConfigError: With everything that is wrong.
+    """
+    try:
+        fields = _current_run(data)
+    except PydanticCustomError as error:
+        message = f"`modelwright` {cast('dict[str, str]', error.context)['rest']}"
+        raise ConfigError((Problem("modelwright", message),)) from None
+    return validate(RunConfig, fields)
+
+
+def current_document(data: Mapping[str, object]) -> dict[str, object]:
+    """The plain data of a valid document as its installed version would say the same.
+
+    Args:
+        data: Plain data of a run or a model that is valid, maybe of an older version.
+
+    Returns:
+        The same fields, in the words of the current version.
+    """
+    if "modelwright" not in data:
+        return _current_model(data)
+    run = _current_run(data)
+    return {**run, "model": _current_model(cast("Mapping[str, object]", run["model"]))}
+
+
+def _current_run(data: Mapping[str, object]) -> dict[str, object]:
+    """What surrounds the model, brought up to date; what is no older version is left for validation to judge."""
+    given = data.get("modelwright")
+    if type(given) is not int or not 1 <= given < FILE_VERSION:
+        return dict(data)
+    rest = {key: value for key, value in data.items() if key != "modelwright"}
+    return {"modelwright": FILE_VERSION, **migrated(RUN, rest, start=given, end=FILE_VERSION)}
+
+
+def _current_model(data: Mapping[str, object]) -> dict[str, object]:
+    """A model, brought up to date."""
+    cls, fields = RegisteredKind().split(data)
+    version = cast("type[ModelConfig]", cls).version
+    return {"kind": data["kind"], **({"version": version} if version > 1 else {}), **fields}
+
+
 def model_from_dict[ConfigT: ModelConfig](cls: type[ConfigT], data: Mapping[str, Any]) -> ConfigT:
     """What `ModelConfig.from_dict` does.
 
@@ -78,7 +131,7 @@ def model_from_dict[ConfigT: ModelConfig](cls: type[ConfigT], data: Mapping[str,
             return made
         raise ConfigError((Problem("kind", f"`kind` must be `{own}`, but {described(data['kind'])} was given."),))
     try:
-        fields = without_version(cls, {key: value for key, value in data.items() if key != "kind"})
+        fields = current_fields(cls, {key: value for key, value in data.items() if key != "kind"})
     except PydanticCustomError as error:
         raise _key_problem(error) from None
     return validate(cls, fields)
