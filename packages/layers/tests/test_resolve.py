@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.enums import AttnBackend
 from torch.nn import functional as F
 
 from modelwright.config import Parallelism, Precision, fingerprint, replace
@@ -81,6 +82,29 @@ def test_any_other_field_of_the_engine_passes() -> None:
     assert engine.softmax_scale == 2
 
 
+def test_members_of_enums_and_dtypes_go_by_their_names() -> None:
+    engine = resolve(
+        ToyConfig(engine={"attention_backend": "flash", "mamba_training_ssm_states_dtype": "bfloat16"}),
+        Parallelism(),
+        Precision(),
+    )
+    assert engine.attention_backend is AttnBackend.flash
+    assert engine.mamba_training_ssm_states_dtype is torch.bfloat16
+    assert refused(attention_backend="flesh") == (
+        "`engine.attention_backend` must be `flash`, `fused`, `unfused`, `local` or `auto`, but is 'flesh'."
+    )
+
+
+def test_what_the_engine_itself_refuses() -> None:
+    assert refused(recompute_granularity="full").startswith("the engine refuses these fields together: ")
+
+
+def test_functions_are_refused() -> None:
+    assert refused(grad_scale_func="os.system") == (
+        "`engine.grad_scale_func` is a function, which a config cannot hold; leave it out."
+    )
+
+
 def test_none_is_a_value_where_the_engine_allows_it() -> None:
     assert resolve(ToyConfig(engine={"softmax_scale": None}), Parallelism(), Precision()).softmax_scale is None
 
@@ -88,7 +112,7 @@ def test_none_is_a_value_where_the_engine_allows_it() -> None:
 def test_an_unknown_field_and_what_was_meant() -> None:
     assert refused(recompute_granularty="selective") == (
         "`engine.recompute_granularty` is not a field of the engine's `TransformerConfig`; did you mean "
-        "`recompute_granularity`?."
+        "`recompute_granularity`?"
     )
 
 
@@ -101,7 +125,8 @@ def test_an_unknown_field_and_what_was_meant() -> None:
         ("moe_router_topk", True, "int, but is True"),
         ("softmax_scale", "big", "but is 'big'"),
         ("recompute_modules", "core_attn", "but is 'core_attn'"),
-        ("recompute_modules", [1], "but is (1,)"),
+        ("recompute_modules", [1], "but is [1]"),
+        ("mamba_training_ssm_states_dtype", "float31", "but is 'float31'"),
     ],
 )
 def test_a_value_of_another_type(name: str, value: object, expected: str) -> None:
@@ -122,8 +147,8 @@ def test_a_field_with_another_owner(name: str) -> None:
 
 def test_everything_wrong_is_said_at_once() -> None:
     assert refused(hidden_size=8, no_such_thing_at_all=1, moe_router_topk="two") == (
-        "`engine.hidden_size` is owned by a field of the model, parallelism or precision; set that one; "
-        "`engine.no_such_thing_at_all` is not a field of the engine's `TransformerConfig`; "
+        "`engine.hidden_size` is owned by a field of the model, parallelism or precision; set that one.\n"
+        "`engine.no_such_thing_at_all` is not a field of the engine's `TransformerConfig`.\n"
         "`engine.moe_router_topk` must be int, but is 'two'."
     )
 

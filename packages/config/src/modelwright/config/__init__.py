@@ -18,7 +18,7 @@ from modelwright.config._activations import (
     register_activation_name,
 )
 from modelwright.config._base import Config, config_class, replace
-from modelwright.config._by_kind import OneOf
+from modelwright.config._by_kind import OneOf, quoted_list
 from modelwright.config._codec import dumps, fingerprint, load, loads, migrate, save
 from modelwright.config._diff import ABSENT, Difference, diff
 from modelwright.config._errors import ConfigError, Problem
@@ -99,6 +99,7 @@ __all__ = [
     "override",
     "preset",
     "presets",
+    "quoted_list",
     "register_activation_name",
     "register_config",
     "register_preset",

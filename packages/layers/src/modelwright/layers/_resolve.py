@@ -5,19 +5,22 @@ theirs, and `engine:` passes any other field of the engine straight through, che
 one of ours owns the same thing.
 """
 
+import collections.abc
 import dataclasses
+import enum
 import math
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from megatron.core.transformer import TransformerConfig
 
-from modelwright.config import ModelConfig, Parallelism, Precision
+from modelwright.config import ConfigError, ModelConfig, Parallelism, Precision, Problem, quoted_list
 from modelwright.distributed import NormalInit, virtual_stages
 from modelwright.layers._activations import activation
-from modelwright.protocols import ModelwrightError, did_you_mean
+from modelwright.protocols import did_you_mean
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Fusions that need a GPU compiler or kernels, and the engine's other initialisation path: ours to switch, not a file's.
@@ -34,7 +37,7 @@ _FIXED: dict[str, Any] = {
 }
 
 
-class EngineFieldError(ModelwrightError):
+class EngineFieldError(ConfigError):
     """An `engine:` field that the installed engine does not have, of another type, or owned by one of ours."""
 
 
@@ -50,7 +53,8 @@ def resolve(config: ModelConfig, parallelism: Parallelism, precision: Precision)
         A fresh engine config, on which the engine's own checks have run.
 
     Raises:
-        EngineFieldError: A field of `engine:` is refused; all such fields in one message.
+        EngineFieldError: A field of `engine:` is refused, all such fields at once; or the engine's own checks refuse
+            what the fields make together.
     """
     fields = _FIXED | dict(config.engine_fields()) | _parallel_fields(parallelism) | _precision_fields(precision)
     chosen = activation(fields.pop("activation"))
@@ -59,8 +63,12 @@ def resolve(config: ModelConfig, parallelism: Parallelism, precision: Precision)
     fields["init_method"] = NormalInit(std)
     # The engine's scale for hybrid stacks: one residual add a layer (utils.scaled_init_method_normal).
     fields["output_layer_init_method"] = NormalInit(std / math.sqrt(layers))
-    _check_engine(dict(config.engine), owned=set(fields))
-    return TransformerConfig(**fields, **{name: _value(value) for name, value in config.engine.items()})
+    given = _passed_through(config.engine, owned=set(fields))
+    try:
+        return TransformerConfig(**fields, **given)
+    except (AssertionError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise EngineFieldError((Problem("engine", f"the engine refuses these fields together: {reason}"),)) from error
 
 
 def _parallel_fields(parallelism: Parallelism) -> dict[str, Any]:
@@ -91,34 +99,68 @@ def _precision_fields(precision: Precision) -> dict[str, Any]:
     }
 
 
-def _check_engine(given: dict[str, Any], *, owned: set[str]) -> None:
+def _passed_through(given: Mapping[str, Any], *, owned: set[str]) -> dict[str, Any]:
+    """The values of `engine:` as the engine takes them; everything that is wrong with them in one error."""
     hints = typing.get_type_hints(TransformerConfig)
     known = {field.name for field in dataclasses.fields(TransformerConfig) if not field.name.startswith("_")}
-    problems: list[str] = []
+    values, problems = dict[str, Any](), list[Problem]()
     for name, value in given.items():
         if name in owned:
-            problems.append(f"`engine.{name}` is owned by a field of the model, parallelism or precision; set that one")
+            message = f"`engine.{name}` is owned by a field of the model, parallelism or precision; set that one."
         elif name not in known:
-            problems.append(
-                f"`engine.{name}` is not a field of the engine's `TransformerConfig`{did_you_mean(name, known - owned)}"
-            )
-        elif not _fits(_value(value), hints[name]):
-            problems.append(f"`engine.{name}` must be {_shown(hints[name])}, but is {value!r}")
+            near = did_you_mean(name, known - owned) or "."
+            message = f"`engine.{name}` is not a field of the engine's `TransformerConfig`{near}"
+        else:
+            values[name] = _engine_value(value, hints[name])
+            message = _misfit(name, values[name], hints[name])
+        if message:
+            problems.append(Problem(f"engine.{name}", message))
     if problems:
-        raise EngineFieldError("; ".join(problems) + ".")
+        raise EngineFieldError(problems)
+    return values
 
 
-def _value(value: Any) -> Any:
-    """Sequences are frozen in a config; the engine wants lists."""
-    return _listed(value) if isinstance(value, tuple) else value  # pyright: ignore[reportUnknownArgumentType]
+def _misfit(name: str, value: Any, hint: Any) -> str:
+    """What is wrong with a value; "" if nothing is."""
+    if _fits(value, hint):
+        return ""
+    options = _options(hint)
+    if any(typing.get_origin(option) is collections.abc.Callable for option in options):
+        return f"`engine.{name}` is a function, which a config cannot hold; leave it out."
+    members = [member for option in options if _is_enum(option) for member in option.__members__]
+    expected = quoted_list(members, "or") if members else _shown(hint)
+    return f"`engine.{name}` must be {expected}, but is {value!r}."
 
 
-def _listed(items: tuple[Any, ...]) -> list[Any]:
-    return [_value(item) for item in items]
+def _engine_value(value: Any, hint: Any) -> Any:
+    """A plain value as the engine wants it: sequences as lists, members of enums and dtypes by their names."""
+    options = _options(hint)
+    if isinstance(value, tuple):
+        inner = next((typing.get_args(option)[0] for option in options if typing.get_args(option)), Any)
+        return _engine_values(value, inner)  # pyright: ignore[reportUnknownArgumentType]
+    if not isinstance(value, str) or _fits(value, hint):
+        return value
+    named = [option.__members__[value] for option in options if _is_enum(option) and value in option.__members__]
+    if torch.dtype in options and value in _DTYPES:
+        named.append(_DTYPES[value])
+    return named[0] if named else value
+
+
+def _engine_values(items: tuple[Any, ...], hint: Any) -> list[Any]:
+    return [_engine_value(item, hint) for item in items]
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """The members of a union, or the type alone."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _is_enum(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, enum.Enum)
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value is of a type that the engine annotates a field with."""
+    """Whether a value is of a type that the engine annotates a field with."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, option) for option in args)
