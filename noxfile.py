@@ -154,3 +154,9 @@ def integration(session: nox.Session) -> None:
     """Test the packages together, everything installed, and the policies of the repository."""
     targets = [path for path in ("tests/integration", "tests/policies") if (ROOT / path).is_dir()]
     uv(session, "run", "python", "-m", "pytest", *targets, *session.posargs, env=ONE_THREAD)
+
+
+@nox.session(venv_backend="none", default=False)
+def parity(session: nox.Session) -> None:
+    """Train on every layout of four ranks and compare each step with one rank."""
+    uv(session, "run", "python", "-m", "pytest", "tests/parity", *session.posargs, env=ONE_THREAD)

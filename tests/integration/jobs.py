@@ -2,38 +2,15 @@
 
 import logging
 import warnings
-from typing import Any
 
 import torch
 
-from modelwright.config import MegatronDDP, NoWrap, Parallelism, Precision, RunConfig, TrainConfig, Wrap, replace
+from modelwright.config import NoWrap, Parallelism, Precision
 from modelwright.gpt import GPTModelConfig
 
 TINY = GPTModelConfig(
     num_layers=4, hidden_size=64, num_attention_heads=8, num_query_groups=4, vocab_size=256, seq_length=64
 )
-DDP, FLOAT32 = MegatronDDP(), Precision()
-
-
-def losses(
-    parallelism: Parallelism,
-    changes: dict[str, Any] | None = None,
-    steps: int = 20,
-    wrap: Wrap = DDP,
-    precision: Precision = FLOAT32,
-) -> list[tuple[float, float]]:
-    """Loss and gradient norm of each step."""
-    _quiet()
-    from modelwright.training import train
-
-    run = RunConfig(
-        model=replace(TINY, **(changes or {})),
-        parallelism=parallelism,
-        wrap=wrap,
-        precision=precision,
-        train=TrainConfig(steps=steps, micro_batch=2, global_batch=8, lr=1e-3),
-    )
-    return [(record.loss, record.grad_norm) for record in train(run)]
 
 
 def logits(

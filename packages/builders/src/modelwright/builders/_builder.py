@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from modelwright.builders._hooks import Hook, ordered_hooks
-from modelwright.config import ModelConfig, Parallelism, Precision, Wrap
+from modelwright.config import ModelConfig, NoWrap, Parallelism, Precision, Wrap
 
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
@@ -76,3 +76,27 @@ class ModelBuilder[ModelT: nn.Module, ConfigT: ModelConfig](abc.ABC):
         Returns:
             One wrapped module per virtual stage, the first stage first.
         """
+
+    def build_for_inference(
+        self,
+        pg_collection: "ProcessGroupCollection",
+        *,
+        parallelism: Parallelism,
+        precision: Precision,
+        seed: int = 1234,
+    ) -> list[nn.Module]:
+        """Make all stages of this rank in eval mode, without a wrap and without gradients.
+
+        Args:
+            pg_collection: The process groups of this rank.
+            parallelism: Sizes of the axes.
+            precision: Number format of the parameters.
+            seed: What the values of the parameters are a function of, until weights are loaded.
+
+        Returns:
+            One module per virtual stage, the first stage first.
+        """
+        stages = self.build_distributed_models(
+            pg_collection, parallelism=parallelism, precision=precision, wrap=NoWrap(), seed=seed
+        )
+        return [stage.eval().requires_grad_(requires_grad=False) for stage in stages]

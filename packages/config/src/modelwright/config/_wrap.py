@@ -23,6 +23,9 @@ class MegatronDDP(Config):
 
     kind: ClassVar[str] = "ddp"
 
+    distributed_optimizer: bool = False
+    """Split the optimizer's state over the data-parallel ranks (ZeRO stage 1, arXiv:1910.02054)."""
+
     overlap_grad_reduce: bool = False
     """Reduce a bucket while the backward pass goes on."""
 

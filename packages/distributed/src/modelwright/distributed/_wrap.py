@@ -6,14 +6,19 @@ own joins by `wrap_stages.register(MyWrap)`.
 
 import functools
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
-from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    FullyShardedDataParallel,
+)
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import nn
 
-from modelwright.config import MegatronDDP, NoWrap, TorchFSDP2
+from modelwright.config import MegatronDDP, MegatronFSDP, NoWrap, TorchFSDP2
 from modelwright.distributed._fsdp2 import FullyShardedStage
 from modelwright.protocols import ModelwrightError
 
@@ -79,6 +84,37 @@ def _(strategy: TorchFSDP2, stages: Sequence[nn.Module], pg_collection: ProcessG
     ]
 
 
+@wrap_stages.register
+def _(strategy: MegatronFSDP, stages: Sequence[nn.Module], pg_collection: ProcessGroupCollection) -> list[nn.Module]:
+    _check_megatron_fsdp()
+    ddp_config = DistributedDataParallelConfig(
+        use_megatron_fsdp=True,
+        use_distributed_optimizer=True,
+        data_parallel_sharding_strategy=strategy.sharding,
+        overlap_grad_reduce=strategy.overlap_grad_reduce,
+        overlap_param_gather=strategy.overlap_param_gather,
+    )
+    return [
+        FullyShardedDataParallel(
+            config=engine_config(stage), ddp_config=ddp_config, module=stage, pg_collection=pg_collection
+        )
+        for stage in stages
+    ]
+
+
+def _check_megatron_fsdp() -> None:
+    missing: list[str] = []
+    if find_spec("einops") is None:
+        missing.append("einops is not installed (pip install einops)")
+    if not torch.cuda.is_available():
+        missing.append("CUDA is not usable: it orders its communication by CUDA streams and events")
+    if missing:
+        raise WrapError(
+            f"`wrap.kind: megatron_fsdp` cannot be used here, because {' and '.join(missing)}; use `fsdp2`, which "
+            "shards the same on the CPU and on a GPU."
+        )
+
+
 def engine_config(stage: nn.Module) -> Any:
     """The engine's config that a stage carries, which the engine's wrappers read.
 
@@ -105,6 +141,7 @@ def _ddp_config(strategy: MegatronDDP, pg_collection: ProcessGroupCollection) ->
     bucket_size = strategy.bucket_size or max(40_000_000, 1_000_000 * pg_collection.dp_cp.size())
     return DistributedDataParallelConfig(
         grad_reduce_in_fp32=strategy.grad_reduce_in_fp32,
+        use_distributed_optimizer=strategy.distributed_optimizer,
         overlap_grad_reduce=strategy.overlap_grad_reduce,
         bucket_size=bucket_size if strategy.overlap_grad_reduce else None,
         average_in_collective=strategy.average_in_collective,

@@ -79,7 +79,7 @@ def load_for_inference(run_dir: Path) -> LoadedModel:
     _, path = latest_checkpoint(run_dir)
     run = checkpoint_config(path)
     groups = initialize(Parallelism())
-    model = builder_of(run).build_model(groups, parallelism=Parallelism(), precision=Precision()).eval()
+    (model,) = builder_of(run).build_for_inference(groups, parallelism=Parallelism(), precision=Precision())
     load_checkpoint(TrainState([model], groups), path)
     return LoadedModel(run, model)
 

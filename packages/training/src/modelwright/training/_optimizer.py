@@ -41,6 +41,7 @@ def make_optimizer(
         adam_beta2=train.adam_beta2,
         adam_eps=train.adam_eps,
         clip_grad=train.clip_grad,
+        use_distributed_optimizer=_is_distributed(stages[0]),
         bf16=precision.params == "bfloat16",
         fp16=precision.params == "float16",
         params_dtype=getattr(torch, precision.params),
@@ -49,6 +50,12 @@ def make_optimizer(
     return get_megatron_optimizer(
         config, chunks, use_gloo_process_groups=torch.cuda.is_available(), pg_collection=pg_collection
     )
+
+
+def _is_distributed(stage: Any) -> bool:
+    """Whether the wrapper laid the parameters out for an optimizer whose state is split over the data ranks."""
+    ddp_config = getattr(stage, "ddp_config", None)
+    return ddp_config is not None and bool(ddp_config.use_distributed_optimizer)
 
 
 def make_schedule(optimizer: MegatronOptimizer, train: TrainConfig) -> OptimizerParamScheduler:

@@ -1,0 +1,40 @@
+"""Layout parity on four ranks; slow on two cores, so in a nox session of its own, `parity`."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from modelwright.config import MegatronDDP, Parallelism, RunConfig, TorchFSDP2, TrainConfig
+from modelwright.testing import CurvePoint, RankPool, assert_layout_parity, reference_curve
+from tests.integration.jobs import TINY
+
+RUN = RunConfig(model=TINY, train=TrainConfig(steps=20, micro_batch=2, global_batch=8, lr=1e-3))
+
+FOUR_RANKS = {
+    "tensor 2 × pipeline 2": (Parallelism(tensor=2, pipeline=2), MegatronDDP()),
+    "tensor 2 × data 2": (Parallelism(tensor=2, data=2), MegatronDDP()),
+    "tensor 2, sequence × data 2": (Parallelism(tensor=2, sequence=True, data=2), MegatronDDP()),
+    "tensor 2 × data 2, fsdp2": (Parallelism(tensor=2, data=2), TorchFSDP2()),
+    "pipeline 2 × data 2": (Parallelism(pipeline=2, data=2), MegatronDDP()),
+    "pipeline 2 × virtual 2 × data 2": (Parallelism(pipeline=2, virtual_pipeline=2, data=2), MegatronDDP()),
+    "context 2 × data 2": (Parallelism(context=2, data=2), MegatronDDP()),
+    "tensor 2 × context 2": (Parallelism(tensor=2, context=2), MegatronDDP()),
+    "pipeline 4": (Parallelism(pipeline=4), MegatronDDP()),
+}
+
+
+@pytest.fixture(scope="module")
+def four_ranks() -> Iterator[RankPool]:
+    with RankPool(4) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def one_rank(four_ranks: RankPool) -> list[CurvePoint]:
+    return reference_curve(four_ranks, RUN)
+
+
+@pytest.mark.parametrize("layout", FOUR_RANKS)
+def test_four_ranks_agree_with_one(layout: str, one_rank: list[CurvePoint], four_ranks: RankPool) -> None:
+    parallelism, wrap = FOUR_RANKS[layout]
+    assert_layout_parity(four_ranks, RUN, parallelism, wrap=wrap, reference=one_rank)
