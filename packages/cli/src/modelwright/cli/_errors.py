@@ -23,8 +23,12 @@ def guarded(command: Callable[[], None], *, debug: bool) -> int:
     Returns:
         The exit code.
     """
+    from modelwright.cli._train import quiet_engine
+
     try:
-        command()
+        # A user's parts may import the engine at any point, so all of a command is quiet.
+        with quiet_engine(debug=debug):
+            command()
     except KeyboardInterrupt:
         say("interrupted")
         return INTERRUPTED
