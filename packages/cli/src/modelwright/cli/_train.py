@@ -128,8 +128,11 @@ def train_rank(job: _Job) -> None:
             if log is not None:
                 log.close()
         if log is not None:
-            log.console.print(f"run folder: {job.out}")
-            log.console.print(f'next: modelwright generate {job.out} --prompt "The " --tokens 200')
+            for line in (
+                f"run folder: {job.out}",
+                f'next: modelwright generate {job.out} --prompt "The " --tokens 200',
+            ):
+                log.console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 @contextmanager
