@@ -3,8 +3,10 @@
 A config is frozen data: what a model is (`ModelConfig`, one subclass for each family), how it is cut over ranks
 (`Parallelism`), its number formats (`Precision`), how it becomes data-parallel (`Wrap`), how it is trained
 (`TrainConfig`), and all of that as one file (`RunConfig`). Everything wrong with a config is reported at once, as a
-`ConfigError`. `load`, `loads`, `save` and `dumps` move configs to and from YAML and JSON without loss; `override` and
-`replace` make changed copies. Families register their classes by `kind` (`register_config`).
+`ConfigError`. `load`, `loads`, `save` and `dumps` move configs to and from YAML and JSON without loss (TOML is read);
+`override` and `replace` make changed copies, `diff` compares two, `fingerprint` names their content. Families register
+their classes by `kind` (`register_config`), and how to read old versions (`migration`) and upstream's dictionaries
+(`register_upstream`, for `convert`). `json_schema` is for editors.
 
     from modelwright.config import RunConfig, load, override
 
@@ -45,6 +47,8 @@ from modelwright.config._run import RunConfig
 from modelwright.config._schedule import ConstantSchedule, CosineSchedule, LinearSchedule, LrSchedule
 from modelwright.config._schema import field_descriptions, json_schema
 from modelwright.config._train import TrainConfig
+from modelwright.config._upstream import Unmapped, UpstreamSection, register_upstream, register_upstream_module
+from modelwright.config._upstream_run import Converted, convert, convert_file
 from modelwright.config._wrap import MegatronDDP, MegatronFSDP, NoWrap, TorchFSDP2, Wrap
 
 __all__ = [
@@ -52,6 +56,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "ConstantSchedule",
+    "Converted",
     "CosineSchedule",
     "Count",
     "Difference",
@@ -77,6 +82,8 @@ __all__ = [
     "TorchFSDP2",
     "TrainConfig",
     "UnitFraction",
+    "Unmapped",
+    "UpstreamSection",
     "Wrap",
     "activation_is_gated",
     "activation_names",
@@ -84,6 +91,8 @@ __all__ = [
     "check_layout",
     "config_class",
     "config_class_for",
+    "convert",
+    "convert_file",
     "diff",
     "divides",
     "dumps",
@@ -104,6 +113,8 @@ __all__ = [
     "register_config",
     "register_preset",
     "register_preset_module",
+    "register_upstream",
+    "register_upstream_module",
     "registered_kinds",
     "replace",
     "save",

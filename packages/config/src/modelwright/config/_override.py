@@ -12,7 +12,7 @@ from modelwright.config._plain import to_plain
 from modelwright.config._reader import read_text
 from modelwright.config._run import RunConfig
 
-__all__ = ["override"]
+__all__ = ["apply_changes", "override"]
 
 _OPTION = "--set"
 
@@ -53,6 +53,29 @@ def override[ConfigT: RunConfig | ModelConfig](config: ConfigT, changes: str | S
         if as_text != wanted:
             return _applied_with_sources(config, as_text)
         raise ConfigError(_with_source(one, wanted) for one in error.problems) from None
+
+
+def apply_changes(data: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """Apply overrides to plain data that has yet to be validated.
+
+    Args:
+        data: Plain data; it is changed.
+        changes: `path=value`, as `override` takes them.
+
+    Returns:
+        The data.
+
+    Raises:
+        ConfigError: If one of them cannot be read.
+    """
+    read = [_read(text) for text in changes]
+    problems = [found for found in read if isinstance(found, Problem)]
+    if problems:
+        raise ConfigError(problems)
+    for found in read:
+        if isinstance(found, _Change):
+            _set(data, found)
+    return data
 
 
 def _applied_with_sources[ConfigT: RunConfig | ModelConfig](config: ConfigT, changes: list[_Change]) -> ConfigT:

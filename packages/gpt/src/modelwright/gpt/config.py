@@ -26,6 +26,7 @@ from modelwright.config import (
     multiple_of,
     register_config,
     register_preset_module,
+    register_upstream_module,
 )
 
 __all__ = ["GPTModelConfig"]
@@ -177,13 +178,22 @@ class GPTModelConfig(ModelConfig):
         yield from multiple_of("ffn_hidden_size", self.resolved_ffn_hidden_size, tensor, "`tensor`")
         yield from self._vocabulary_problems(tensor)
         yield from self._sequence_problems(parallelism)
-        stages = parallelism.pipeline * parallelism.virtual_pipeline
-        yield from multiple_of("num_layers", self.num_layers, stages, "`pipeline` × `virtual_pipeline`")
+        yield from self._stage_problems(parallelism)
         if parallelism.expert > 1:
             message = (
                 f"`expert` must be 1, but {parallelism.expert} was given: a `{self.kind}` has no experts to split."
             )
             yield Problem("", message)
+
+    def _stage_problems(self, parallelism: Parallelism) -> Iterator[Problem]:
+        """How the blocks are divided over the pipeline."""
+        stages = parallelism.stages
+        if stages is None:
+            count = parallelism.pipeline * parallelism.virtual_pipeline
+            yield from multiple_of("num_layers", self.num_layers, count, "`pipeline` × `virtual_pipeline`")
+        elif sum(stages) != self.num_layers:
+            rule = f"`num_layers` must be the sum of `parallelism.stages`, but {self.num_layers} is not {sum(stages)}"
+            yield Problem("num_layers", f"{rule}; change one of them.")
 
     def _rotary_problems(self) -> Iterator[Problem]:
         """Rules of the rotary embedding."""
@@ -221,3 +231,4 @@ def _rounded_up(number: int, multiple: int) -> int:
 
 
 register_preset_module("modelwright.gpt.presets")
+register_upstream_module("modelwright.gpt.upstream")
