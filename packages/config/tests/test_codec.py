@@ -115,7 +115,7 @@ MOVED: dict[str, dict[str, Any]] = {
     },
     "parallelism": {
         "tensor": 2, "pipeline": 2, "context": 2, "expert": 2, "expert_tensor": 1, "data": 2, "sequence": None,
-        "virtual_pipeline": None,
+        "virtual_pipeline": None, "stages": None,
     },
     "precision": {"params": "bfloat16"},
     "wrap": {
@@ -150,6 +150,7 @@ def test_every_field_of_every_section_comes_back(section: str) -> None:
         {"train": TrainConfig(lr_schedule=CosineSchedule(warmup_steps=3, min_lr=1e-5))},
         {"parallelism": Parallelism(tensor=2, sequence=True)},
         {"parallelism": Parallelism(pipeline=2, virtual_pipeline=2)},
+        {"parallelism": Parallelism(pipeline=2, stages=(1, 2))},
         {"precision": Precision(params="float16")},
     ],
 )

@@ -31,6 +31,9 @@ class Parallelism(Config):
     virtual_pipeline: Count = 1
     """Stages that each pipeline rank holds; above 1 the schedule interleaves them."""
 
+    stages: tuple[Count, ...] | None = None
+    """Blocks of each stage, the first stage first, `pipeline` × `virtual_pipeline` of them; None: as many in each."""
+
     context: Count = 1
     """Ranks that split the sequence in attention."""
 
@@ -104,6 +107,10 @@ class Parallelism(Config):
                 f"`virtual_pipeline` above 1 needs `pipeline` above 1, but {self.virtual_pipeline} was given and"
                 " `pipeline` is 1; set `virtual_pipeline: 1` or raise `pipeline`.",
             )
+        count = self.pipeline * self.virtual_pipeline
+        if self.stages is not None and len(self.stages) != count:
+            rule = f"`stages` must have `pipeline` × `virtual_pipeline` = {count} numbers"
+            yield Problem("stages", f"{rule}, but has {len(self.stages)}; give one for each stage.")
         fewest = self._fewest_copies()
         if self.data is not None and self.data % fewest:
             experts = f"`expert` {self.expert} × `expert_tensor` {self.expert_tensor_size}"
