@@ -17,7 +17,8 @@ app = typer.Typer(
 config_app = typer.Typer(help="Read and write config files.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
-File = Annotated[Path, typer.Argument(metavar="FILE", help="Config of a run, YAML or JSON.")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="Config of a run: YAML, JSON or TOML.")]
+ConfigFile = Annotated[Path, typer.Argument(metavar="FILE", help="A config file.")]
 OptionalFile = Annotated[
     Path | None, typer.Argument(metavar="[FILE]", help="Config of a run; may be left out with --resume.")
 ]
@@ -124,6 +125,69 @@ def config_show(
         lambda: show_command(
             file, preset, full=full, output_format=output_format, overrides=overrides or (), modules=modules or ()
         ),
+        debug=debug,
+    )
+
+
+@config_app.command("validate")
+def config_validate(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Config files.")],
+    engine: Annotated[bool, typer.Option("--engine", help="Check the `engine:` fields too; loads the engine.")] = False,
+    modules: Import = None,
+    debug: Debug = False,
+) -> None:
+    """Check files and say everything that is wrong with them."""
+    from modelwright.cli._config import validate_command
+
+    _exit(lambda: validate_command(files, engine=engine, modules=modules or ()), debug=debug)
+
+
+@config_app.command("diff")
+def config_diff(left: ConfigFile, right: ConfigFile, modules: Import = None, debug: Debug = False) -> None:
+    """Print every field in which two files differ, with both values."""
+    from modelwright.cli._config import diff_command
+
+    _exit(lambda: diff_command(left, right, modules=modules or ()), debug=debug)
+
+
+@config_app.command("schema")
+def config_schema(
+    kind: Annotated[str, typer.Argument(help="run, or a kind of model.")] = "run",
+    modules: Import = None,
+    debug: Debug = False,
+) -> None:
+    """Print the JSON Schema of a file, for an editor."""
+    from modelwright.cli._config import schema_command
+
+    _exit(lambda: schema_command(kind, modules=modules or ()), debug=debug)
+
+
+@config_app.command("migrate")
+def config_migrate(
+    file: ConfigFile,
+    write: Annotated[bool, typer.Option("--write", help="Rewrite the file; its comments are lost.")] = False,
+    modules: Import = None,
+    debug: Debug = False,
+) -> None:
+    """Print a file of an older version in the words of the installed one."""
+    from modelwright.cli._config import migrate_command
+
+    _exit(lambda: migrate_command(file, write=write, modules=modules or ()), debug=debug)
+
+
+@config_app.command("convert")
+def config_convert(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A run_config.yaml, or a model's as_dict() as YAML.")],
+    output_format: Annotated[str, typer.Option("--format", help="yaml or json.")] = "yaml",
+    overrides: Set = None,
+    modules: Import = None,
+    debug: Debug = False,
+) -> None:
+    """Print a Megatron run_config.yaml as a config, and on stderr what has no counterpart."""
+    from modelwright.cli._config import convert_command
+
+    _exit(
+        lambda: convert_command(file, output_format=output_format, overrides=overrides or (), modules=modules or ()),
         debug=debug,
     )
 
