@@ -1,4 +1,4 @@
-"""The attention slots: self-attention as a layer calls it, and the core attention inside it."""
+"""The attention slots: self- and cross-attention as a layer calls them, and the core attention inside them."""
 
 from __future__ import annotations
 
@@ -182,5 +182,76 @@ class SelfAttentionBuilder(Protocol):
 
         Returns:
             The self-attention.
+        """
+        ...
+
+
+class CrossAttentionInterface(Protocol):
+    """A built cross-attention: queries from the hidden states, keys and values from a context."""
+
+    def forward(
+        self,
+        hidden_SBH: Tensor,
+        /,
+        *,
+        attention_mask: Tensor | None,
+        key_value_states: Tensor | None,
+        inference_context: BaseInferenceContext | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend to the context. Called by `TransformerLayer._forward_attention`.
+
+        Args:
+            hidden_SBH: `[s, b, h]`, normalised.
+            attention_mask: True where *not* to attend, from the layer's `context_mask`.
+            key_value_states: `[context s, b, h]`, the layer's `context`.
+            inference_context: Holds the key and value cache in generation, else `None`.
+
+        Returns:
+            `[s, b, h]`, and the bias that was not added, `[h]`, or `None`.
+        """
+        ...
+
+    def __call__(
+        self,
+        hidden_SBH: Tensor,
+        /,
+        *,
+        attention_mask: Tensor | None,
+        key_value_states: Tensor | None,
+        inference_context: BaseInferenceContext | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `forward`; `torch.nn.Module` provides it."""
+        ...
+
+
+class CrossAttentionBuilder(Protocol):
+    """Makes a cross-attention.
+
+    Call site: `transformer_layer.py`, `TransformerLayer.__init__` (untyped there, through `build_module`). The engine's
+    own `CrossAttention` does not take `pp_layer_offset`, which `HybridStack`'s layers pass.
+    """
+
+    def __call__(
+        self,
+        *,
+        config: TransformerConfig,
+        layer_number: int,
+        pg_collection: ProcessGroupCollection,
+        name: str | None,
+        cp_comm_type: str | None = None,
+        pp_layer_offset: int | None = None,
+    ) -> CrossAttentionInterface:
+        """Build the cross-attention.
+
+        Args:
+            config: The engine's config.
+            layer_number: Counted from 1 over the whole model.
+            pg_collection: The process groups; `tp` splits the heads.
+            name: Dotted name of this module in the model, or `None`.
+            cp_comm_type: How keys and values travel; passed only under context parallelism.
+            pp_layer_offset: Number of layers before this stage; passed by `HybridStack`, not by `TransformerBlock`.
+
+        Returns:
+            The cross-attention.
         """
         ...

@@ -51,3 +51,31 @@ class BiasDropoutAddBuilder(Protocol):
             The function.
         """
         ...
+
+
+class CrossBiasDropoutAddBuilder(BiasDropoutAddBuilder, Protocol):
+    """Chooses the function after a cross-attention (`cross_attn_bda`): called as every other.
+
+    The engine builds this one slot with `config=` (`transformer_layer.py`, `build_module(..., config=self.config)`),
+    which only a class or a `ModuleSpec` ever sees; a function is taken as it is.
+    """
+
+
+class MambaBiasDropoutAddBuilder(Protocol):
+    """Chooses the function after a Mamba mixer (`mamba_bda`): the one call by keyword.
+
+    Call site: `mamba_layer.py`, `MambaLayer.forward`. The engine's default for this slot, `IdentityOp`, cannot be
+    called that way.
+    """
+
+    def __call__(self, *, training: bool, fused: bool) -> BiasDropoutAddInterface:
+        """Choose the function.
+
+        Args:
+            training: Whether the layer is in training mode.
+            fused: Whether `config.bias_dropout_fusion` asks for a compiled function.
+
+        Returns:
+            The function.
+        """
+        ...

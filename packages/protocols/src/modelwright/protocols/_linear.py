@@ -1,4 +1,4 @@
-"""The linear slots of a GPT layer: QKV and output projection of attention, fc1 and fc2 of the MLP.
+"""The linear slots of a transformer layer: QKV, Q and KV and output projection of attention, fc1 and fc2 of the MLP.
 
 `linear_qkv` and `linear_fc1` split their output over the tensor-parallel group (column parallel), `linear_proj` and
 `linear_fc2` their input (row parallel). Sizes are those of the whole layer; a part divides them by its group itself.
@@ -261,6 +261,183 @@ class LinearFc2Builder(Protocol):
             skip_bias_add: Whether to return the bias instead of adding it; always true.
             is_expert: Whether this is a layer of an expert.
             tp_comm_buffer_name: Name of Transformer Engine's communication buffer, `"fc2"`; others ignore it.
+            tp_group: The tensor-parallel group.
+            name: Dotted name of this module in the model, or `None`.
+
+        Returns:
+            The layer.
+        """
+        ...
+
+
+class LinearLayerInterface(Protocol):
+    """A built `linear_q` or `linear_kv` of cross-attention. The engine's name is `LinearInterface`."""
+
+    def forward(self, hidden_SBH: Tensor, /) -> tuple[Tensor, object]:
+        """Project. Called by `CrossAttention.get_query_key_value_tensors`.
+
+        Args:
+            hidden_SBH: `[s, b, h]`.
+
+        Returns:
+            `[s, b, n * d / tensor-parallel size]` for queries, twice that for keys and values, and a second value that
+            the engine ignores.
+        """
+        ...
+
+    def __call__(self, hidden_SBH: Tensor, /) -> tuple[Tensor, object]:
+        """As `forward`; `torch.nn.Module` provides it."""
+        ...
+
+
+class LinearLayerBuilder(Protocol):
+    """Makes `linear_q` and `linear_kv`.
+
+    Call site: `attention.py`, `CrossAttention.__init__`. The engine's own `LinearLayerBuilder` lacks `name`, which that
+    call passes. No process group is passed: a part that splits its output asks for the global one.
+    """
+
+    def __call__(
+        self,
+        input_size: int,
+        output_size: int,
+        /,
+        *,
+        config: TransformerConfig,
+        init_method: Callable[[Tensor], None],
+        gather_output: bool,
+        bias: bool,
+        skip_bias_add: bool,
+        is_expert: bool,
+        name: str | None,
+    ) -> LinearLayerInterface:
+        """Build the layer.
+
+        Args:
+            input_size: `h`.
+            output_size: `n * d`, or twice that for keys and values.
+            config: The engine's config.
+            init_method: Initialises the weight in place.
+            gather_output: Whether to gather the output over the tensor-parallel group; always false here.
+            bias: Whether there is a bias.
+            skip_bias_add: Whether to return the bias instead of adding it; always false.
+            is_expert: Whether this is a layer of an expert.
+            name: Dotted name of this module in the model, or `None`.
+
+        Returns:
+            The layer.
+        """
+        ...
+
+
+class InProjInterface(Protocol):
+    """A built `in_proj` of a Mamba mixer or a gated delta net."""
+
+    @property
+    def weight(self) -> Tensor:
+        """`[output size / tensor-parallel size, h]`; a Mamba mixer writes how it is partitioned onto it."""
+        ...
+
+    def forward(self, hidden_SBH: Tensor, /) -> tuple[Tensor, object]:
+        """Project. Called by `MambaMixer.forward` and `GatedDeltaNet.forward`.
+
+        Args:
+            hidden_SBH: `[s, b, h]`.
+
+        Returns:
+            `[s, b, output size / tensor-parallel size]`, and a second value that the engine ignores.
+        """
+        ...
+
+    def __call__(self, hidden_SBH: Tensor, /) -> tuple[Tensor, object]:
+        """As `forward`; `torch.nn.Module` provides it."""
+        ...
+
+
+class InProjBuilder(Protocol):
+    """Makes `in_proj`.
+
+    Call sites: `mamba_mixer.py`, `MambaMixer.__init__`; `gated_delta_net/common.py`, `_GDNBase.__init__` (untyped
+    there, through `build_module`).
+    """
+
+    def __call__(
+        self,
+        input_size: int,
+        output_size: int,
+        /,
+        *,
+        config: TransformerConfig,
+        init_method: Callable[[Tensor], None],
+        gather_output: bool,
+        bias: bool,
+        skip_bias_add: bool,
+        is_expert: bool,
+        tp_comm_buffer_name: str,
+        tp_group: ProcessGroup | None,
+        name: str | None,
+    ) -> InProjInterface:
+        """Build the layer.
+
+        Args:
+            input_size: `h`.
+            output_size: All that the mixer splits: z, x, B, C, dt for Mamba; query, key, value, z, beta, alpha for a
+                gated delta net. Each of them is split over the tensor-parallel group on its own.
+            config: The engine's config.
+            init_method: Initialises the weight in place.
+            gather_output: Whether to gather the output over the tensor-parallel group; always false here.
+            bias: Whether there is a bias.
+            skip_bias_add: Whether to return the bias instead of adding it; always false.
+            is_expert: Whether this is a layer of an expert.
+            tp_comm_buffer_name: Name of Transformer Engine's communication buffer, `"fc1"`.
+            tp_group: The tensor-parallel group.
+            name: Dotted name of this module in the model, or `None`.
+
+        Returns:
+            The layer.
+        """
+        ...
+
+
+class OutProjInterface(LinearProjInterface, Protocol):
+    """A built `out_proj` of a Mamba mixer or a gated delta net, whose `forward` calls it as attention does its own."""
+
+
+class OutProjBuilder(Protocol):
+    """Makes `out_proj`.
+
+    Call sites: `mamba_mixer.py`, `MambaMixer.__init__`; `gated_delta_net/common.py`, `_GDNBase.__init__` (untyped
+    there, through `build_module`).
+    """
+
+    def __call__(
+        self,
+        input_size: int,
+        output_size: int,
+        /,
+        *,
+        config: TransformerConfig,
+        init_method: Callable[[Tensor], None],
+        bias: bool,
+        input_is_parallel: bool,
+        skip_bias_add: bool,
+        is_expert: bool,
+        tp_comm_buffer_name: str,
+        tp_group: ProcessGroup | None,
+        name: str | None,
+    ) -> OutProjInterface:
+        """Build the layer.
+
+        Args:
+            input_size: The mixer's inner size.
+            output_size: `h`.
+            config: The engine's config.
+            init_method: Initialises the weight in place.
+            bias: Whether there is a bias.
+            input_is_parallel: Whether the input is already split over the tensor-parallel group; always true here.
+            skip_bias_add: Whether to return the bias instead of adding it; always true.
+            is_expert: Whether this is a layer of an expert.
+            tp_comm_buffer_name: Name of Transformer Engine's communication buffer, `"fc2"`.
             tp_group: The tensor-parallel group.
             name: Dotted name of this module in the model, or `None`.
 

@@ -125,3 +125,89 @@ class SupportsWeight(Protocol):
     def weight(self) -> Tensor:
         """The parameter."""
         ...
+
+
+class SupportsMambaStateShapes(Protocol):
+    """A Mamba mixer or layer that can generate: the stack asks for the shapes before it allocates the states."""
+
+    def mamba_state_shapes_per_request(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Say how large the states of one sequence are.
+
+        Returns:
+            Shape of the convolution's state and of the scan's.
+        """
+        ...
+
+
+class SupportsRoutingMap(Protocol):
+    """Experts under the inference dispatcher, which passes what the router chose."""
+
+    def forward(
+        self,
+        dispatched_input: Tensor,
+        tokens_per_expert: Tensor,
+        permuted_probs: Tensor,
+        /,
+        *,
+        routing_map: Tensor,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run every expert on its tokens.
+
+        Args:
+            dispatched_input: See `ExpertsInterface.forward`.
+            tokens_per_expert: See `ExpertsInterface.forward`.
+            permuted_probs: See `ExpertsInterface.forward`.
+            routing_map: Which experts each token goes to.
+
+        Returns:
+            See `ExpertsInterface.forward`.
+        """
+        ...
+
+
+class SupportsZeroCopyBuffers(Protocol):
+    """Experts under a dispatcher that offers memory to write to (`get_expert_zero_copy_buffers`)."""
+
+    def forward(
+        self,
+        dispatched_input: Tensor,
+        tokens_per_expert: Tensor,
+        permuted_probs: Tensor,
+        /,
+        *,
+        output_buffer: Tensor | None = None,
+        grad_input_buffer: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run every expert on its tokens.
+
+        Args:
+            dispatched_input: See `ExpertsInterface.forward`.
+            tokens_per_expert: See `ExpertsInterface.forward`.
+            permuted_probs: See `ExpertsInterface.forward`.
+            output_buffer: Where the output goes.
+            grad_input_buffer: Where the gradient of the input goes.
+
+        Returns:
+            See `ExpertsInterface.forward`.
+        """
+        ...
+
+
+class SupportsSharedExperts(Protocol):
+    """A token dispatcher that runs the shared experts while tokens travel (`moe_shared_expert_overlap`)."""
+
+    def set_shared_experts(self, shared_experts: Any, /) -> None:
+        """Take the shared experts. Called by `MoELayer.__init__`.
+
+        Args:
+            shared_experts: What fills the shared experts' slot.
+        """
+        ...
+
+
+class SupportsSetForRecomputePreMlpLayernorm(Protocol):
+    """A mixture of experts whose input norm may be recomputed under fp8 or fp4 (`recompute_modules: layernorm`)."""
+
+    def set_for_recompute_pre_mlp_layernorm(self) -> None:
+        """Keep the original input of the first projections. Called by `TransformerLayer.__init__`."""
+        ...
