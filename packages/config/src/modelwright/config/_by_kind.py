@@ -164,7 +164,7 @@ def shown(text: str, limit: int = 60) -> str:
     Returns:
         The text with control characters escaped, cut after `limit` characters.
     """
-    clean = "".join(ch if ch.isprintable() else ch.encode("unicode_escape").decode() for ch in text[: limit + 1])
+    clean = "".join(ch if ch.isprintable() else repr(ch)[1:-1] for ch in text[: limit + 1])
     return clean if len(clean) <= limit else clean[:limit] + "…"
 
 
