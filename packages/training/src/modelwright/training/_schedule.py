@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
+from megatron.core.distributed.data_parallel_base import _BaseDataParallel  # pyright: ignore[reportPrivateUsage]
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
@@ -27,7 +28,9 @@ def connect(stages: Sequence[nn.Module], optimizer: Any | None, pg_collection: "
         pg_collection: The process groups of this rank.
     """
     config = engine_config(unwrapped(stages[0]))
-    config.finalize_model_grads_func = partial(_finalize, pg_collection=pg_collection)
+    # Stages that nothing wraps, as in a build with `wrap: {kind: none}`, have no buffers to reduce.
+    wrapped = isinstance(stages[0], _BaseDataParallel)
+    config.finalize_model_grads_func = partial(_finalize, pg_collection=pg_collection) if wrapped else None
     config.grad_scale_func = optimizer.scale_loss if optimizer is not None else None
     reduced = [stage for stage in stages if isinstance(stage, DistributedDataParallel)]
     if reduced and reduced[0].ddp_config.overlap_grad_reduce:
