@@ -5,11 +5,13 @@ needs CUDA; there, and nowhere else, the engine's own PyTorch norm stands in for
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 
 from modelwright.config import Parallelism, Precision
+from modelwright.gpt import GPTModelConfig
 from modelwright.testing import RankPool
 from tests.integration.jobs import TINY
 
@@ -30,6 +32,7 @@ def compare(parallelism: Parallelism) -> Comparison:
     """Build both on this rank, copy our weights over, run both."""
     from megatron.core.models.hybrid import hybrid_block
     from megatron.core.transformer.torch_norm import WrappedTorchNorm
+    from megatron.training.models import HybridModelBuilder
 
     from modelwright.builders import builder_for
     from modelwright.distributed import initialize
@@ -38,7 +41,7 @@ def compare(parallelism: Parallelism) -> Comparison:
     ours = builder_for(TINY).build_model(groups, parallelism=parallelism, precision=Precision()).eval()
     before, hybrid_block.TENorm = hybrid_block.TENorm, WrappedTorchNorm
     try:
-        theirs = _their_builder(parallelism).build_model(groups).eval()
+        theirs = HybridModelBuilder(engine_config(TINY, parallelism)).build_model(groups).eval()
     finally:
         hybrid_block.TENorm = before
     shapes = {name: tuple(p.shape) for name, p in ours.named_parameters()}
@@ -59,7 +62,8 @@ def compare(parallelism: Parallelism) -> Comparison:
         )
 
 
-def _their_builder(parallelism: Parallelism):
+def engine_config(model: GPTModelConfig, parallelism: Parallelism) -> Any:
+    """The config of `megatron.training.models.HybridModelBuilder` for one of our models: SwiGLU, RMSNorm, rope."""
     import torch.nn.functional as F
     from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
     from megatron.core.models.hybrid.hybrid_block import HybridStack, HybridStackSubmodules
@@ -72,7 +76,7 @@ def _their_builder(parallelism: Parallelism):
     from megatron.core.transformer.mlp import MLP, MLPSubmodules
     from megatron.core.transformer.spec_utils import ModuleSpec
     from megatron.core.transformer.torch_norm import WrappedTorchNorm
-    from megatron.training.models import HybridModelBuilder, HybridModelConfig
+    from megatron.training.models import HybridModelConfig
 
     attention = ModuleSpec(
         module=TransformerLayer,
@@ -97,11 +101,11 @@ def _their_builder(parallelism: Parallelism):
         ),
     )
     transformer = TransformerConfig(
-        num_layers=8,
-        hidden_size=64,
-        num_attention_heads=8,
-        num_query_groups=4,
-        ffn_hidden_size=TINY.resolved_ffn_hidden_size,
+        num_layers=2 * model.num_layers,
+        hidden_size=model.hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        num_query_groups=model.resolved_query_groups,
+        ffn_hidden_size=model.resolved_ffn_hidden_size,
         gated_linear_unit=True,
         activation_func=F.silu,
         normalization="RMSNorm",
@@ -111,17 +115,16 @@ def _their_builder(parallelism: Parallelism):
         is_hybrid_model=True,
         tensor_model_parallel_size=parallelism.tensor,
     )
-    config = HybridModelConfig(
+    return HybridModelConfig(
         transformer=transformer,
-        hybrid_layer_pattern="*-" * 4,
+        hybrid_layer_pattern=model.stack_pattern,
         hybrid_stack_spec=ModuleSpec(
             module=HybridStack, submodules=HybridStackSubmodules(attention_layer=attention, mlp_layer=mlp)
         ),
-        vocab_size=256,
-        seq_length=TINY.seq_length,
+        vocab_size=model.padded_vocab_size,
+        seq_length=model.seq_length,
         position_embedding_type="rope",
     )
-    return HybridModelBuilder(config)
 
 
 @pytest.mark.parametrize("parallelism", [Parallelism(), Parallelism(tensor=2)], ids=["one rank", "tensor 2"])

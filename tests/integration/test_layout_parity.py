@@ -15,6 +15,7 @@ LAYOUTS = {
     "data 2": Parallelism(data=2),
     "pipeline 2": Parallelism(pipeline=2),
     "pipeline 2 × virtual 2": Parallelism(pipeline=2, virtual_pipeline=2),
+    "pipeline 2, uneven": Parallelism(pipeline=2, stages=(1, 3)),
     "context 2": Parallelism(context=2),
 }
 WRAPS = {

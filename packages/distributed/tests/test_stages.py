@@ -51,3 +51,17 @@ def test_the_layers_of_even_stages() -> None:
 def test_the_layers_of_uneven_stages() -> None:
     pattern, parallelism = "*|-*-|*-", Parallelism(pipeline=3)
     assert [layers_of(pattern, parallelism, rank) for rank in range(3)] == [(0, "*"), (1, "-*-"), (4, "*-")]
+
+
+def test_uneven_stages_as_given() -> None:
+    parallelism = Parallelism(pipeline=2, virtual_pipeline=2, stages=(1, 2, 2, 1))
+    assert staged_pattern("*-" * 6, parallelism, unit=2) == "*-|*-*-|*-*-|*-"
+
+
+def test_uneven_stages_must_add_up() -> None:
+    with pytest.raises(StageError) as caught:
+        staged_pattern("*-" * 6, Parallelism(pipeline=2, stages=(1, 2)), unit=2)
+    assert str(caught.value) == (
+        "`stages` must add up to the layers of the model, but they hold 6 of the 12 layers of '*-*-*-*-*-*-'; change "
+        "`parallelism.stages`."
+    )

@@ -4,14 +4,15 @@ A parameter's values are a function of the seed, its name in the whole model and
 rank, tensor 2 and pipeline 2 start from the same model. The engine calls `init_method(weight)` on the local shard of
 each weight; `NormalInit`, which `resolve` passes as that method, only notes its distribution there while
 `deferred_initialisation` lasts. `initialise_parameters` then draws: the engine's sharded state dictionary says which
-part of which whole parameter every local tensor is (SwiGLU's fc1 is two parts), the whole is drawn in blocks of rows,
-each from a generator of its own, and the part is cut out, so that no rank ever holds more than one block of a row that
-it does not own.
+part of which whole parameter every local tensor is (SwiGLU's fc1 is two parts), the whole is drawn in tiles, each from
+a generator of its own, and the part is cut out of the tiles that it overlaps, so that no rank ever holds more than one
+tile of what it does not own.
 """
 
 import contextlib
 import hashlib
-from collections.abc import Generator, Iterable
+import itertools
+from collections.abc import Generator, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ class InitialisationError(ModelwrightError):
     """A parameter that nobody would have given its values."""
 
 
-_ROWS_PER_BLOCK = 64
+_TILE = (128, 256)  # small enough for a cache, large enough that a generator of its own costs little
 _NOTE = "modelwright_init"
 
 _deferred: ContextVar[bool] = ContextVar("deferred", default=False)
@@ -115,18 +116,45 @@ def _draw(shard: ShardedTensor, local: Tensor, init: NormalInit, seed: int) -> N
     """Fill one local tensor with its part of the whole: axes put in front (experts) name it, the rest index it."""
     in_front = shard.prepend_axis_num
     name = ".".join([shard.key, *(str(i) for i in shard.global_offset[:in_front])])
-    rows, *rest = shard.global_shape[in_front:]
-    first_row, *first_rest = shard.global_offset[in_front:]
-    window = tuple(slice(start, start + size) for start, size in zip(first_rest, local.shape[1:], strict=True))
-    last_row = min(first_row + local.shape[0], rows)
-    for block in range(first_row // _ROWS_PER_BLOCK, -(-last_row // _ROWS_PER_BLOCK)):
-        start, stop = block * _ROWS_PER_BLOCK, min((block + 1) * _ROWS_PER_BLOCK, rows)
-        generator = torch.Generator(local.device).manual_seed(_block_seed(seed, name, block))
-        whole = torch.empty((stop - start, *rest), device=local.device).normal_(0.0, init.std, generator=generator)
-        low, high = max(start, first_row), min(stop, last_row)
-        local[low - first_row : high - first_row].copy_(whole[(slice(low - start, high - start), *window)])
+    shape, offset = shard.global_shape[in_front:], shard.global_offset[in_front:]
+    for tile in _tiles(shape, offset, tuple(local.shape)):
+        generator = torch.Generator(local.device).manual_seed(_tile_seed(seed, name, tile.index))
+        whole = torch.empty(tile.shape, device=local.device).normal_(0.0, init.std, generator=generator)
+        local[tile.here].copy_(whole[tile.within])
 
 
-def _block_seed(seed: int, name: str, block: int) -> int:
-    digest = hashlib.sha256(f"{seed}/{name}/{block}".encode()).digest()
+@dataclass(frozen=True)
+class _Tile:
+    """A tile of a whole parameter that a shard overlaps."""
+
+    index: tuple[int, ...]
+    """Which tile."""
+    shape: tuple[int, ...]
+    """Of the tile; smaller at the end of the parameter."""
+    within: tuple[slice, ...]
+    """The overlap, counted in the tile."""
+    here: tuple[slice, ...]
+    """The overlap, counted in the shard."""
+
+
+def _tiles(shape: tuple[int, ...], offset: tuple[int, ...], local: tuple[int, ...]) -> Iterator[_Tile]:
+    """Every tile that a shard of `local` at `offset` overlaps; dims beyond the second are not tiled."""
+    sizes = [*_TILE, *shape[2:]][: len(shape)]
+    ends = [min(start + size, whole) for start, size, whole in zip(offset, local, shape, strict=True)]
+    touched = [range(start // size, -(-end // size)) for start, end, size in zip(offset, ends, sizes, strict=True)]
+    for index in itertools.product(*touched):
+        starts = [i * size for i, size in zip(index, sizes, strict=True)]
+        stops = [min(start + size, whole) for start, size, whole in zip(starts, sizes, shape, strict=True)]
+        lows = [max(start, first) for start, first in zip(starts, offset, strict=True)]
+        highs = [min(stop, end) for stop, end in zip(stops, ends, strict=True)]
+        yield _Tile(
+            index,
+            tuple(stop - start for start, stop in zip(starts, stops, strict=True)),
+            tuple(slice(low - start, high - start) for low, high, start in zip(lows, highs, starts, strict=True)),
+            tuple(slice(low - first, high - first) for low, high, first in zip(lows, highs, offset, strict=True)),
+        )
+
+
+def _tile_seed(seed: int, name: str, index: tuple[int, ...]) -> int:
+    digest = hashlib.sha256(f"{seed}/{name}/{'/'.join(map(str, index))}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

@@ -1,8 +1,11 @@
 """Stages: which layers of a stack pattern each virtual pipeline rank holds.
 
 The engine takes a pattern with `|` at the boundaries and hands segment `vp_stage * pipeline + pp_rank` to each stage.
-`staged_pattern` puts even boundaries into a pattern that has none; `layers_of` says what a stage holds.
+`staged_pattern` puts boundaries into a pattern that has none, even ones or as `stages` says; `layers_of` says what a
+stage holds.
 """
+
+import itertools
 
 from modelwright.config import Parallelism
 from modelwright.protocols import ModelwrightError
@@ -33,6 +36,8 @@ def staged_pattern(pattern: str, parallelism: Parallelism, *, unit: int = 1) -> 
         _check_given(pattern, count)
         return pattern
     units = len(pattern) // unit
+    if parallelism.stages is not None:
+        return _uneven(pattern, [unit * blocks for blocks in parallelism.stages])
     if units % count:
         raise StageError(
             f"`pipeline` × `virtual_pipeline` must divide the number of layers, but {count} does not divide {units}; "
@@ -40,6 +45,16 @@ def staged_pattern(pattern: str, parallelism: Parallelism, *, unit: int = 1) -> 
         )
     size = units // count * unit
     return BOUNDARY.join(pattern[i : i + size] for i in range(0, len(pattern), size))
+
+
+def _uneven(pattern: str, sizes: list[int]) -> str:
+    if sum(sizes) != len(pattern):
+        raise StageError(
+            f"`stages` must add up to the layers of the model, but they hold {sum(sizes)} of the {len(pattern)} layers "
+            f"of {pattern!r}; change `parallelism.stages`."
+        )
+    ends = list(itertools.accumulate(sizes))
+    return BOUNDARY.join(pattern[end - size : end] for end, size in zip(ends, sizes, strict=True))
 
 
 def layers_of(pattern: str, parallelism: Parallelism, pp_rank: int, vp_stage: int = 0) -> tuple[int, str]:
