@@ -1,0 +1,148 @@
+"""Configs for property tests, drawn from the annotations of the classes alone, so that a new field is covered."""
+
+import dataclasses
+import functools
+import types
+import typing
+from typing import Any, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+from hypothesis import strategies as st
+from pydantic import PlainValidator
+from pydantic.fields import FieldInfo
+
+from modelwright.config import (
+    Config,
+    ConfigError,
+    ModelConfig,
+    RunConfig,
+    config_class,
+    preset,
+    register_config,
+    replace,
+)
+from modelwright.config._schema import _nested_classes  # pyright: ignore[reportPrivateUsage]
+from tests.config.families import families
+
+SMALL = {"num_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "vocab_size": 96, "seq_length": 32}
+TRICKY = [
+    "no",
+    "null",
+    "~",
+    "1e5",
+    "123",
+    "2024-01-01",
+    "0x1F",
+    ".inf",
+    "<<",
+    "=",
+    "é…😀",
+    "a: b",
+    "#",
+    "\u2028",
+    "\r\n",
+    "'",
+]
+TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=12) | st.sampled_from(TRICKY)
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=6,
+)
+RARE = st.integers(min_value=1, max_value=10**40)
+# Small numbers and powers of two divide each other, which most rules across fields ask for.
+SIZES = st.sampled_from([1, 2, 3, 4, 8, 16, 64, 128, 256]) | st.integers(min_value=1, max_value=64) | RARE
+
+
+@register_config
+@config_class
+class HolderConfig(ModelConfig):
+    """A model without rules, so that a run with it can hold any section."""
+
+    kind: ClassVar[str] = "holder"
+
+
+def values(cls: type, field: str) -> st.SearchStrategy[Any]:
+    """Values of a field, most of them valid alone."""
+    hint = typing.get_type_hints(cls, include_extras=True)[field]
+    if field == "activation":
+        return st.sampled_from(["swiglu", "geglu", "gelu", "gelu_tanh", "relu", "squared_relu", "silu"])
+    return of_hint(hint)
+
+
+def of_hint(hint: Any) -> st.SearchStrategy[Any]:
+    """Values of an annotation."""
+    nested = _nested_classes(hint)
+    if nested:
+        inner: st.SearchStrategy[Any] = st.one_of(*[configs(cls) for cls in nested])
+        return st.none() | inner if types.NoneType in typing.get_args(hint) else inner
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return annotated(args[0], args[1:])
+    if origin in {typing.Union, types.UnionType}:
+        return st.one_of(*map(of_hint, args))
+    if origin is Literal:
+        return st.sampled_from(args)
+    if origin is tuple:
+        return st.lists(of_hint(args[0]), max_size=4).map(tuple)
+    plain: dict[Any, st.SearchStrategy[Any]] = {
+        int: st.integers(), float: st.floats(), bool: st.booleans(), str: TEXT, types.NoneType: st.none()
+    }  # fmt: skip
+    return plain[hint]
+
+
+def annotated(base: Any, markers: tuple[Any, ...]) -> st.SearchStrategy[Any]:
+    """Numbers within their bounds, and the free mapping of `engine`."""
+    if any(isinstance(marker, PlainValidator) for marker in markers):
+        return (
+            st.just(1)
+            if base is not dict and typing.get_origin(base) is Literal
+            else st.dictionaries(TEXT, PLAIN, max_size=4)
+        )
+    bounds: dict[str, float] = {}
+    for marker in [one for info in markers for one in (info.metadata if isinstance(info, FieldInfo) else [info])]:
+        for kind, name in ((Ge, "ge"), (Gt, "gt"), (Le, "le"), (Lt, "lt")):
+            if isinstance(marker, kind):
+                bounds[name] = getattr(marker, name)
+    if base is int:
+        return SIZES if bounds.get("ge") == 1 else st.integers(min_value=int(bounds.get("ge", 0)), max_value=10**40)
+    return st.floats(
+        min_value=bounds.get("ge", bounds.get("gt")),
+        max_value=bounds.get("le", bounds.get("lt")),
+        exclude_min="gt" in bounds,
+        exclude_max="lt" in bounds,
+        allow_nan=False,
+        allow_infinity=False,
+    )
+
+
+@functools.cache
+def start(cls: type[Config]) -> Config:
+    """A valid config to change."""
+    if cls is RunConfig:
+        return RunConfig(model=preset("gpt_tiny"))
+    required = {field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING}
+    return cls(**{name: value for name, value in SMALL.items() if name in required})
+
+
+@st.composite
+def configs(draw: st.DrawFn, cls: type[Config]) -> Config:
+    """A config with some fields moved, each move kept if the config is still valid."""
+    made = start(cls)
+    names = [field.name for field in dataclasses.fields(cls)]
+    for name in draw(st.lists(st.sampled_from(names), max_size=6, unique=True)) if names else []:
+        made = moved(made, name, draw(values(cls, name)))
+    return made
+
+
+def moved(config: Config, name: str, value: Any) -> Config:
+    """The config with one field changed, or as it is if that breaks a rule."""
+    try:
+        return replace(config, **{name: value})
+    except ConfigError:
+        return config
+
+
+def documents() -> st.SearchStrategy[RunConfig | ModelConfig]:
+    """What a file can hold."""
+    return st.one_of(*[configs(cls) for cls in (RunConfig, *families())])  # type: ignore[arg-type]

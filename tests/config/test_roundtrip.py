@@ -1,0 +1,102 @@
+"""What is written comes back equal: every field of every registered config, alone and together, in every format."""
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from modelwright.config import Config, ModelConfig, RunConfig, diff, dumps, fingerprint, loads, replace
+from tests.config.families import classes, families
+from tests.config.strategies import HolderConfig, documents, moved, start, values
+
+QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+EVERY_FIELD = [(cls, one.name) for cls in classes() for one in dataclasses.fields(cls) if one.name != "modelwright"]
+ONLY_ONE = {"RunConfig.backend"}
+"""Fields that have a single value as yet."""
+# A field that no valid config can move alone: another one has to move with it.
+WITH: dict[str, dict[str, Any]] = {
+    "Parallelism.sequence": {"tensor": 2},
+    "Parallelism.virtual_pipeline": {"pipeline": 2},
+    "Parallelism.stages": {"pipeline": 2},
+    "RunConfig.parallelism": {"model": HolderConfig()},
+}
+
+
+def holds_nan(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(map(holds_nan, value.values()))
+    return any(map(holds_nan, value)) if isinstance(value, list) else isinstance(value, float) and math.isnan(value)
+
+
+def check(config: RunConfig | ModelConfig, *, full: bool) -> None:
+    for form in ("json", "yaml"):
+        text = dumps(config, format=form, full=full)
+        back = loads(text, format=form)
+        assert fingerprint(back) == fingerprint(config), text
+        assert diff(back, config) == ()
+        assert dumps(back, format=form, full=full) == text
+        if isinstance(config, ModelConfig):
+            again = type(config).from_dict(config.as_dict())
+            assert fingerprint(again) == fingerprint(config)
+        if not holds_nan(config.as_dict() if isinstance(config, ModelConfig) else config.model.as_dict()):
+            assert back == config, text
+            assert hash(back) == hash(config)
+
+
+def document_of(config: Config) -> RunConfig | ModelConfig | None:
+    """A document that holds a section."""
+    if isinstance(config, RunConfig | ModelConfig):
+        return config
+    for whole in (RunConfig(model=HolderConfig()), *map(start, families())):
+        for holder, name in _holders(whole, type(config)):
+            made = moved(holder, name, config)
+            if getattr(made, name) != config:
+                continue
+            if holder is whole:
+                return made  # type: ignore[return-value]
+            outer = next(field.name for field in dataclasses.fields(whole) if getattr(whole, field.name) is holder)
+            found = moved(whole, outer, made)
+            if getattr(found, outer) == made:
+                return found  # type: ignore[return-value]
+    return None
+
+
+def _holders(whole: Config, cls: type) -> list[tuple[Config, str]]:
+    inner = [getattr(whole, field.name) for field in dataclasses.fields(whole)]
+    holders = [whole, *(one for one in inner if isinstance(one, Config))]
+    return [(holder, field.name) for holder in holders for field in dataclasses.fields(holder)]
+
+
+@pytest.mark.parametrize(("cls", "name"), EVERY_FIELD, ids=lambda one: getattr(one, "__name__", one))
+def test_each_field_moved_off_its_default(cls: type[Config], name: str) -> None:
+    tries: list[bool] = []
+
+    @settings(max_examples=20, derandomize=True, database=None, deadline=None, suppress_health_check=QUIET)
+    @given(data=st.data())
+    def move(data: st.DataObject) -> None:
+        base = replace(start(cls), **WITH.get(f"{cls.__name__}.{name}", {}))
+        config = moved(base, name, data.draw(values(cls, name)))
+        document = document_of(config)
+        tries.append(getattr(config, name) != getattr(base, name) and document is not None)
+        if tries[-1] and document is not None:
+            check(document, full=data.draw(st.booleans()))
+
+    move()
+    if f"{cls.__name__}.{name}" in ONLY_ONE:
+        assert not any(tries), "there is another value now: take the field out of ONLY_ONE"
+        return
+    assert any(tries), f"no valid value of `{cls.__name__}.{name}` was found; say in WITH what has to move with it"
+
+
+@settings(max_examples=2000, derandomize=True, database=None, deadline=None, suppress_health_check=QUIET)
+@given(config=documents(), full=st.booleans())
+def test_random_combinations(config: RunConfig | ModelConfig, full: bool) -> None:
+    check(config, full=full)
+
+
+def test_the_classes_are_found() -> None:
+    found = {cls.__name__ for cls in classes()}
+    assert {"GPTModelConfig", "RunConfig", "TrainConfig", "Parallelism", "MegatronDDP", "CosineSchedule"} <= found
