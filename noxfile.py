@@ -152,7 +152,7 @@ def tests(session: nox.Session, package: str) -> None:
 @nox.session(venv_backend="none")
 def integration(session: nox.Session) -> None:
     """Test the packages together, everything installed, and the policies of the repository."""
-    targets = [path for path in ("tests/integration", "tests/policies") if (ROOT / path).is_dir()]
+    targets = [path for path in ("tests/integration", "tests/config", "tests/policies") if (ROOT / path).is_dir()]
     uv(session, "run", "python", "-m", "pytest", *targets, *session.posargs, env=ONE_THREAD)
 
 
@@ -160,3 +160,10 @@ def integration(session: nox.Session) -> None:
 def parity(session: nox.Session) -> None:
     """Train on every layout of four ranks and compare each step with one rank."""
     uv(session, "run", "python", "-m", "pytest", "tests/parity", *session.posargs, env=ONE_THREAD)
+
+
+@nox.session(venv_backend="none", default=False)
+def fuzz(session: nox.Session) -> None:
+    """Read 100,000 mangled configs; anything that is not a `ConfigError` is a failure."""
+    env = {**ONE_THREAD, "MODELWRIGHT_FUZZ": "100000"}
+    uv(session, "run", "python", "-m", "pytest", "tests/config/test_fuzz.py", *session.posargs, env=env)
