@@ -4,8 +4,9 @@ import logging
 import warnings
 
 import torch
+from torch import nn
 
-from modelwright.config import NoWrap, Parallelism, Precision
+from modelwright.config import NoWrap, Parallelism, Precision, RunConfig
 from modelwright.gpt import GPTModelConfig
 
 TINY = GPTModelConfig(
@@ -35,3 +36,19 @@ def logits(
 def _quiet() -> None:
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
+
+
+def losses_with_the_engines_sends(run: RunConfig) -> list[float]:
+    """Train with the point-to-point communication that the engine's config has by default."""
+    _quiet()
+    from modelwright.builders import BuildContext, Hook
+    from modelwright.distributed import engine_config, unwrapped
+    from modelwright.training import train
+
+    def as_shipped(stages: list[nn.Module], context: BuildContext) -> None:
+        for stage in stages:
+            config = engine_config(unwrapped(stage))
+            config.overlap_p2p_comm, config.batch_p2p_comm = False, True
+
+    hook = Hook(name="the engine's default", phase="after_wrap", function=as_shipped)
+    return [record.loss for record in train(run, hooks=[hook])]

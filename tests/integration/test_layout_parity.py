@@ -4,7 +4,7 @@ import pytest
 
 from modelwright.config import MegatronDDP, Parallelism, Precision, RunConfig, TorchFSDP2, TrainConfig, Wrap, replace
 from modelwright.testing import CurvePoint, LayoutParityError, RankPool, assert_layout_parity, reference_curve
-from tests.integration.jobs import TINY
+from tests.integration.jobs import TINY, losses_with_the_engines_sends
 
 RUN = RunConfig(model=TINY, train=TrainConfig(steps=20, micro_batch=2, global_batch=8, lr=1e-3))
 TIED = replace(RUN, model=replace(TINY, tie_embeddings=True), train=replace(RUN.train, steps=5))
@@ -77,3 +77,14 @@ def test_a_difference_is_reported(one_rank: list[CurvePoint], two_ranks: RankPoo
 
 def replace_loss(point: CurvePoint) -> CurvePoint:
     return CurvePoint(point.loss + 1e-3, point.grad_norm)
+
+
+def test_the_engines_default_for_virtual_stages_goes_wrong(one_rank: list[CurvePoint], two_ranks: RankPool) -> None:
+    """On two pipeline ranks previous and next are one process, and batched sends pair up crosswise.
+
+    This is why `resolve` sets `overlap_p2p_comm`; should the engine mend it, this test says so.
+    """
+    run = replace(RUN, parallelism=LAYOUTS["pipeline 2 × virtual 2"], train=replace(RUN.train, steps=5))
+    found = two_ranks.run(losses_with_the_engines_sends, run)[0]
+    assert found[0] != pytest.approx(one_rank[0].loss, abs=1e-3)
+    assert found[-1] != pytest.approx(one_rank[4].loss, abs=1e-2)

@@ -1,4 +1,4 @@
-"""Every Python block of every README runs as written."""
+"""Every Python block of every README, and of the pages of docs that have them, runs as written."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from modelwright.testing import RankPool
 
 ROOT = Path(__file__).parents[2]
-READMES = sorted([ROOT / "README.md", *ROOT.glob("packages/*/README.md")])
+READMES = sorted([ROOT / "README.md", ROOT / "docs/distributed.md", *ROOT.glob("packages/*/README.md")])
 
 
 def python_blocks(readme: Path) -> str:
