@@ -109,9 +109,7 @@ JSON = st.recursive(
 def wrong(draw: st.DrawFn) -> dict[str, Any]:
     """Plain data of a valid document, with values of any type put anywhere."""
     config = draw(documents())
-    data: Any = (
-        config.as_dict() if isinstance(config, ModelConfig) else {"modelwright": 1, "model": config.model.as_dict()}
-    )
+    data: Any = json.loads(dumps(config, format="json", full=True))
     for _ in range(draw(st.integers(1, 3))):
         at = data
         while True:
