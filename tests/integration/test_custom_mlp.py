@@ -48,7 +48,8 @@ def test_at_run_time_the_missing_argument_is_named_before_anything_exists(wrong_
         runpy.run_path(str(wrong_example))["low_rank_stack"](runpy.run_path(str(EXAMPLE))["MODEL"])
     assert str(refused.value) == (
         "`LowRankMlp` cannot fill `MlpBuilder`: its constructor does not accept `is_mtp_layer`, which the slot passes "
-        "by keyword; add the parameter `is_mtp_layer: bool`, or accept `**kwargs`."
+        "by keyword; add the parameter `is_mtp_layer: bool`, accept `**kwargs`, or "
+        '`adapt(..., drop=("is_mtp_layer",))`.'
     )
     assert not torch.distributed.is_initialized()
 

@@ -39,7 +39,7 @@ def test_a_wrong_part_is_refused_before_any_group_exists() -> None:
     assert str(caught.value) == (
         "`WrongMlp` cannot fill `MlpBuilder`:\n"
         "  - its constructor does not accept `config`, which the slot passes by keyword; add the parameter `config: "
-        "TransformerConfig`, or accept `**kwargs`.\n"
+        'TransformerConfig`, accept `**kwargs`, or `adapt(..., drop=("config",))`.\n'
         "  - its constructor requires `hidden_size`, which the slot does not pass; give it a default, or bind it: "
         "`functools.partial(..., hidden_size=...)`.\n"
         "  - its `forward` does not accept `padding_mask`, which the slot sometimes passes by keyword; add the "

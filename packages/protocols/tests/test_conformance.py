@@ -151,7 +151,8 @@ WRONG = {
         WrongConstructor,
         (
             "`WrongConstructor` cannot fill `MlpBuilder`: its constructor does not accept `is_mtp_layer`, which the "
-            "slot passes by keyword; add the parameter `is_mtp_layer: bool`, or accept `**kwargs`."
+            "slot passes by keyword; add the parameter `is_mtp_layer: bool`, accept `**kwargs`, or "
+            '`adapt(..., drop=("is_mtp_layer",))`.'
         ),
     ),
     "another constructor": (
@@ -160,13 +161,17 @@ WRONG = {
         (
             "`MlpOfNothing` cannot fill `MlpBuilder`:\n"
             "  - its constructor does not accept `config`, which the slot passes by keyword; add the parameter "
-            "`config: TransformerConfig`, or accept `**kwargs`.\n"
+            "`config: TransformerConfig`, accept `**kwargs`, or "
+            '`adapt(..., drop=("config",))`.\n'
             "  - its constructor does not accept `pg_collection`, which the slot passes by keyword; add the parameter "
-            "`pg_collection: ProcessGroupCollection`, or accept `**kwargs`.\n"
+            "`pg_collection: ProcessGroupCollection`, accept `**kwargs`, or "
+            '`adapt(..., drop=("pg_collection",))`.\n'
             "  - its constructor does not accept `is_mtp_layer`, which the slot passes by keyword; add the parameter "
-            "`is_mtp_layer: bool`, or accept `**kwargs`.\n"
+            "`is_mtp_layer: bool`, accept `**kwargs`, or "
+            '`adapt(..., drop=("is_mtp_layer",))`.\n'
             "  - its constructor does not accept `name`, which the slot passes by keyword; add the parameter "
-            "`name: str | None`, or accept `**kwargs`.\n"
+            "`name: str | None`, accept `**kwargs`, or "
+            '`adapt(..., drop=("name",))`.\n'
             "  - its constructor requires `hidden_size`, which the slot does not pass; give it a default, or bind it: "
             "`functools.partial(..., hidden_size=...)`."
         ),
@@ -176,7 +181,7 @@ WRONG = {
         MlpOfNothing.without_name,
         (
             "`MlpOfNothing.without_name` cannot fill `MlpBuilder`: it does not accept `name`, which the slot passes by "
-            "keyword; add the parameter `name: str | None`, or accept `**kwargs`."
+            'keyword; add the parameter `name: str | None`, accept `**kwargs`, or `adapt(..., drop=("name",))`.'
         ),
     ),
     "forward": (
@@ -206,9 +211,9 @@ WRONG = {
         (
             "`BadFactory` cannot fill `NormBuilder`:\n"
             "  - it does not accept `hidden_size`, which the slot passes by keyword; add the parameter "
-            "`hidden_size: int`, or accept `**kwargs`.\n"
-            "  - it does not accept `eps`, which the slot passes by keyword; add the parameter `eps: float`, or accept "
-            "`**kwargs`."
+            '`hidden_size: int`, accept `**kwargs`, or `adapt(..., drop=("hidden_size",))`.\n'
+            "  - it does not accept `eps`, which the slot passes by keyword; add the parameter `eps: float`, accept "
+            '`**kwargs`, or `adapt(..., drop=("eps",))`.'
         ),
     ),
     "renamed": (
@@ -216,7 +221,8 @@ WRONG = {
         lambda config, hidden, eps: Norm(),
         (
             "`<lambda>` cannot fill `NormBuilder`: it does not accept `hidden_size`, which the slot passes by keyword; "
-            "rename `hidden` to `hidden_size`, or accept `**kwargs`."
+            "rename `hidden` to `hidden_size`, accept `**kwargs`, or "
+            '`adapt(..., rename={"hidden": "hidden_size"})`.'
         ),
     ),
     "no forward": (
@@ -365,7 +371,7 @@ def test_a_builder_of_your_own_whose_interface_cannot_be_found_checks_the_constr
         check_conformance(OwnBuilder, lambda: None)
     assert str(caught.value) == (
         "`<lambda>` cannot fill `OwnBuilder`: it does not accept `width`, which the slot passes by keyword; add the "
-        "parameter `width: int`, or accept `**kwargs`."
+        'parameter `width: int`, accept `**kwargs`, or `adapt(..., drop=("width",))`.'
     )
 
 

@@ -2,166 +2,177 @@
 
 For each slot there is an `...Interface`, what the built part can do, and an `...Builder`, what makes one. The
 parameters are those that the engine's own calls pass. A type checker then tells whether a part fits, and
-`check_conformance` tells the same at run time, before anything is built.
+`check_conformance` tells the same at run time, before anything is built. `adapt` fits a constructor that differs,
+`explain` says where each of its arguments comes from, and `SLOTS` lists every slot as data.
 
     from modelwright.protocols import MlpBuilder, check_conformance
 
     check_conformance(MlpBuilder, MyMlp)
+
+Importing the package loads nothing else: each name is loaded with its file when it is first used (PEP 562).
 """
 
-from modelwright.protocols._activation import ActivationFunctionBuilder, ActivationFunctionInterface
-from modelwright.protocols._attention import (
-    CoreAttentionBuilder,
-    CoreAttentionInterface,
-    CrossAttentionBuilder,
-    CrossAttentionInterface,
-    SelfAttentionBuilder,
-    SelfAttentionInterface,
-)
-from modelwright.protocols._bias_dropout_add import (
-    BiasDropoutAddBuilder,
-    BiasDropoutAddInterface,
-    CrossBiasDropoutAddBuilder,
-    MambaBiasDropoutAddBuilder,
-)
-from modelwright.protocols._config import EngineConfig
-from modelwright.protocols._conformance import ConformanceError, check_conformance
-from modelwright.protocols._embedding import (
-    EmbeddingBuilder,
-    EmbeddingInterface,
-    OutputLayerBuilder,
-    OutputLayerInterface,
-)
-from modelwright.protocols._errors import ModelwrightError, did_you_mean
-from modelwright.protocols._gated_delta import GatedDeltaNetBuilder, GatedDeltaNetInterface, GatedDeltaRuleInterface
-from modelwright.protocols._groups import ProcessGroups
-from modelwright.protocols._latent_attention import (
-    LatentAttentionBuilder,
-    LatentAttentionInterface,
-    LatentCoreAttentionBuilder,
-    LatentCoreAttentionInterface,
-    LatentLinearInterface,
-    LatentRotaryEmbeddingBuilder,
-    LatentRotaryEmbeddingInterface,
-    LinearDownProjBuilder,
-    LinearQProjBuilder,
-    LinearUpProjBuilder,
-)
-from modelwright.protocols._layer import (
-    AttentionLayerBuilder,
-    AttentionLayerInterface,
-    BlockLayerInterface,
-    GatedDeltaLayerBuilder,
-    GatedDeltaLayerInterface,
-    LatentAttentionLayerBuilder,
-    LatentAttentionLayerInterface,
-    MambaLayerBuilder,
-    MambaLayerInterface,
-    MlpLayerBuilder,
-    MlpLayerInterface,
-    MoeLayerBuilder,
-    MoeLayerInterface,
-    SparseAttentionLayerBuilder,
-    SparseAttentionLayerInterface,
-    TransformerLayerBuilder,
-    TransformerLayerInterface,
-)
-from modelwright.protocols._linear import (
-    InProjBuilder,
-    InProjInterface,
-    LinearFc1Builder,
-    LinearFc1Interface,
-    LinearFc2Builder,
-    LinearFc2Interface,
-    LinearLayerBuilder,
-    LinearLayerInterface,
-    LinearProjBuilder,
-    LinearProjInterface,
-    LinearQkvBuilder,
-    LinearQkvInterface,
-    OutProjBuilder,
-    OutProjInterface,
-)
-from modelwright.protocols._loss import LossInterface
-from modelwright.protocols._mlp import MlpBuilder, MlpInterface
-from modelwright.protocols._moe import (
-    ExpertsBuilder,
-    ExpertsInterface,
-    GroupedLinearFc1Builder,
-    GroupedLinearFc1Interface,
-    GroupedLinearFc2Builder,
-    GroupedLinearFc2Interface,
-    GroupedLinearInterface,
-    LatentProjBuilder,
-    LatentProjInterface,
-    MoeBuilder,
-    MoeInterface,
-    RouterBuilder,
-    RouterInterface,
-    SharedExpertsBuilder,
-    SharedExpertsInterface,
-    TokenDispatcherBuilder,
-    TokenDispatcherInterface,
-)
-from modelwright.protocols._multi_token_prediction import (
-    EhProjBuilder,
-    EhProjInterface,
-    MtpBlockBuilder,
-    MtpBlockInterface,
-    MtpLayerBuilder,
-    MtpLayerInterface,
-    MtpModelLayerBuilder,
-    MtpModelLayerInterface,
-)
-from modelwright.protocols._norm import NormBuilder, NormInterface
-from modelwright.protocols._rotary import (
-    RotaryEmbeddingBuilder,
-    RotaryEmbeddingInterface,
-    YarnRotaryEmbeddingBuilder,
-    YarnRotaryEmbeddingInterface,
-)
-from modelwright.protocols._slots import SLOTS, Slot
-from modelwright.protocols._sparse_attention import (
-    DuplicatedLinearBuilder,
-    DuplicatedLinearInterface,
-    SparseCoreAttentionBuilder,
-    SparseCoreAttentionInterface,
-    SparseIndexerBuilder,
-    SparseIndexerInterface,
-)
-from modelwright.protocols._ssm import (
-    CausalConvolutionInterface,
-    FusedScanInterface,
-    GatedNormBuilder,
-    GatedNormInterface,
-    MambaMixerBuilder,
-    MambaMixerInterface,
-    ScanInterface,
-)
-from modelwright.protocols._stack import StackBuilder, StackInterface
-from modelwright.protocols._supports import (
-    SupportsBackwardDw,
-    SupportsClipQk,
-    SupportsLayerNormWeight,
-    SupportsMambaStateShapes,
-    SupportsMaxAttnLogits,
-    SupportsRoutingMap,
-    SupportsScatterToSequenceParallel,
-    SupportsSequenceParallel,
-    SupportsSetForRecomputeInputLayernorm,
-    SupportsSetForRecomputePreMlpLayernorm,
-    SupportsSetInputTensor,
-    SupportsSetLayerNumber,
-    SupportsShardedStateDict,
-    SupportsSharedExperts,
-    SupportsWeight,
-    SupportsZeroCopyBuffers,
-)
+TYPE_CHECKING = False  # type checkers take it for true; `typing` itself would be most of the import
+
+
+if TYPE_CHECKING:
+    from modelwright.protocols._activation import ActivationFunctionBuilder, ActivationFunctionInterface
+    from modelwright.protocols._adapt import adapt
+    from modelwright.protocols._attention import (
+        CoreAttentionBuilder,
+        CoreAttentionInterface,
+        CrossAttentionBuilder,
+        CrossAttentionInterface,
+        SelfAttentionBuilder,
+        SelfAttentionInterface,
+    )
+    from modelwright.protocols._bias_dropout_add import (
+        BiasDropoutAddBuilder,
+        BiasDropoutAddInterface,
+        CrossBiasDropoutAddBuilder,
+        MambaBiasDropoutAddBuilder,
+    )
+    from modelwright.protocols._config import EngineConfig
+    from modelwright.protocols._conformance import check_conformance
+    from modelwright.protocols._embedding import (
+        EmbeddingBuilder,
+        EmbeddingInterface,
+        OutputLayerBuilder,
+        OutputLayerInterface,
+    )
+    from modelwright.protocols._errors import ConformanceError, ModelwrightError, did_you_mean
+    from modelwright.protocols._explain import Argument, Part, explain, parts_of
+    from modelwright.protocols._gated_delta import GatedDeltaNetBuilder, GatedDeltaNetInterface, GatedDeltaRuleInterface
+    from modelwright.protocols._groups import ProcessGroups
+    from modelwright.protocols._latent_attention import (
+        LatentAttentionBuilder,
+        LatentAttentionInterface,
+        LatentCoreAttentionBuilder,
+        LatentCoreAttentionInterface,
+        LatentLinearInterface,
+        LatentRotaryEmbeddingBuilder,
+        LatentRotaryEmbeddingInterface,
+        LinearDownProjBuilder,
+        LinearQProjBuilder,
+        LinearUpProjBuilder,
+    )
+    from modelwright.protocols._layer import (
+        AttentionLayerBuilder,
+        AttentionLayerInterface,
+        BlockLayerInterface,
+        GatedDeltaLayerBuilder,
+        GatedDeltaLayerInterface,
+        LatentAttentionLayerBuilder,
+        LatentAttentionLayerInterface,
+        MambaLayerBuilder,
+        MambaLayerInterface,
+        MlpLayerBuilder,
+        MlpLayerInterface,
+        MoeLayerBuilder,
+        MoeLayerInterface,
+        SparseAttentionLayerBuilder,
+        SparseAttentionLayerInterface,
+        TransformerLayerBuilder,
+        TransformerLayerInterface,
+    )
+    from modelwright.protocols._legacy import LegacySpec, from_module_spec
+    from modelwright.protocols._linear import (
+        InProjBuilder,
+        InProjInterface,
+        LinearFc1Builder,
+        LinearFc1Interface,
+        LinearFc2Builder,
+        LinearFc2Interface,
+        LinearLayerBuilder,
+        LinearLayerInterface,
+        LinearProjBuilder,
+        LinearProjInterface,
+        LinearQkvBuilder,
+        LinearQkvInterface,
+        OutProjBuilder,
+        OutProjInterface,
+    )
+    from modelwright.protocols._loss import LossInterface
+    from modelwright.protocols._mlp import MlpBuilder, MlpInterface
+    from modelwright.protocols._moe import (
+        ExpertsBuilder,
+        ExpertsInterface,
+        GroupedLinearFc1Builder,
+        GroupedLinearFc1Interface,
+        GroupedLinearFc2Builder,
+        GroupedLinearFc2Interface,
+        GroupedLinearInterface,
+        LatentProjBuilder,
+        LatentProjInterface,
+        MoeBuilder,
+        MoeInterface,
+        RouterBuilder,
+        RouterInterface,
+        SharedExpertsBuilder,
+        SharedExpertsInterface,
+        TokenDispatcherBuilder,
+        TokenDispatcherInterface,
+    )
+    from modelwright.protocols._multi_token_prediction import (
+        EhProjBuilder,
+        EhProjInterface,
+        MtpBlockBuilder,
+        MtpBlockInterface,
+        MtpLayerBuilder,
+        MtpLayerInterface,
+        MtpModelLayerBuilder,
+        MtpModelLayerInterface,
+    )
+    from modelwright.protocols._norm import NormBuilder, NormInterface
+    from modelwright.protocols._rotary import (
+        RotaryEmbeddingBuilder,
+        RotaryEmbeddingInterface,
+        YarnRotaryEmbeddingBuilder,
+        YarnRotaryEmbeddingInterface,
+    )
+    from modelwright.protocols._slots import SLOTS, Slot
+    from modelwright.protocols._sparse_attention import (
+        DuplicatedLinearBuilder,
+        DuplicatedLinearInterface,
+        SparseCoreAttentionBuilder,
+        SparseCoreAttentionInterface,
+        SparseIndexerBuilder,
+        SparseIndexerInterface,
+    )
+    from modelwright.protocols._ssm import (
+        CausalConvolutionInterface,
+        FusedScanInterface,
+        GatedNormBuilder,
+        GatedNormInterface,
+        MambaMixerBuilder,
+        MambaMixerInterface,
+        ScanInterface,
+    )
+    from modelwright.protocols._stack import StackBuilder, StackInterface
+    from modelwright.protocols._supports import (
+        SupportsBackwardDw,
+        SupportsClipQk,
+        SupportsLayerNormWeight,
+        SupportsMambaStateShapes,
+        SupportsMaxAttnLogits,
+        SupportsRoutingMap,
+        SupportsScatterToSequenceParallel,
+        SupportsSequenceParallel,
+        SupportsSetForRecomputeInputLayernorm,
+        SupportsSetForRecomputePreMlpLayernorm,
+        SupportsSetInputTensor,
+        SupportsSetLayerNumber,
+        SupportsShardedStateDict,
+        SupportsSharedExperts,
+        SupportsWeight,
+        SupportsZeroCopyBuffers,
+    )
 
 __all__ = [
     "SLOTS",
     "ActivationFunctionBuilder",
     "ActivationFunctionInterface",
+    "Argument",
     "AttentionLayerBuilder",
     "AttentionLayerInterface",
     "BiasDropoutAddBuilder",
@@ -209,6 +220,7 @@ __all__ = [
     "LatentProjInterface",
     "LatentRotaryEmbeddingBuilder",
     "LatentRotaryEmbeddingInterface",
+    "LegacySpec",
     "LinearDownProjBuilder",
     "LinearFc1Builder",
     "LinearFc1Interface",
@@ -249,6 +261,7 @@ __all__ = [
     "OutProjInterface",
     "OutputLayerBuilder",
     "OutputLayerInterface",
+    "Part",
     "ProcessGroups",
     "RotaryEmbeddingBuilder",
     "RotaryEmbeddingInterface",
@@ -290,6 +303,212 @@ __all__ = [
     "TransformerLayerInterface",
     "YarnRotaryEmbeddingBuilder",
     "YarnRotaryEmbeddingInterface",
+    "adapt",
     "check_conformance",
     "did_you_mean",
+    "explain",
+    "from_module_spec",
+    "parts_of",
 ]
+
+_HOMES = {
+    "_activation": (
+        "ActivationFunctionBuilder",
+        "ActivationFunctionInterface",
+    ),
+    "_adapt": ("adapt",),
+    "_attention": (
+        "CoreAttentionBuilder",
+        "CoreAttentionInterface",
+        "CrossAttentionBuilder",
+        "CrossAttentionInterface",
+        "SelfAttentionBuilder",
+        "SelfAttentionInterface",
+    ),
+    "_bias_dropout_add": (
+        "BiasDropoutAddBuilder",
+        "BiasDropoutAddInterface",
+        "CrossBiasDropoutAddBuilder",
+        "MambaBiasDropoutAddBuilder",
+    ),
+    "_config": ("EngineConfig",),
+    "_conformance": ("check_conformance",),
+    "_embedding": (
+        "EmbeddingBuilder",
+        "EmbeddingInterface",
+        "OutputLayerBuilder",
+        "OutputLayerInterface",
+    ),
+    "_errors": (
+        "ConformanceError",
+        "ModelwrightError",
+        "did_you_mean",
+    ),
+    "_explain": (
+        "Argument",
+        "Part",
+        "explain",
+        "parts_of",
+    ),
+    "_gated_delta": (
+        "GatedDeltaNetBuilder",
+        "GatedDeltaNetInterface",
+        "GatedDeltaRuleInterface",
+    ),
+    "_groups": ("ProcessGroups",),
+    "_latent_attention": (
+        "LatentAttentionBuilder",
+        "LatentAttentionInterface",
+        "LatentCoreAttentionBuilder",
+        "LatentCoreAttentionInterface",
+        "LatentLinearInterface",
+        "LatentRotaryEmbeddingBuilder",
+        "LatentRotaryEmbeddingInterface",
+        "LinearDownProjBuilder",
+        "LinearQProjBuilder",
+        "LinearUpProjBuilder",
+    ),
+    "_layer": (
+        "AttentionLayerBuilder",
+        "AttentionLayerInterface",
+        "BlockLayerInterface",
+        "GatedDeltaLayerBuilder",
+        "GatedDeltaLayerInterface",
+        "LatentAttentionLayerBuilder",
+        "LatentAttentionLayerInterface",
+        "MambaLayerBuilder",
+        "MambaLayerInterface",
+        "MlpLayerBuilder",
+        "MlpLayerInterface",
+        "MoeLayerBuilder",
+        "MoeLayerInterface",
+        "SparseAttentionLayerBuilder",
+        "SparseAttentionLayerInterface",
+        "TransformerLayerBuilder",
+        "TransformerLayerInterface",
+    ),
+    "_legacy": (
+        "LegacySpec",
+        "from_module_spec",
+    ),
+    "_linear": (
+        "InProjBuilder",
+        "InProjInterface",
+        "LinearFc1Builder",
+        "LinearFc1Interface",
+        "LinearFc2Builder",
+        "LinearFc2Interface",
+        "LinearLayerBuilder",
+        "LinearLayerInterface",
+        "LinearProjBuilder",
+        "LinearProjInterface",
+        "LinearQkvBuilder",
+        "LinearQkvInterface",
+        "OutProjBuilder",
+        "OutProjInterface",
+    ),
+    "_loss": ("LossInterface",),
+    "_mlp": (
+        "MlpBuilder",
+        "MlpInterface",
+    ),
+    "_moe": (
+        "ExpertsBuilder",
+        "ExpertsInterface",
+        "GroupedLinearFc1Builder",
+        "GroupedLinearFc1Interface",
+        "GroupedLinearFc2Builder",
+        "GroupedLinearFc2Interface",
+        "GroupedLinearInterface",
+        "LatentProjBuilder",
+        "LatentProjInterface",
+        "MoeBuilder",
+        "MoeInterface",
+        "RouterBuilder",
+        "RouterInterface",
+        "SharedExpertsBuilder",
+        "SharedExpertsInterface",
+        "TokenDispatcherBuilder",
+        "TokenDispatcherInterface",
+    ),
+    "_multi_token_prediction": (
+        "EhProjBuilder",
+        "EhProjInterface",
+        "MtpBlockBuilder",
+        "MtpBlockInterface",
+        "MtpLayerBuilder",
+        "MtpLayerInterface",
+        "MtpModelLayerBuilder",
+        "MtpModelLayerInterface",
+    ),
+    "_norm": (
+        "NormBuilder",
+        "NormInterface",
+    ),
+    "_rotary": (
+        "RotaryEmbeddingBuilder",
+        "RotaryEmbeddingInterface",
+        "YarnRotaryEmbeddingBuilder",
+        "YarnRotaryEmbeddingInterface",
+    ),
+    "_slots": (
+        "SLOTS",
+        "Slot",
+    ),
+    "_sparse_attention": (
+        "DuplicatedLinearBuilder",
+        "DuplicatedLinearInterface",
+        "SparseCoreAttentionBuilder",
+        "SparseCoreAttentionInterface",
+        "SparseIndexerBuilder",
+        "SparseIndexerInterface",
+    ),
+    "_ssm": (
+        "CausalConvolutionInterface",
+        "FusedScanInterface",
+        "GatedNormBuilder",
+        "GatedNormInterface",
+        "MambaMixerBuilder",
+        "MambaMixerInterface",
+        "ScanInterface",
+    ),
+    "_stack": (
+        "StackBuilder",
+        "StackInterface",
+    ),
+    "_supports": (
+        "SupportsBackwardDw",
+        "SupportsClipQk",
+        "SupportsLayerNormWeight",
+        "SupportsMambaStateShapes",
+        "SupportsMaxAttnLogits",
+        "SupportsRoutingMap",
+        "SupportsScatterToSequenceParallel",
+        "SupportsSequenceParallel",
+        "SupportsSetForRecomputeInputLayernorm",
+        "SupportsSetForRecomputePreMlpLayernorm",
+        "SupportsSetInputTensor",
+        "SupportsSetLayerNumber",
+        "SupportsShardedStateDict",
+        "SupportsSharedExperts",
+        "SupportsWeight",
+        "SupportsZeroCopyBuffers",
+    ),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load the file that a name lives in."""
+    home = next((file for file, names in _HOMES.items() if name in names), None)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    found: object = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """Everything, loaded or not."""
+    return sorted({*globals(), *__all__})

@@ -11,29 +11,12 @@ from collections.abc import Callable
 from inspect import Parameter, Signature
 from typing import Any
 
+from modelwright.protocols._adapted import Adapted, asked_names, name_of, read_signature
 from modelwright.protocols._annotations import class_named_by, contradicts
-from modelwright.protocols._errors import ModelwrightError
+from modelwright.protocols._errors import ConformanceError, did_you_mean
 from modelwright.protocols._signatures import annotation_text, signature_problems, without_annotations
 
 type _AnyCallable = Callable[..., Any]
-
-
-class ConformanceError(ModelwrightError):
-    """A part does not fit its slot."""
-
-    def __init__(self, subject: str, problems: list[str]) -> None:
-        """Put all problems into one message.
-
-        Args:
-            subject: What cannot be done, without a full stop.
-            problems: Each a clause that ends with its remedy.
-        """
-        self.problems = tuple(problems)
-        """What is wrong, one clause each, with its remedy."""
-        if len(problems) == 1:
-            super().__init__(f"{subject}: {problems[0]}.")
-        else:
-            super().__init__("\n  - ".join([f"{subject}:", *(f"{problem}." for problem in problems)]))
 
 
 def check_conformance(protocol: type[object], candidate: object) -> None:
@@ -48,39 +31,45 @@ def check_conformance(protocol: type[object], candidate: object) -> None:
         ConformanceError: If `candidate` does not fit; the message has every mismatch with its remedy.
     """
     if not _is_protocol(protocol):
-        what = f"`{_name_of(protocol)}` is not a Protocol"
+        what = f"`{name_of(protocol)}` is not a Protocol"
         raise ConformanceError(what, ["`protocol` must be the Protocol of a slot; pass one such as `MlpBuilder`"])
     is_builder = _product_of(protocol) is not None or protocol.__name__.endswith("Builder")
     check = _builder_problems if is_builder else _interface_problems
     problems = check(protocol, candidate)
     if problems:
         verb = "fill" if is_builder else "serve as"
-        raise ConformanceError(f"`{_name_of(candidate)}` cannot {verb} `{protocol.__name__}`", problems)
+        raise ConformanceError(f"`{name_of(candidate)}` cannot {verb} `{protocol.__name__}`", problems)
 
 
 def _is_protocol(candidate: object) -> bool:
     return isinstance(candidate, type) and bool(getattr(candidate, "_is_protocol", False))
 
 
-def _name_of(candidate: object) -> str:
-    if isinstance(candidate, functools.partial):
-        return f"functools.partial({_name_of(candidate.func)})"
-    name = getattr(candidate, "__qualname__", None) or type(candidate).__qualname__
-    return str(name).rsplit("<locals>.", 1)[-1]
-
-
 def _methods_of(protocol: type[object]) -> dict[str, _AnyCallable]:
     """The methods that a Protocol and its bases declare; its attributes are set by instances and not checked."""
+    found: Any = protocol  # mypy takes the hash of a class for that of its instances
+    return _declared(found)
+
+
+@functools.cache
+def _declared(protocol: Any) -> dict[str, _AnyCallable]:
     found: dict[str, _AnyCallable] = {}
     for base in reversed(protocol.__mro__):
         if _is_protocol(base):
-            public = {n: m for n, m in vars(base).items() if inspect.isfunction(m)}
+            members: dict[str, Any] = {**base.__dict__}
+            public = {n: m for n, m in members.items() if inspect.isfunction(m)}
             found |= {n: m for n, m in public.items() if n == "__call__" or not n.startswith("_")}
     return found
 
 
 def _product_of(protocol: type[object]) -> type | None:
     """The Interface of what a Builder makes; `None` when `protocol` is no Builder, or its Interface is not found."""
+    found: Any = protocol
+    return _product(found)
+
+
+@functools.cache
+def _product(protocol: Any) -> type | None:
     methods = _methods_of(protocol)
     if "__call__" not in methods or "forward" in methods:
         return None
@@ -92,12 +81,12 @@ def _builder_problems(protocol: type[object], candidate: object) -> list[str]:
     mistaken = _not_a_builder(candidate)
     if mistaken is not None:
         return [mistaken]
-    given, unreadable = _read_signature(candidate)
+    given, unreadable = read_signature(candidate)
     if given is None:
         return [unreadable]
     owner = "its constructor" if isinstance(candidate, type) else "it"
-    wanted = _unbound(inspect.signature(_methods_of(protocol)["__call__"]))
-    problems = signature_problems(wanted, given, owner=owner, bindable=True)
+    wanted = _wanted(_methods_of(protocol)["__call__"])
+    problems = [*signature_problems(wanted, given, owner=owner, bindable=True), *_adapt_problems(wanted, candidate)]
     product, built = _product_of(protocol), _built_class(candidate)
     if product is not None and built is not None:
         problems += _class_problems(product, built, itself=built is candidate)
@@ -106,7 +95,7 @@ def _builder_problems(protocol: type[object], candidate: object) -> list[str]:
 
 def _not_a_builder(candidate: object) -> str | None:
     """Say why `candidate` cannot be called to make a part, whatever its signature."""
-    kind = _name_of(type(candidate))
+    kind = name_of(type(candidate))
     if not isinstance(candidate, type) and callable(getattr(type(candidate), "forward", None)):
         return f"the slot takes what makes a part, but this is an instance; pass the class `{kind}`"
     if not callable(candidate):
@@ -125,11 +114,11 @@ def _interface_problems(protocol: type[object], candidate: object) -> list[str]:
         return _class_problems(protocol, candidate, itself=True)
     methods = _methods_of(protocol)
     if set(methods) != {"__call__"}:
-        kind = _name_of(type(candidate))
+        kind = name_of(type(candidate))
         return [f"an Interface is checked against a class, but this is a value of type `{kind}`; pass a class"]
     if not callable(candidate):
-        return [f"a value of type `{_name_of(type(candidate))}` cannot be called; pass a function"]
-    given, unreadable = _read_signature(candidate)
+        return [f"a value of type `{name_of(type(candidate))}` cannot be called; pass a function"]
+    given, unreadable = read_signature(candidate)
     if given is None:
         return [unreadable]
     return _method_problems(methods["__call__"], given, "it")
@@ -139,10 +128,10 @@ def _class_problems(interface: type, built: type, *, itself: bool) -> list[str]:
     """List what an instance of `built` lacks of `interface`; `itself` if `built` is the candidate."""
     problems: list[str] = []
     methods = _methods_of(interface)
-    if "forward" in methods:
-        del methods["__call__"]  # nn.Module has it, untyped, and hands everything to `forward`
     for name, wanted in methods.items():
-        owner = f"its `{name}`" if itself else f"the `{name}` of `{_name_of(built)}`, which it builds,"
+        if name == "__call__" and "forward" in methods:
+            continue  # nn.Module has it, untyped, and hands everything to `forward`
+        owner = f"its `{name}`" if itself else f"the `{name}` of `{name_of(built)}`, which it builds,"
         if not _defines(built, name):
             bare = without_annotations(inspect.signature(wanted))
             problems.append(f"{owner} is missing; define `def {name}{bare}`")
@@ -153,7 +142,7 @@ def _class_problems(interface: type, built: type, *, itself: bool) -> list[str]:
 
 
 def _method_problems(method: _AnyCallable, given: Signature, owner: str) -> list[str]:
-    wanted = _unbound(inspect.signature(method))
+    wanted = _wanted(method)
     problems = signature_problems(wanted, given, owner=owner, bindable=False)
     if contradicts(wanted.return_annotation, given.return_annotation):
         expected, actual = annotation_text(wanted.return_annotation), annotation_text(given.return_annotation)
@@ -171,8 +160,26 @@ def _read_method(built: type, name: str) -> tuple[Signature | None, str]:
     member: object = inspect.getattr_static(built, name)
     function: object = getattr(member, "__func__", member)  # of a staticmethod or classmethod
     is_static = member.__class__ is staticmethod or getattr(type(member), "__get__", None) is None
-    given, unreadable = _read_signature(function)
+    given, unreadable = read_signature(function)
     return (_unbound(given) if given is not None and not is_static else given), unreadable
+
+
+@functools.cache
+def _wanted(method: _AnyCallable) -> Signature:
+    """What a Protocol's method is called with."""
+    return _unbound(inspect.signature(method))
+
+
+def _adapt_problems(wanted: Signature, candidate: object) -> list[str]:
+    """What `adapt` was told to drop, rename or derive from, and the slot never passes."""
+    problems: list[str] = []
+    for verb, name in asked_names(candidate):
+        if name not in wanted.parameters:
+            passes = ", ".join(f"`{parameter}`" for parameter in wanted.parameters) or "nothing"
+            near = did_you_mean(name, wanted.parameters).removeprefix("; ")
+            known = f"{passes} ({near})" if near else passes
+            problems.append(f"it {verb} `{name}`, which the slot does not pass; the slot passes {known}")
+    return problems
 
 
 def _unbound(signature: Signature) -> Signature:
@@ -183,24 +190,12 @@ def _unbound(signature: Signature) -> Signature:
     return signature.replace(parameters=parameters)
 
 
-def _read_signature(candidate: object) -> tuple[Signature | None, str]:
-    """Read a signature; the second value says, in a clause, why it could not be read."""
-    name = _name_of(candidate)
-    if not callable(candidate):
-        return None, f"`{name}` cannot be called; define it as a function"
-    try:
-        return inspect.signature(candidate), ""
-    except (TypeError, ValueError):
-        if isinstance(candidate, functools.partial) and _read_signature(candidate.func)[0] is not None:
-            inner = _name_of(candidate.func)
-            return None, f"it binds arguments that `{inner}` does not accept; bind only what it accepts"
-        return None, f"the signature of `{name}` cannot be read; wrap it in a function with the slot's parameters"
-
-
 def _built_class(candidate: object) -> type | None:
     """The class of what `candidate` makes, or `None` when nothing tells."""
     if isinstance(candidate, functools.partial):
         return _built_class(candidate.func)
+    if isinstance(candidate, Adapted):
+        return _built_class(candidate.builder)
     if isinstance(candidate, type):
         return _constructed_class(candidate)
     function = candidate if inspect.isroutine(candidate) else type(candidate).__call__
@@ -217,7 +212,7 @@ def _constructed_class(candidate: type) -> type | None:
 
 def _promised_class(function: _AnyCallable, owner: object) -> type | None:
     """The class in the return annotation, unless it says less than there is to know, as `-> nn.Module` does."""
-    given, _ = _read_signature(function)
+    given, _ = read_signature(function)
     if given is None:
         return None
     if annotation_text(given.return_annotation).rpartition(".")[2] == "Self":

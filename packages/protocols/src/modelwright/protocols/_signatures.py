@@ -27,7 +27,7 @@ def signature_problems(wanted: Signature, given: Signature, *, owner: str, binda
     match = _Match(given)
     problems = [
         *_positional_problems(wanted, match),
-        *_keyword_problems(wanted, match),
+        *_keyword_problems(wanted, match, bindable=bindable),
         *_variadic_problems(wanted, match),
         *_left_over_problems(match, bindable=bindable),
     ]
@@ -126,13 +126,13 @@ def _default_problem(slot: Parameter, given: Parameter) -> Iterator[str]:
         yield f"requires `{given.name}`, which the slot does not always pass; give it a default"
 
 
-def _keyword_problems(wanted: Signature, match: _Match) -> Iterator[str]:
+def _keyword_problems(wanted: Signature, match: _Match, *, bindable: bool) -> Iterator[str]:
     slots = [p for p in wanted.parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
     names = {slot.name for slot in slots}
     for slot in slots:
         given = match.by_keyword(slot.name)
         if given is None and not match.takes_kwargs:
-            yield _missing_keyword(slot, match, names)
+            yield _missing_keyword(slot, match, names, bindable=bindable)
         elif given is not None and given.name in match.used:
             yield (
                 f"takes `{slot.name}` by position, where the slot passes another argument, and the slot passes "
@@ -143,7 +143,7 @@ def _keyword_problems(wanted: Signature, match: _Match) -> Iterator[str]:
             yield from _default_problem(slot, given)
 
 
-def _missing_keyword(slot: Parameter, match: _Match, names: set[str]) -> str:
+def _missing_keyword(slot: Parameter, match: _Match, names: set[str], *, bindable: bool) -> str:
     same = match.given.parameters.get(slot.name)
     if same is not None and same.kind is Parameter.POSITIONAL_ONLY:
         match.used.add(slot.name)
@@ -151,11 +151,12 @@ def _missing_keyword(slot: Parameter, match: _Match, names: set[str]) -> str:
     how = "passes" if slot.default is Parameter.empty else "sometimes passes"
     rename = match.rename_for(slot.name, names)
     if rename is None:
-        remedy = f"add the parameter `{declaration(slot)}`"
+        remedy, adapted = f"add the parameter `{declaration(slot)}`", f'drop=("{slot.name}",)'
     else:
         match.used.add(rename)
-        remedy = f"rename `{rename}` to `{slot.name}`"
-    return f"does not accept `{slot.name}`, which the slot {how} by keyword; {remedy}, or accept `**kwargs`"
+        remedy, adapted = f"rename `{rename}` to `{slot.name}`", f'rename={{"{rename}": "{slot.name}"}}'
+    either = f", accept `**kwargs`, or `adapt(..., {adapted})`" if bindable else ", or accept `**kwargs`"
+    return f"does not accept `{slot.name}`, which the slot {how} by keyword; {remedy}{either}"
 
 
 def _variadic_problems(wanted: Signature, match: _Match) -> Iterator[str]:
