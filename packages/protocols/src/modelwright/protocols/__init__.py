@@ -12,8 +12,7 @@ parameters are those that the engine's own calls pass. A type checker then tells
 Importing the package loads nothing else: each name is loaded with its file when it is first used (PEP 562).
 """
 
-TYPE_CHECKING = False  # type checkers take it for true; `typing` itself would be most of the import
-
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from modelwright.protocols._activation import ActivationFunctionBuilder, ActivationFunctionInterface
