@@ -1,0 +1,70 @@
+"""A rank that dies during training: the command ends, says which, leaves nothing running and nothing saved is lost."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from modelwright.distributed import device_runtime, finalize
+from modelwright.training import checkpoints, generate, latest_checkpoint, load_for_inference
+from tests.integration.command import COMMAND, settings, tiny_file
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> tuple[subprocess.Popen[str], Path]:
+    """A run on two ranks that would go on for hours, with its first checkpoint saved."""
+    out = tmp_path / "run"
+    options = settings("parallelism.tensor=2", "train.keep_checkpoints=2")
+    words = [*COMMAND, "train", str(tiny_file(tmp_path)), "--steps", "100000", "--out", str(out), *options]
+    process = subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not checkpoints(out):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return process, out
+
+
+def ranks(process: psutil.Process) -> list[psutil.Process]:
+    """Its ranks, in the order in which they were started."""
+    children = [child for child in process.children() if "spawn_main" in " ".join(child.cmdline())]
+    return sorted(children, key=lambda child: child.create_time())
+
+
+def left(started: list[psutil.Process]) -> list[list[str]]:
+    """Those that still run."""
+    _, alive = psutil.wait_procs(started, timeout=10)
+    return [process.cmdline() for process in alive]
+
+
+def test_a_rank_is_killed(training: tuple[subprocess.Popen[str], Path]) -> None:
+    process, out = training
+    started = psutil.Process(process.pid).children(recursive=True)
+    os.kill(ranks(psutil.Process(process.pid))[1].pid, signal.SIGKILL)
+    start = time.monotonic()
+    _, stderr = process.communicate(timeout=60)
+    assert time.monotonic() - start < 60
+    assert stderr == "error: rank 1 was killed by SIGKILL; the other ranks have been ended.\n"
+    assert process.returncode == 1
+    assert left(started) == []
+    step, _ = latest_checkpoint(out)
+    assert step % 3 == 0
+    with device_runtime():
+        assert len("".join(generate(load_for_inference(out), "The ", tokens=5)).encode()) >= 5
+        finalize()
+
+
+def test_control_c(training: tuple[subprocess.Popen[str], Path]) -> None:
+    process, out = training
+    started = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr) == (130, "error: interrupted\n")
+    assert left(started) == []
+    latest_checkpoint(out)
