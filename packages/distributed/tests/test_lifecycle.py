@@ -10,8 +10,8 @@ from megatron.core.transformer.module import Float16Module
 from torch import Tensor, nn
 
 from modelwright.builders import BuildContext, Hook, HookError
-from modelwright.config import MegatronDDP, ModelConfig, NoWrap, Parallelism, Precision
-from modelwright.distributed import GroupError, build_stages, unwrapped
+from modelwright.config import MegatronDDP, ModelConfig, NoWrap, Parallelism, Precision, TorchFSDP2
+from modelwright.distributed import GroupError, PrecisionError, WrapError, build_stages, unwrapped
 from packages.distributed.tests.tiny import TinyStage, engine_config
 
 CONFIG = ModelConfig()
@@ -139,3 +139,40 @@ def test_precision(groups: ProcessGroupCollection, params: Literal["bfloat16", "
     output = stage(hidden)
     assert output.dtype == torch.float32
     assert torch.allclose(output, exact(hidden), atol=2e-3)
+
+
+def test_what_is_kept_in_float32_was_never_cast_down(groups: ProcessGroupCollection) -> None:
+    """The values are those of a float32 build, in every bit; the others are rounded."""
+    whole = build(groups, seed=3)
+    precision = Precision(params="bfloat16", keep_float32=("linear.w*",))
+    stage = unwrapped(
+        build(groups, seed=3, precision=precision, build_stage=lambda _: TinyStage(groups, engine_config(bf16=True)))
+    )
+    assert stage.linear.weight.dtype is torch.float32
+    assert torch.equal(stage.linear.weight, whole.linear.weight)
+    assert stage.linear.bias.dtype is torch.bfloat16
+
+
+def test_a_pattern_that_names_nothing_is_refused(groups: ProcessGroupCollection) -> None:
+    precision = Precision(params="bfloat16", keep_float32=("*linaer*",))
+    with pytest.raises(PrecisionError) as caught:
+        build(groups, precision=precision, build_stage=lambda _: TinyStage(groups, engine_config(bf16=True)))
+    assert str(caught.value) == (
+        "`precision.keep_float32` must name parameters of the model, but '*linaer*' matches none of its 3; they are "
+        "named like `scale`."
+    )
+
+
+def test_fsdp2_refuses_two_number_formats(groups: ProcessGroupCollection) -> None:
+    precision = Precision(params="bfloat16", keep_float32=("linear.weight",))
+    with pytest.raises(WrapError) as caught:
+        build(
+            groups,
+            precision=precision,
+            wrap=TorchFSDP2(),
+            build_stage=lambda _: TinyStage(groups, engine_config(bf16=True)),
+        )
+    assert str(caught.value) == (
+        "`wrap.kind: fsdp2` shards parameters of one number format together, but the model has bfloat16 and float32; "
+        "leave out `precision.keep_float32`, or use `ddp`."
+    )

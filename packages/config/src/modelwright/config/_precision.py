@@ -14,3 +14,6 @@ class Precision(Config):
 
     params: Literal["float32", "bfloat16", "float16"] = "float32"
     """Format of parameters and activations; the optimizer keeps its own copy in float32 below that."""
+
+    keep_float32: tuple[str, ...] = ()
+    """Parameters that stay float32, as patterns of their names such as `*norm*`, when `params` is a shorter format."""

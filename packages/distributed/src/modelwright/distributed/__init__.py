@@ -15,6 +15,7 @@ from modelwright.distributed._initialisation import (
     initialise_parameters,
 )
 from modelwright.distributed._lifecycle import build_stages
+from modelwright.distributed._precision import PrecisionError
 from modelwright.distributed._stages import StageError, layers_of, staged_pattern
 from modelwright.distributed._whole import WholeStateError, load_whole_state, local_shards
 from modelwright.distributed._wrap import (
@@ -31,6 +32,7 @@ __all__ = [
     "GroupError",
     "InitialisationError",
     "NormalInit",
+    "PrecisionError",
     "StageError",
     "WholeStateError",
     "WrapError",

@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 import torch
 from megatron.core import tensor_parallel
 from megatron.core.process_groups_config import ProcessGroupCollection
-from megatron.core.transformer.module import Float16Module
 from torch import nn
 
 from modelwright.builders import BuildContext, Hook, run_hooks
 from modelwright.config import ModelConfig, Parallelism, Precision, Wrap
 from modelwright.distributed._groups import check_groups, virtual_stages
 from modelwright.distributed._initialisation import deferred_initialisation, initialise_parameters
-from modelwright.distributed._wrap import engine_config, wrap_stages
+from modelwright.distributed._precision import check_patterns, kept_in_float32, with_precision
+from modelwright.distributed._wrap import wrap_stages
 
 type StageFunction = Callable[[int | None], nn.Module]
 
@@ -65,19 +65,14 @@ def build_stages(
     with deferred_initialisation():
         # A part that did not ask for a device was made on the CPU.
         stages = [build_stage(i if virtual else None).cuda() for i in range(virtual or 1)]
+    if parallelism.pipeline == 1:
+        check_patterns(stages, precision)
+    kept = [kept_in_float32(stage, precision) for stage in stages]
     initialise_parameters(stages, pg_collection, seed=seed)
     stages = run_hooks(hooks, "before_wrap", stages, context)
     for stage in stages:
         for parameter in stage.parameters():
             tensor_parallel.set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
-    stages = [_with_precision(stage, precision) for stage in stages]
+    stages = [with_precision(stage, precision, keep) for stage, keep in zip(stages, kept, strict=True)]
     stages = wrap_stages(wrap, stages, pg_collection)
     return run_hooks(hooks, "after_wrap", stages, context)
-
-
-def _with_precision(stage: nn.Module, precision: Precision) -> nn.Module:
-    """The stage in its number format; the engine's wrapper also casts what goes in and out of it."""
-    if precision.params == "float32":
-        return stage
-    wrapped: nn.Module = Float16Module(engine_config(stage), stage)
-    return wrapped

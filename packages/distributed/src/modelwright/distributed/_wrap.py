@@ -76,6 +76,13 @@ def _(strategy: MegatronDDP, stages: Sequence[nn.Module], pg_collection: Process
 
 @wrap_stages.register
 def _(strategy: TorchFSDP2, stages: Sequence[nn.Module], pg_collection: ProcessGroupCollection) -> list[nn.Module]:
+    for stage in stages:
+        formats = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in stage.parameters()})
+        if len(formats) > 1:
+            raise WrapError(
+                "`wrap.kind: fsdp2` shards parameters of one number format together, but the model has "
+                f"{' and '.join(formats)}; leave out `precision.keep_float32`, or use `ddp`."
+            )
     return [
         FullyShardedStage(
             engine_config(stage), stage, pg_collection.dp_cp, reshard_after_forward=strategy.reshard_after_forward

@@ -51,6 +51,7 @@ class TorchNorm(nn.Module):
         Returns:
             The same shape and dtype.
         """
+        dtype, hidden_SBH = hidden_SBH.dtype, hidden_SBH.to(self.weight.dtype)  # a norm may be kept in float32
         if self.bias is None:
-            return nn.functional.rms_norm(hidden_SBH, self.hidden_size, self.weight, self.eps)
-        return nn.functional.layer_norm(hidden_SBH, self.hidden_size, self.weight, self.bias, self.eps)
+            return nn.functional.rms_norm(hidden_SBH, self.hidden_size, self.weight, self.eps).to(dtype)
+        return nn.functional.layer_norm(hidden_SBH, self.hidden_size, self.weight, self.bias, self.eps).to(dtype)
