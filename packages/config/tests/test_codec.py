@@ -128,10 +128,12 @@ MOVED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("section", MOVED)
 def test_every_field_of_every_section_comes_back(section: str) -> None:
     default: Config = getattr(RUN, section)
-    switches = {
-        field.name: not field.default for field in dataclasses.fields(default) if isinstance(field.default, bool)
+    others: dict[str, Any] = {
+        field.name: not field.default if isinstance(field.default, bool) else ("x",)
+        for field in dataclasses.fields(default)
+        if isinstance(field.default, bool | tuple)
     }
-    moved = switches | MOVED[section]
+    moved = others | MOVED[section]
     assert set(moved) == {field.name for field in dataclasses.fields(default)}
     for name, value in moved.items():
         if value is not None:

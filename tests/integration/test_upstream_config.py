@@ -1,0 +1,305 @@
+"""Upstream's own config classes beside ours: five things that they get wrong, and what `convert` makes of them.
+
+Nothing here is a recorded file: upstream's classes are made and written by upstream's code in this process.
+"""
+
+import dataclasses
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from megatron.core import activations
+from megatron.core.distributed import DistributedDataParallelConfig
+from megatron.core.optimizer import OptimizerConfig
+from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.enums import AttnBackend
+from megatron.core.transformer.transformer_config import MLATransformerConfig
+from torch.nn import functional as F
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from megatron.training import config as upstream
+    from megatron.training.config.yaml_utils import safe_yaml_representers
+    from megatron.training.models import GPTModelConfig as UpstreamGPT
+    from megatron.training.models import HybridModelConfig as UpstreamHybrid
+
+from modelwright.config import (
+    ConfigError,
+    Converted,
+    MegatronDDP,
+    ModelConfig,
+    convert,
+    convert_file,
+    dumps,
+    fingerprint,
+    loads,
+    preset,
+    replace,
+)
+from modelwright.config._upstream_run import _OURS
+from modelwright.gpt import GPTModelConfig
+from modelwright.layers import resolve
+from tests.config import upstream_defaults
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+OURS = replace(preset("gpt_tiny"), activation="silu")
+
+
+def transformer(**fields: Any) -> TransformerConfig:
+    return TransformerConfig(**{"num_layers": 2, "hidden_size": 64, "num_attention_heads": 4, **fields})
+
+
+def llama(**fields: Any) -> UpstreamGPT:
+    engine = transformer(
+        num_query_groups=2, ffn_hidden_size=160, normalization="RMSNorm", add_bias_linear=False, gated_linear_unit=True,
+        activation_func=F.silu, attention_dropout=0.0, hidden_dropout=0.0, layernorm_epsilon=1e-6, **fields,
+    )  # fmt: skip
+    return UpstreamGPT(
+        transformer=engine, vocab_size=1000, seq_length=128, position_embedding_type="rope", rotary_base=500000,
+        should_pad_vocab=True,
+    )  # fmt: skip
+
+
+# The five defects.
+
+
+def test_silu_comes_back_as_gelu_upstream_and_as_silu_here() -> None:
+    theirs = UpstreamGPT(transformer=transformer(activation_func=F.silu), vocab_size=100)
+    back = UpstreamGPT.from_dict(theirs.as_dict())
+    assert theirs.activation_func is F.silu
+    assert back.activation_func is F.gelu
+
+    assert type(OURS).from_dict(OURS.as_dict()) == OURS
+    assert resolve_alone(type(OURS).from_dict(OURS.as_dict())).activation_func is F.silu
+
+
+def test_the_yaml_round_trip_raises_upstream_and_not_here() -> None:
+    theirs = UpstreamGPT(transformer=transformer(), vocab_size=100)
+    with safe_yaml_representers():
+        text = yaml.safe_dump(theirs.as_dict())
+    with pytest.raises(TypeError):
+        UpstreamGPT.from_dict(yaml.safe_load(text))
+
+    assert loads(dumps(OURS)) == loads(dumps(OURS, full=True)) == OURS
+
+
+def test_unknown_keys_vanish_upstream_and_are_named_here() -> None:
+    data = UpstreamGPT(transformer=transformer(), vocab_size=100).as_dict()
+    data["seq_lenght"], data["transformer"]["hidden_dropuot"] = 7, 0.5
+    back = UpstreamGPT.from_dict(data)
+    assert (back.seq_length, back.transformer.hidden_dropout) == (1024, 0.1)
+    assert "seq_lenght" not in vars(back)
+
+    with pytest.raises(ConfigError) as caught:
+        ModelConfig.from_dict({**OURS.as_dict(), "seq_lenght": 7, "hidden_dropuot": 0.5})
+    assert str(caught.value).splitlines() == [
+        "`seq_lenght` is not a field of `gpt`; did you mean `seq_length`?",
+        "`hidden_dropuot` is not a field of `gpt`; did you mean `hidden_dropout`?",
+    ]
+
+
+def test_a_nested_rotary_base_is_reset_upstream_and_kept_here() -> None:
+    engine = MLATransformerConfig(num_layers=2, hidden_size=64, num_attention_heads=4, rotary_base=1e6)
+    UpstreamGPT(transformer=engine, vocab_size=100)
+    assert engine.rotary_base == 10000
+
+    ours = replace(OURS, rotary_base=1e6)
+    assert loads(dumps(ours)) == ours
+    assert ours.rotary_base == 1e6
+    assert replace(ours, seq_length=512).rotary_base == 1e6
+
+
+def test_a_dictionary_imports_what_it_names_upstream_and_nothing_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stranger.py").write_text("Config = dict\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    data = UpstreamGPT(transformer=transformer(), vocab_size=100).as_dict()
+    hostile = {**data, "_target_": "stranger.Config"}
+    for read in (ModelConfig.from_dict, convert):
+        with pytest.raises(ConfigError):
+            read(hostile)
+        assert "stranger" not in sys.modules
+    with pytest.raises(TypeError):
+        UpstreamGPT.from_dict(hostile)
+    assert "stranger" in sys.modules
+    del sys.modules["stranger"]
+
+
+# What `convert` makes of them.
+
+
+def resolve_alone(config: Any) -> TransformerConfig:
+    run = loads(dumps(config))
+    assert isinstance(run, GPTModelConfig)
+    from modelwright.config import Parallelism, Precision
+
+    return resolve(run, Parallelism(), Precision())
+
+
+def differences(theirs: TransformerConfig, converted: Converted) -> set[str]:
+    """The engine fields in which what we would build differs from what upstream would build."""
+    run = converted.config
+    ours = resolve(run.model, run.parallelism, run.precision)
+    names = [field.name for field in dataclasses.fields(TransformerConfig) if not field.name.startswith("_")]
+    return {name for name in names if getattr(ours, name) != getattr(theirs, name)}
+
+
+# Ours by design: one layer list for attention and MLP, its initialisation, and the number format of the pipeline.
+BY_DESIGN = {
+    "autocast_dtype", "init_method", "is_hybrid_model", "num_layers", "output_layer_init_method", "pipeline_dtype",
+    "embedding_init_method", "perform_initialization",
+}  # fmt: skip
+
+
+def test_a_dictionary_becomes_the_same_engine() -> None:
+    theirs = llama(
+        tensor_model_parallel_size=2, sequence_parallel=True, bf16=True, params_dtype=torch.bfloat16,
+        attention_backend=AttnBackend.unfused, recompute_granularity="selective", recompute_modules=["core_attn"],
+        cross_entropy_loss_fusion=True, embedding_init_method_std=0.5,
+    )  # fmt: skip
+    converted = convert(theirs.as_dict(), changes=["model.activation=swiglu"])
+    assert differences(theirs.transformer, converted) <= BY_DESIGN
+    model = converted.config.model
+    assert isinstance(model, GPTModelConfig)
+    assert (model.num_layers, model.vocab_size, model.vocab_multiple, model.seq_length) == (2, 1000, 256, 128)
+    assert (model.position_embedding, model.rotary_base, model.activation) == ("rope", 500000.0, "swiglu")
+    assert (converted.config.parallelism.tensor, converted.config.parallelism.sequence) == (2, True)
+    assert converted.config.precision.params == "bfloat16"
+    assert dict(model.engine) == {
+        "attention_backend": "unfused",
+        "recompute_granularity": "selective",
+        "cross_entropy_loss_fusion": True,
+        "embedding_init_method_std": 0.5,
+    }
+    assert [one.path for one in converted.unmapped] == ["transformer.activation_func"]
+
+
+def test_the_dictionary_survives_a_file(tmp_path: Path) -> None:
+    """As YAML by upstream's representers, as JSON by anybody's: the same run."""
+    theirs = llama()
+    with safe_yaml_representers():
+        (tmp_path / "model.yaml").write_text(yaml.safe_dump(theirs.as_dict()))
+    (tmp_path / "model.json").write_text(
+        json.dumps(theirs.as_dict(), default=lambda one: getattr(one, "name", str(one)))
+    )
+    direct = convert(theirs.as_dict())
+    for name in ("model.yaml", "model.json"):
+        assert fingerprint(convert_file(tmp_path / name).config) == fingerprint(direct.config)
+
+
+def test_a_function_that_a_file_names_is_mapped_by_its_name() -> None:
+    """`run_config.yaml` of other writers holds functions as `_target_` with `_call_: false`."""
+    data = UpstreamGPT(transformer=transformer(), vocab_size=100).as_dict()
+    names = {"silu": F.silu, "gelu": F.gelu, "relu": F.relu, "squared_relu": activations.squared_relu}
+    for name, function in names.items():
+        data["transformer"]["activation_func"] = yaml.safe_load(_represented(function))
+        converted = convert(data)
+        assert converted.config.model.activation == name  # type: ignore[attr-defined]
+        assert converted.unmapped == ()
+    data["transformer"]["activation_func"] = yaml.safe_load(_represented(activations.quick_gelu))
+    with pytest.raises(ConfigError, match=r"but `megatron\.core\.activations\.quick_gelu` was given"):
+        convert(data)
+
+
+def _represented(function: Any) -> str:
+    with safe_yaml_representers():
+        return yaml.safe_dump(function)
+
+
+def test_a_hybrid_of_attention_and_mlp_is_a_gpt() -> None:
+    engine = transformer(num_layers=6, add_bias_linear=False)
+    theirs = UpstreamHybrid(transformer=engine, vocab_size=100, hybrid_layer_pattern="*-*-|*-", seq_length=64)
+    converted = convert(theirs.as_dict())
+    assert isinstance(converted.config.model, GPTModelConfig)
+    assert (converted.config.model.num_layers, converted.config.model.position_embedding) == (3, "none")
+    paths = [one.path for one in converted.unmapped]
+    assert paths == ["hybrid_layer_pattern", "transformer.activation_func"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        lambda: UpstreamHybrid(transformer=transformer(), vocab_size=9, hybrid_layer_pattern="M*-").as_dict(),
+        lambda: UpstreamGPT(transformer=transformer(num_moe_experts=4), vocab_size=9).as_dict(),
+    ],
+)
+def test_a_model_that_no_family_can_be_is_refused(data: Any) -> None:
+    with pytest.raises(ConfigError, match="describes a model that none of the installed families can stand for"):
+        convert(data())
+
+
+def run_file(path: Path) -> Path:
+    container = upstream.PretrainConfigContainer(
+        train=upstream.TrainingConfig(train_iters=50, micro_batch_size=2, global_batch_size=16, manual_gc=True),
+        model=llama(tensor_model_parallel_size=2),
+        optimizer=OptimizerConfig(lr=1e-3, min_lr=1e-5, weight_decay=0.1, clip_grad=0.5),
+        scheduler=upstream.SchedulerConfig(lr_decay_style="cosine", lr_warmup_iters=5, lr_decay_iters=40),
+        ddp=DistributedDataParallelConfig(overlap_grad_reduce=True, check_for_nan_in_grad=True),
+        logger=upstream.LoggerConfig(log_interval=7),
+        checkpoint=upstream.CheckpointConfig(save_interval=20, most_recent_k=2, save="/somewhere"),
+        rng=upstream.RNGConfig(seed=99),
+    )
+    container.to_yaml(str(path))
+    return path
+
+
+def test_a_run_file_of_upstreams_own_writing(tmp_path: Path) -> None:
+    converted = convert_file(run_file(tmp_path / "run_config.yaml"), changes=["model.activation=swiglu"])
+    run = converted.config
+    assert (run.train.steps, run.train.micro_batch, run.train.global_batch, run.train.seed) == (50, 2, 16, 99)
+    assert (run.train.lr, run.train.weight_decay, run.train.clip_grad) == (1e-3, 0.1, 0.5)
+    assert dataclasses.asdict(run.train.lr_schedule) == {"warmup_steps": 5, "min_lr": 1e-5, "decay_steps": 40}
+    assert (run.train.checkpoint_interval, run.train.keep_checkpoints) == (20, 2)
+    assert isinstance(run.wrap, MegatronDDP)
+    assert (run.wrap.overlap_grad_reduce, run.wrap.check_for_nan) == (True, True)
+    assert run.parallelism.tensor == 2
+    assert {(one.path, one.value) for one in converted.unmapped} == {
+        ("model.transformer.activation_func", None),
+        ("train.manual_gc", True),
+        ("logger.log_interval", 7),
+        ("checkpoint.save", "/somewhere"),
+    }
+    assert loads(dumps(run)) == run
+
+
+def test_what_is_added_to_a_run_file_is_listed(tmp_path: Path) -> None:
+    """Whatever key comes: it is mapped, or it is in the list."""
+    path = run_file(tmp_path / "run_config.yaml")
+    data = yaml.safe_load(path.read_text())
+    before = {one.path for one in convert(data).unmapped}
+    data["train"]["stranger"] = {"_target_": "os.system", "_args_": ["id"]}
+    data["model"]["transformer"]["stranger"] = "x"
+    data["model"]["stranger"] = [1]
+    data["stranger"] = {"a": 1}
+    after = {one.path for one in convert(data).unmapped}
+    assert after - before == {"train.stranger", "model.transformer.stranger", "model.stranger", "stranger"}
+
+
+# The tables that this rests on.
+
+
+def test_the_table_of_defaults_is_that_of_the_installed_upstream() -> None:
+    assert upstream_defaults.PATH.read_text(encoding="utf-8") == upstream_defaults.text(), (
+        "run `uv run python -m tests.config.regenerate`"
+    )
+
+
+def test_what_convert_holds_back_is_what_resolve_decides() -> None:
+    """A field that `resolve` refuses in `engine:` must be mapped or held back, or a converted file would not build."""
+    from modelwright.layers._resolve import _FIXED, _parallel_fields, _precision_fields
+
+    run = convert(llama().as_dict()).config
+    owned = {*_FIXED, *run.model.engine_fields(), *_parallel_fields(run.parallelism), *_precision_fields(run.precision)}
+    data = llama().as_dict()
+    for name in sorted(owned - {"activation"}):
+        value = data["transformer"].get(name)
+        data["transformer"][name] = (not value) if isinstance(value, bool) else value
+    data["transformer"] |= {"tensor_model_parallel_size": 1, "sequence_parallel": False, "fp16": False, "bf16": False}
+    assert set(convert(data).config.model.engine) & owned == set()
+    assert set(_OURS) >= set(_FIXED)
