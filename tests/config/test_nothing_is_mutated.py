@@ -1,0 +1,42 @@
+"""A config is the same after it was resolved and a model was built from it, to the last bit of its fingerprint."""
+
+import pytest
+
+from modelwright.builders import builder_for
+from modelwright.config import NoWrap, Parallelism, Precision, fingerprint, loads
+from modelwright.distributed import device_runtime, finalize, initialize
+from modelwright.gpt import GPTModelConfig
+from modelwright.layers import resolve
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+TEXT = """
+kind: gpt
+num_layers: 2
+hidden_size: 32
+num_attention_heads: 4
+vocab_size: 32
+seq_length: 16
+engine: {recompute_granularity: selective, recompute_modules: [core_attn], attention_backend: unfused}
+"""
+
+
+def test_building_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    config, parallelism, precision, wrap = loads(TEXT), Parallelism(), Precision(), NoWrap()
+    assert isinstance(config, GPTModelConfig)
+    before = fingerprint(config), hash((parallelism, precision, wrap))
+    first = vars(resolve(config, parallelism, precision))
+    with device_runtime():
+        groups = initialize(parallelism)
+        (stage,) = builder_for(config).build_distributed_models(
+            groups, parallelism=parallelism, precision=precision, wrap=wrap
+        )
+        finalize()
+    engine = stage.config
+    assert engine.recompute_modules == ["core_attn"]
+    engine.recompute_modules.append("mlp")
+    engine.hidden_size = 99
+    assert (fingerprint(config), hash((parallelism, precision, wrap))) == before
+    assert config == loads(TEXT)
+    assert vars(resolve(config, parallelism, precision)) == first
