@@ -6,10 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from modelwright.config import ModelConfig, RunConfig, config_class, dumps, register_config
+from modelwright.config import (
+    CosineSchedule,
+    ModelConfig,
+    Precision,
+    RunConfig,
+    TrainConfig,
+    config_class,
+    dumps,
+    register_config,
+    replace,
+)
 from modelwright.training import (
     CheckpointError,
-    check_same_model,
+    check_resumable,
     checkpoint_config,
     checkpoint_path,
     checkpoints,
@@ -158,13 +168,13 @@ def test_the_config_of_a_model_alone_is_not_that_of_a_run(tmp_path: Path) -> Non
 
 def test_the_same_model_in_another_run(tmp_path: Path) -> None:
     path = write(tmp_path, 1, RunConfig(model=FolderToyConfig(), name="old"))
-    check_same_model(RunConfig(model=FolderToyConfig(), name="new"), path)
+    check_resumable(RunConfig(model=FolderToyConfig(), name="new"), path)
 
 
 def test_another_model_is_told_field_by_field(tmp_path: Path) -> None:
     path = write(tmp_path, 1, RunConfig(model=FolderToyConfig(width=4, depth=2), stack="mine"))
     with pytest.raises(CheckpointError) as caught:
-        check_same_model(RunConfig(model=FolderToyConfig(width=8)), path)
+        check_resumable(RunConfig(model=FolderToyConfig(width=8)), path)
     assert str(caught.value) == (
         f"`{path}` is a checkpoint of another model: `model.depth` is None here and 2 there; `model.width` is 8 here "
         "and 4 there; `stack` is None here and 'mine' there. Use the config it was made with."
@@ -174,4 +184,18 @@ def test_another_model_is_told_field_by_field(tmp_path: Path) -> None:
 def test_another_kind_of_model(tmp_path: Path) -> None:
     path = write(tmp_path, 1, RunConfig(model=FolderOtherConfig()))
     with pytest.raises(CheckpointError, match=r"`model.kind` is 'folder-toy' here and 'folder-other' there"):
-        check_same_model(TOY, path)
+        check_resumable(TOY, path)
+
+
+def test_another_optimizer(tmp_path: Path) -> None:
+    """The engine finds the state of a group by its learning rates, and restores its other numbers in silence."""
+    path = write(tmp_path, 3)
+    train = TrainConfig(lr=1e-2, adam_beta2=0.99, lr_schedule=CosineSchedule(min_lr=1e-4), steps=500)
+    with pytest.raises(CheckpointError) as caught:
+        check_resumable(replace(TOY, train=train, precision=Precision(params="bfloat16")), path)
+    assert str(caught.value) == (
+        f"`{path}` holds the state of another optimizer: `precision.params` is 'bfloat16' here and 'float32' there; "
+        "`train.adam_beta2` is 0.99 here and 0.95 there; `train.lr` is 0.01 here and 0.0003 there; "
+        "`train.lr_schedule.min_lr` is 0.0001 here and 0.0 there. A run goes on with the numbers it began with; "
+        "`train.steps`, the warm-up and the batch may change."
+    )

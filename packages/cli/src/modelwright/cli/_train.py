@@ -52,7 +52,7 @@ def train_command(options: TrainOptions) -> None:
     out = _out(options, run)
     with quiet_engine(debug=options.debug):
         from modelwright.training import (
-            check_same_model,
+            check_resumable,
             is_launched,
             latest_checkpoint,
             launch,
@@ -63,7 +63,7 @@ def train_command(options: TrainOptions) -> None:
         prepare(run)
         if options.resume is not None:
             step, path = latest_checkpoint(options.resume)
-            check_same_model(run, path)
+            check_resumable(run, path)
             if step >= run.train.steps:
                 raise ModelwrightError(
                     f"`train.steps` must be above the {step} steps that `{options.resume}` has done, but is "

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from modelwright.training._optimizer import make_optimizer, make_schedule
     from modelwright.training._run_folder import (
         CheckpointError,
-        check_same_model,
+        check_resumable,
         checkpoint_config,
         checkpoint_path,
         checkpoints,
@@ -47,7 +47,7 @@ __all__ = [
     "Text",
     "TrainState",
     "builder_of",
-    "check_same_model",
+    "check_resumable",
     "checkpoint_config",
     "checkpoint_path",
     "checkpoints",
@@ -108,7 +108,7 @@ _HOMES = {
     ),
     "_run_folder": (
         "CheckpointError",
-        "check_same_model",
+        "check_resumable",
         "checkpoint_config",
         "checkpoint_path",
         "checkpoints",

@@ -6,6 +6,7 @@ whole or is not there. Nothing here loads the engine, so a wrong folder is told 
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from modelwright.config import ConfigError, RunConfig, loads
@@ -96,26 +97,47 @@ def checkpoint_config(path: Path) -> RunConfig:
     return config
 
 
-def check_same_model(run: RunConfig, path: Path) -> None:
-    """Compare the model of a config with that of a checkpoint.
+def check_resumable(run: RunConfig, path: Path) -> None:
+    """Compare a config with that of the checkpoint that it is to go on from.
 
     Args:
         run: What is to go on.
         path: The folder of the checkpoint.
 
     Raises:
-        CheckpointError: The models differ; names every field that does.
+        CheckpointError: The models differ, or what the optimizer's state was made with does; names every such field.
     """
     saved = checkpoint_config(path)
-    ours, theirs = run.model.as_dict(), saved.model.as_dict()
-    different = [
-        f"`model.{name}` is {ours.get(name)!r} here and {theirs.get(name)!r} there"
+    model = _differences("model", run.model.as_dict(), saved.model.as_dict())
+    model += _differences("", {"stack": run.stack}, {"stack": saved.stack})
+    if model:
+        raise CheckpointError(
+            f"`{path}` is a checkpoint of another model: {'; '.join(model)}. Use the config it was made with."
+        )
+    optimizer = _differences("", _optimizer_state(run), _optimizer_state(saved))
+    if optimizer:
+        raise CheckpointError(
+            f"`{path}` holds the state of another optimizer: {'; '.join(optimizer)}. A run goes on with the numbers it "
+            "began with; `train.steps`, the warm-up and the batch may change."
+        )
+
+
+def _differences(section: str, ours: Mapping[str, object], theirs: Mapping[str, object]) -> list[str]:
+    path = f"{section}." if section else ""
+    return [
+        f"`{path}{name}` is {ours.get(name)!r} here and {theirs.get(name)!r} there"
         for name in sorted(set(ours) | set(theirs))
         if ours.get(name) != theirs.get(name)
     ]
-    if run.stack != saved.stack:
-        different.append(f"`stack` is {run.stack!r} here and {saved.stack!r} there")
-    if different:
-        raise CheckpointError(
-            f"`{path}` is a checkpoint of another model: {'; '.join(different)}. Use the config it was made with."
-        )
+
+
+def _optimizer_state(run: RunConfig) -> dict[str, object]:
+    """What the engine finds an optimizer's state by, or restores with it."""
+    train = run.train
+    numbers = ("lr", "weight_decay", "adam_beta1", "adam_beta2", "adam_eps")
+    return {f"train.{name}": getattr(train, name) for name in numbers} | {
+        "train.lr_schedule.min_lr": train.lr_schedule.min_lr,
+        "precision.params": run.precision.params,
+        "precision.keep_float32": run.precision.keep_float32,
+        "wrap.distributed_optimizer": isinstance(run.wrap, MegatronDDP) and run.wrap.distributed_optimizer,
+    }

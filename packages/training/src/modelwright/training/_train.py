@@ -19,7 +19,7 @@ from modelwright.distributed import initialize
 from modelwright.training._checkpoint import TrainState, load_checkpoint, save_checkpoint
 from modelwright.training._data import Text, language_shape, prepare, training_batch, validation_batch
 from modelwright.training._optimizer import make_optimizer, make_schedule
-from modelwright.training._run_folder import check_same_model, latest_checkpoint
+from modelwright.training._run_folder import check_resumable, latest_checkpoint
 from modelwright.training._schedule import connect, run_batch
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class _Trainer:
 
     def resume(self, run_dir: Path) -> int:
         step, path = latest_checkpoint(run_dir)
-        check_same_model(self.run, path)
+        check_resumable(self.run, path)
         load_checkpoint(self.state, path)
         return step
 
