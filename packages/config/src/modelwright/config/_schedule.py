@@ -22,7 +22,7 @@ class CosineSchedule(Config):
     """Learning rate at the end of the way down."""
 
     decay_steps: Count | None = None
-    """Step at which `min_lr` is reached; None: the last step of the run."""
+    """Steps on the way, warm-up included, after which it is at `min_lr`; None: those of the run."""
 
 
 @final
@@ -39,7 +39,7 @@ class LinearSchedule(Config):
     """Learning rate at the end of the way down."""
 
     decay_steps: Count | None = None
-    """Step at which `min_lr` is reached; None: the last step of the run."""
+    """Steps on the way, warm-up included, after which it is at `min_lr`; None: those of the run."""
 
 
 @final
