@@ -65,6 +65,8 @@ class HolderConfig(ModelConfig):
 def values(cls: type, field: str) -> st.SearchStrategy[Any]:
     """Values of a field, most of them valid alone."""
     hint = typing.get_type_hints(cls, include_extras=True)[field]
+    if field == "model":
+        return st.one_of(*[configs(family) for family in families()])
     if field == "activation":
         return st.sampled_from(["swiglu", "geglu", "gelu", "gelu_tanh", "relu", "squared_relu", "silu"])
     return of_hint(hint)

@@ -167,7 +167,7 @@ def _finished(schema: dict[str, Any], field: "dataclasses.Field[Any]", text: str
     if text:
         schema["description"] = " ".join(text.split())
     if field.default is not dataclasses.MISSING:
-        default = plain_value(field.default, full=True)
+        default = plain_value(field.default, full=False)
         if _is_finite(default):
             schema["default"] = default
     return schema
