@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from modelwright.config import ConfigError, RunConfig, loads
+from modelwright.config import ConfigError, MegatronDDP, RunConfig, loads
 from modelwright.protocols import ModelwrightError
 
 CONFIG_FILE = "modelwright.json"
@@ -134,10 +134,12 @@ def _differences(section: str, ours: Mapping[str, object], theirs: Mapping[str, 
 def _optimizer_state(run: RunConfig) -> dict[str, object]:
     """What the engine finds an optimizer's state by, or restores with it."""
     train = run.train
-    numbers = ("lr", "weight_decay", "adam_beta1", "adam_beta2", "adam_eps")
-    return {f"train.{name}": getattr(train, name) for name in numbers} | {
+    state: dict[str, object] = {
         "train.lr_schedule.min_lr": train.lr_schedule.min_lr,
         "precision.params": run.precision.params,
         "precision.keep_float32": run.precision.keep_float32,
         "wrap.distributed_optimizer": isinstance(run.wrap, MegatronDDP) and run.wrap.distributed_optimizer,
     }
+    for name in ("lr", "weight_decay", "adam_beta1", "adam_beta2", "adam_eps"):
+        state[f"train.{name}"] = getattr(train, name)
+    return state
