@@ -1,6 +1,7 @@
 """What a GPT's config derives and refuses. No torch."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -167,6 +168,15 @@ def test_layouts_that_fit(axes: dict[str, Any]) -> None:
 )
 def test_layouts_that_do_not_fit(changes: dict[str, Any], axes: dict[str, Any], expected: list[str]) -> None:
     assert message_of(check_layout, replace(SMALL, **changes), Parallelism(**axes)).splitlines() == expected
+
+
+def test_a_newer_file_names_what_is_installed_and_what_to_do() -> None:
+    text = "kind: gpt\nversion: 2\nnum_layers: 1\n"
+    assert re.fullmatch(
+        r"line 2:10: `version` of `gpt` is 2 in this file, but version 1 is installed \(`modelwright-gpt [0-9.]+`\);"
+        r" run `pip install --upgrade modelwright-gpt`\.",
+        message_of(loads, text),
+    )
 
 
 MOVED: dict[str, Any] = {
