@@ -24,11 +24,11 @@ def _load() -> None:
     if torch.cuda.is_available() or _WHOLE_MODEL in sys.modules:
         return
     before = torch.compile
-    torch.compile = _as_written
+    setattr(torch, "compile", _as_written)  # noqa: B010 - of another type than torch's
     try:
         import_module(_WHOLE_MODEL)
     finally:
-        torch.compile = before
+        setattr(torch, "compile", before)  # noqa: B010
 
 
 _load()
