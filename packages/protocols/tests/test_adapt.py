@@ -288,7 +288,7 @@ def test_parts_inside_a_part_are_found() -> None:
         "    size    slot     `hidden_size`\n"
         "    eps     slot\n"
         "    config  dropped\n"
-        "  other: left out"
+        "  other: not set"
     )
 
 

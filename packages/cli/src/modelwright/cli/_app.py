@@ -201,6 +201,14 @@ def config_presets(debug: Debug = False) -> None:
 
 
 @app.command()
+def explain(file: File, overrides: Set = None, modules: Import = None, debug: Debug = False) -> None:
+    """Print every slot of a model: what fills it, and where each argument of its constructor comes from."""
+    from modelwright.cli._explain import explain_command
+
+    _exit(lambda: explain_command(file, tuple(overrides or ()), tuple(modules or ()), debug=debug), debug=debug)
+
+
+@app.command()
 def doctor(debug: Debug = False) -> None:
     """Say what is installed and usable here, and what each missing thing would enable."""
     from modelwright.cli._doctor import doctor_command

@@ -149,8 +149,11 @@ if TYPE_CHECKING:
     )
     from modelwright.protocols._stack import StackBuilder, StackInterface
     from modelwright.protocols._supports import (
+        SupportsAbsorbedUpProjection,
         SupportsBackwardDw,
         SupportsClipQk,
+        SupportsDsaInputs,
+        SupportsGatherOutput,
         SupportsLayerNormWeight,
         SupportsMambaStateShapes,
         SupportsMaxAttnLogits,
@@ -280,8 +283,11 @@ __all__ = [
     "SparseIndexerInterface",
     "StackBuilder",
     "StackInterface",
+    "SupportsAbsorbedUpProjection",
     "SupportsBackwardDw",
     "SupportsClipQk",
+    "SupportsDsaInputs",
+    "SupportsGatherOutput",
     "SupportsLayerNormWeight",
     "SupportsMambaStateShapes",
     "SupportsMaxAttnLogits",
@@ -476,8 +482,11 @@ _HOMES = {
         "StackInterface",
     ),
     "_supports": (
+        "SupportsAbsorbedUpProjection",
         "SupportsBackwardDw",
         "SupportsClipQk",
+        "SupportsDsaInputs",
+        "SupportsGatherOutput",
         "SupportsLayerNormWeight",
         "SupportsMambaStateShapes",
         "SupportsMaxAttnLogits",

@@ -45,7 +45,7 @@ class Part:
     arguments: tuple[Argument, ...]
     """In the constructor's order, then what is dropped."""
     parts: "tuple[tuple[str, Part | None], ...]" = ()
-    """Slots inside it, by name; `None` where a slot is left out."""
+    """Slots inside it, by name; `None` where a slot is not set."""
 
 
 def explain(builder: Callable[..., object], slot: type[object] | None = None, /) -> str:
@@ -261,6 +261,6 @@ def _lines(part: Part, label: str = "", depth: int = 0) -> Iterator[str]:
         yield f"{indent}  {argument.name:<{width}}  {argument.origin:<7}  {argument.detail}".rstrip()
     for name, inner in part.parts:
         if inner is None:
-            yield f"{indent}  {name}: left out"
+            yield f"{indent}  {name}: not set"
         else:
             yield from _lines(inner, f"{name}: ", depth + 1)

@@ -109,6 +109,33 @@ class SupportsSequenceParallel(Protocol):
     """Whether the input is this rank's part of the sequence."""
 
 
+class SupportsDsaInputs(Protocol):
+    """A core attention that says whether latent attention passes it `x` and `qr`; it does not where this is missing."""
+
+    @property
+    def requires_dsa_inputs(self) -> bool:
+        """Whether the input of the attention and the compressed queries are passed."""
+        ...
+
+
+class SupportsAbsorbedUpProjection(Protocol):
+    """A core attention of absorbed latent attention that may apply the values' up-projection itself."""
+
+    @property
+    def consumes_absorbed_v_up_projection(self) -> bool:
+        """Whether it does; where this is missing or false, the attention around it does."""
+        ...
+
+
+class SupportsGatherOutput(Protocol):
+    """An output layer that says whether its logits are whole: multi-token prediction counts its hits on them."""
+
+    @property
+    def gather_output(self) -> bool:
+        """Whether the logits are gathered over the tensor-parallel group; taken to be false where it is missing."""
+        ...
+
+
 class SupportsLayerNormWeight(Protocol):
     """A linear layer with its norm fused in (`linear_qkv`, `linear_fc1`): fused inference kernels read the weight."""
 
