@@ -164,6 +164,8 @@ def shown(text: str, limit: int = 60) -> str:
     Returns:
         The text with control characters escaped, cut after `limit` characters.
     """
+    if len(text) <= limit and text.isprintable():
+        return text
     clean = "".join(ch if ch.isprintable() else repr(ch)[1:-1] for ch in text[: limit + 1])
     return clean if len(clean) <= limit else clean[:limit] + "…"
 
