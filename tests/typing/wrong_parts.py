@@ -16,17 +16,29 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from modelwright.protocols import (
+    ActivationFunctionBuilder,
     BiasDropoutAddBuilder,
     BiasDropoutAddInterface,
     CoreAttentionBuilder,
+    CrossAttentionBuilder,
+    ExpertsBuilder,
+    GroupedLinearFc1Builder,
+    LatentCoreAttentionBuilder,
     LinearQkvBuilder,
+    LossInterface,
+    MambaBiasDropoutAddBuilder,
+    MambaLayerBuilder,
+    MambaMixerBuilder,
     MlpBuilder,
     MlpInterface,
     NormBuilder,
     NormInterface,
     RotaryEmbeddingBuilder,
+    RouterBuilder,
     SelfAttentionBuilder,
+    SharedExpertsBuilder,
     SupportsSetLayerNumber,
+    adapt,
 )
 
 
@@ -240,3 +252,170 @@ def supports(part: Mlp) -> SupportsSetLayerNumber:
 def use(norm: NormInterface, mlp: MlpInterface, hidden_SBH: Tensor) -> Tensor:
     norm(hidden_SBH, hidden_SBH)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     return mlp(hidden_SBH)  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
+
+
+class NoSetLayerNumber(nn.Module):
+    def __init__(self, **slot: Any) -> None:
+        super().__init__()
+
+    def forward(self, hidden_SBH: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        return hidden_SBH, hidden_SBH
+
+
+no_set_layer_number: RouterBuilder = NoSetLayerNumber  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
+class LikeTheEnginesRouter(nn.Module):
+    """Written exactly to the engine's `RouterInterface`, whose `forward` lacks the padding mask that is passed."""
+
+    def __init__(self, **slot: Any) -> None:
+        super().__init__()
+
+    def forward(self, hidden_SBH: Tensor, /) -> tuple[Tensor, Tensor]:
+        return hidden_SBH, hidden_SBH
+
+    def set_layer_number(self, layer_number: int) -> None:
+        """Take it."""
+
+
+like_the_engines_router: RouterBuilder = LikeTheEnginesRouter  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
+class ExpertsByKeyword(nn.Module):
+    def __init__(self, num_local_experts: int, *, config: TransformerConfig, **slot: Any) -> None:
+        super().__init__()
+
+    def forward(self, tokens: Tensor, tokens_per_expert: Tensor, probs: Tensor) -> tuple[Tensor, None]:
+        return tokens, None
+
+
+experts_by_keyword: ExpertsBuilder = ExpertsByKeyword  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
+class ExpertsWithoutProbs(nn.Module):
+    def __init__(self, *slot: Any, **more: Any) -> None:
+        super().__init__()
+
+    def forward(self, tokens: Tensor, tokens_per_expert: Tensor) -> tuple[Tensor, None]:
+        return tokens, None
+
+
+experts_without_probs: ExpertsBuilder = ExpertsWithoutProbs  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
+class SharedExpertsWithBias(nn.Module):
+    def __init__(self, **slot: Any) -> None:
+        super().__init__()
+
+    def forward(self, hidden_SBH: Tensor) -> tuple[Tensor, Tensor]:
+        return hidden_SBH, hidden_SBH
+
+
+shared_with_bias: SharedExpertsBuilder = SharedExpertsWithBias  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
+class MixerByKeyword(nn.Module):
+    def __init__(self, *, config: TransformerConfig, **slot: Any) -> None:
+        super().__init__()
+
+    def forward(self, hidden_SBH: Tensor, **call: Any) -> tuple[Tensor, None]:
+        return hidden_SBH, None
+
+
+mixer_by_keyword: MambaMixerBuilder = MixerByKeyword  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
+class MixerWithoutBias(nn.Module):
+    def __init__(self, *slot: Any, **more: Any) -> None:
+        super().__init__()
+
+    def forward(self, hidden_SBH: Tensor, **call: Any) -> Tensor:
+        return hidden_SBH
+
+
+mixer_without_bias: MambaMixerBuilder = MixerWithoutBias  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
+class NoContext(nn.Module):
+    def __init__(self, **slot: Any) -> None:
+        super().__init__()
+
+    def forward(
+        self, hidden_SBH: Tensor, *, attention_mask: Tensor | None, inference_context: object
+    ) -> tuple[Tensor, None]:
+        return hidden_SBH, None
+
+
+no_context: CrossAttentionBuilder = NoContext  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
+class OneHeadSize(nn.Module):
+    def __init__(
+        self,
+        *,
+        config: TransformerConfig,
+        layer_number: int,
+        attn_mask_type: AttnMaskType,
+        attention_type: str,
+        cp_comm_type: str | None,
+        softmax_scale: float | None,
+        pg_collection: ProcessGroupCollection,
+    ) -> None:
+        super().__init__()
+
+    def forward(self, *qkv: Any, **call: Any) -> Tensor:
+        raise NotImplementedError
+
+
+one_head_size: LatentCoreAttentionBuilder = OneHeadSize  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
+class TwoPositions(nn.Module):
+    def __init__(self, size: int, size_out: int, **slot: Any) -> None:
+        super().__init__()
+
+    def forward(self, tokens: Tensor, tokens_per_expert: list[int]) -> tuple[Tensor, None]:
+        return tokens, None
+
+
+two_positions: GroupedLinearFc1Builder = TwoPositions  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
+class PlainLayer(nn.Module):
+    layer_number: int = 1
+
+    def __init__(self, **slot: Any) -> None:
+        super().__init__()
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return hidden_states
+
+
+plain_layer: MambaLayerBuilder = PlainLayer  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
+class ActivationWithBias(nn.Module):
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+
+    def forward(self, intermediate: Tensor, bias: Tensor) -> Tensor:
+        return intermediate + bias
+
+
+with_bias: ActivationFunctionBuilder = ActivationWithBias  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
+def choose_by_position(training: bool, fused: bool, /) -> BiasDropoutAddInterface:
+    raise NotImplementedError
+
+
+by_position: MambaBiasDropoutAddBuilder = choose_by_position  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
+def loss_without_group(logits: Tensor, labels: Tensor) -> Tensor:
+    return logits
+
+
+without_group: LossInterface = loss_without_group  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+adapted_wrong: MlpBuilder = adapt(WrongReturn, drop=("name",))  # type: ignore[arg-type]  # pyright: ignore[reportAssignmentType]
