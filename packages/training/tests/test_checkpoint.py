@@ -3,6 +3,7 @@
 import resource
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,19 +90,22 @@ def test_a_failure_in_the_middle_leaves_the_older_one(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000001", "step-00000002"]
 
 
-@pytest.fixture
+@contextmanager
 def full_disk() -> Iterator[None]:
-    """No file may grow beyond a few kilobytes."""
+    """No file may grow beyond a few kilobytes; pytest's own output, which may go to a file, is written after it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_disk_that_is_full(full_disk: None, tmp_path: Path) -> None:
+def test_a_disk_that_is_full(tmp_path: Path) -> None:
     run = bigram_run()
-    with pytest.raises(RuntimeError) as caught:
-        save_checkpoint(built(run), run, tmp_path, 1)
+    state = built(run)
+    with pytest.raises(RuntimeError) as caught, full_disk():
+        save_checkpoint(state, run, tmp_path, 1)
     path = tmp_path / "checkpoints" / "step-00000001"
     assert str(caught.value).startswith(f"`{path}` cannot be written: ")
     assert str(caught.value).endswith("; older checkpoints are untouched.")
