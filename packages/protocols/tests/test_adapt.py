@@ -113,6 +113,22 @@ def test_names_can_be_swapped() -> None:
     assert swapped(config=0, hidden_size=1, eps=2) == (1, 2)
 
 
+def test_a_value_of_the_slot_can_be_replaced_by_a_derived_or_a_renamed_one() -> None:
+    def part(*, config: Any, hidden_size: Any, eps: Any) -> Any:
+        return hidden_size, eps
+
+    derived = adapt(part, drop=("hidden_size",), derive={"hidden_size": width}, slot=NormBuilder)
+    assert derived(config=CONFIG, hidden_size=1, eps=2) == (8, 2)
+    renamed = adapt(part, drop=("eps",), derive={"eps": "hidden_size"}, slot=NormBuilder)
+    assert renamed(config=CONFIG, hidden_size=1, eps=2) == (1, 1)
+    assert explain(derived, NormBuilder).splitlines()[1:] == [
+        "  config       slot",
+        "  hidden_size  derived  width(config)",
+        "  eps          slot",
+        "  hidden_size  dropped",
+    ]
+
+
 def test_positions_pass_through() -> None:
     def linear(size_in: int, size_out: int, *args: int, settings: Any, **more: Any) -> Any:
         return size_in, size_out, args, settings, more

@@ -61,7 +61,9 @@ def _problems(adapted: Adapted[Any]) -> Iterator[str]:
     yield from _unknown("rename", dict(adapted.rename), adapted)
     yield from _unknown("derive", dict(adapted.derive), adapted)
     for name in adapted.drop:
-        if name in taken and taken[name].default is Parameter.empty and taken[name].kind < Parameter.VAR_KEYWORD:
+        replaced = name in {*dict(adapted.rename), *dict(adapted.derive)}
+        required = name in taken and taken[name].default is Parameter.empty
+        if required and not replaced and taken[name].kind < Parameter.VAR_KEYWORD:
             yield f"`drop` leaves out `{name}`, which `{name_of(adapted.builder)}` requires; `derive` it, or bind it"
     own = set(taken) - {*dict(adapted.rename), *dict(adapted.derive), *adapted.drop}
     for name, outer in adapted.rename:

@@ -36,8 +36,9 @@ class Adapted[T]:
     def __signature__(self) -> Signature:
         """What the slot may pass."""
         renamed, derived = dict(self.rename), dict(self.derive)
-        inner = [parameter for parameter in self.parameters if parameter.name not in {*derived, *self.drop}]
+        inner = [parameter for parameter in self.parameters if parameter.name not in derived]
         outer = [parameter.replace(name=renamed.get(parameter.name, parameter.name)) for parameter in inner]
+        outer = [parameter for parameter in outer if parameter.name not in self.drop]
         known = {parameter.name for parameter in outer}
         more = dict.fromkeys(name for name in (*self.roots, *self.drop) if name not in known)
         for name in more:
@@ -74,7 +75,7 @@ class Adapted[T]:
         given: dict[str, Any] = {name: _evaluate(self, name, source, passed) for name, source in derived.items()}
         for parameter in self.parameters:
             outer = renamed.get(parameter.name, parameter.name)
-            if parameter.name not in {*derived, *self.drop} and parameter.name not in variadic and outer in passed:
+            if parameter.name not in {*derived, *variadic} and outer not in self.drop and outer in passed:
                 given[parameter.name] = passed[outer]
         return self._build(given, {name: passed.get(name) for name in variadic})
 
