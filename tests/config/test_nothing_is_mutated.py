@@ -21,7 +21,8 @@ engine: {recompute_granularity: selective, recompute_modules: [core_attn], atten
 
 
 def test_building_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+    # The engine writes its attention backend into the process's environment, and refuses another one from then on.
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NVTE_FLASH_ATTN", "NVTE_FUSED_ATTN", "NVTE_UNFUSED_ATTN"):
         monkeypatch.delenv(name, raising=False)
     config, parallelism, precision, wrap = loads(TEXT), Parallelism(), Precision(), NoWrap()
     assert isinstance(config, GPTModelConfig)
