@@ -46,6 +46,7 @@ def types(session: nox.Session) -> None:
     sources = [f"packages/{package}/src" for package in PACKAGES]
     sources += [str(path.relative_to(ROOT)) for path in ROOT.glob("tests/typing/**/*.py") if not path.match(CANARY)]
     sources += [str(path.relative_to(ROOT)) for path in ROOT.glob("docs/examples/*.py")]
+    sources += [str(path.relative_to(ROOT)) for path in ROOT.glob("docs/examples/downstream/*/src")]
     for checker in ("mypy", "pyright"):
         uv(session, "run", checker, *sources)
         check_canary(session, checker)

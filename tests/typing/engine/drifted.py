@@ -10,9 +10,13 @@ from megatron.core.models.common.embeddings.language_model_embedding import Lang
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 from megatron.core.models.hybrid.hybrid_block import HybridStack, HybridStackSubmodules
 from megatron.core.ssm.mlp_layer import MLPLayer
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear
 from megatron.core.transformer import attention as engine_attention
 from megatron.core.transformer import transformer_layer as engine_layer
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.moe import experts as engine_experts
+from megatron.core.transformer.moe import moe_layer as engine_moe
+from megatron.core.transformer.moe.token_dispatcher import MoEAlltoAllTokenDispatcher
 from megatron.core.transformer.torch_norm import WrappedTorchNorm
 
 from modelwright import protocols
@@ -61,4 +65,36 @@ def core_attention(builder: protocols.CoreAttentionBuilder) -> engine_attention.
 
 # Demands `backward_dw`, which is called only under `delay_wgrad_compute`, and lacks `name`, which is passed.
 def qkv(builder: protocols.LinearQkvBuilder) -> engine_attention.LinearQkvBuilder:
+    return builder  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
+
+
+# `weight` is `None` where it is not allocated, which no mixer asks for.
+in_proj: protocols.InProjBuilder = ColumnParallelLinear  # pyright: ignore[reportAssignmentType]
+
+# Unannotated; pyright infers that probabilities may come back as `None`, which the mixture never hands on.
+all_to_all: protocols.TokenDispatcherBuilder = MoEAlltoAllTokenDispatcher  # pyright: ignore[reportAssignmentType]
+
+
+# Lacks `is_mtp_layer` and `padding_mask`, which are passed.
+def router(builder: protocols.RouterBuilder) -> engine_moe.RouterBuilder:
+    return builder  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
+
+
+# Demands `backward_dw`, which is called only under `delay_wgrad_compute`, and that no process groups are accepted.
+def experts(builder: protocols.ExpertsBuilder) -> engine_moe.ExpertsBuilder:
+    return builder  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
+
+
+# As above.
+def shared_experts(builder: protocols.SharedExpertsBuilder) -> engine_moe.SharedExpertsBuilder:
+    return builder  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
+
+
+# As above, and that there is no name of a buffer, which is always passed.
+def grouped_linear(builder: protocols.GroupedLinearFc1Builder) -> engine_experts.GroupedLinearFc1Builder:
+    return builder  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
+
+
+# Lacks `name`, which is passed.
+def cross_linear(builder: protocols.LinearLayerBuilder) -> engine_attention.LinearLayerBuilder:
     return builder  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
