@@ -152,8 +152,12 @@ def tests(session: nox.Session, package: str) -> None:
 
 @nox.session(venv_backend="none")
 def integration(session: nox.Session) -> None:
-    """Test the packages together, everything installed, and the policies of the repository."""
-    targets = [path for path in ("tests/integration", "tests/config", "tests/policies") if (ROOT / path).is_dir()]
+    """Test the packages together, everything installed; the policies; and the protocols against mypy and torch."""
+    targets = [
+        path
+        for path in ("tests/integration", "tests/config", "tests/policies", "packages/protocols/tests")
+        if (ROOT / path).is_dir()
+    ]
     uv(session, "run", "python", "-m", "pytest", *targets, *session.posargs, env=ONE_THREAD)
 
 
