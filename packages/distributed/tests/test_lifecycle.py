@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from modelwright.builders import BuildContext, Hook, HookError
 from modelwright.config import MegatronDDP, ModelConfig, NoWrap, Parallelism, Precision, TorchFSDP2
-from modelwright.distributed import GroupError, PrecisionError, WrapError, build_stages, unwrapped
+from modelwright.distributed import BuildError, PrecisionError, WrapError, build_stages, unwrapped
 from packages.distributed.tests.tiny import TinyStage, engine_config
 
 CONFIG = ModelConfig()
@@ -120,7 +120,7 @@ def test_groups_are_checked_before_anything_is_built(groups: ProcessGroupCollect
     def build_stage(vp_stage: int | None) -> nn.Module:
         raise AssertionError("built all the same")
 
-    with pytest.raises(GroupError, match="`tp` has 1 ranks where the parallelism asks for 2; pass"):
+    with pytest.raises(BuildError, match="`tp` has 1 ranks where the parallelism asks for 2; pass"):
         build(groups, build_stage=build_stage, parallelism=Parallelism(tensor=2))
 
 
@@ -164,15 +164,15 @@ def test_a_pattern_that_names_nothing_is_refused(groups: ProcessGroupCollection)
 
 
 def test_fsdp2_refuses_two_number_formats(groups: ProcessGroupCollection) -> None:
-    precision = Precision(params="bfloat16", keep_float32=("linear.weight",))
+    """Those that the stages themselves bring; what the config says is refused before the build."""
+
+    def halve(stages: list[nn.Module], context: BuildContext) -> None:
+        stages[0].linear.half()
+
+    hook = Hook(name="half", phase="before_wrap", function=halve)
     with pytest.raises(WrapError) as caught:
-        build(
-            groups,
-            precision=precision,
-            wrap=TorchFSDP2(),
-            build_stage=lambda _: TinyStage(groups, engine_config(bf16=True)),
-        )
+        build(groups, hook, wrap=TorchFSDP2())
     assert str(caught.value) == (
-        "`wrap.kind: fsdp2` shards parameters of one number format together, but the model has bfloat16 and float32; "
-        "leave out `precision.keep_float32`, or use `ddp`."
+        "`wrap.kind: fsdp2` shards parameters of one number format together, but the model has float16 and float32; "
+        "use `ddp`."
     )

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from modelwright.builders import builder_for
 from modelwright.config import (
-    ConfigError,
     Llama3RopeScaling,
     NoWrap,
     Parallelism,
@@ -19,7 +18,7 @@ from modelwright.config import (
     fingerprint,
     replace,
 )
-from modelwright.distributed import total_parameters
+from modelwright.distributed import BuildError, total_parameters
 from modelwright.gpt import GPTModelBuilder, GPTModelConfig
 from modelwright.layers import ScaledRotaryEmbedding, TorchNorm
 from packages.gpt.tests.test_presets import parameters
@@ -225,8 +224,8 @@ def test_building_changes_no_config(groups: ProcessGroupCollection) -> None:
     assert fingerprint(LLAMA) == before
 
 
-def test_a_layout_that_does_not_fit_is_refused_before_groups_are_looked_at() -> None:
-    with pytest.raises(ConfigError, match="`num_query_groups` must be a multiple of `tensor`"):
+def test_a_layout_that_does_not_fit_is_refused_with_the_groups_that_do_not() -> None:
+    with pytest.raises(BuildError, match=r"(?s)`tp` is not set.*`num_query_groups` must be a multiple of `tensor`"):
         GPTModelBuilder(LLAMA).build_distributed_models(
             ProcessGroupCollection(), parallelism=Parallelism(tensor=4), precision=Precision(), wrap=NoWrap()
         )

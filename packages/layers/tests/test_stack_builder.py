@@ -7,7 +7,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 
 from modelwright.builders import BuildContext, Hook, builder_for
 from modelwright.config import MegatronDDP, Parallelism, Precision
-from modelwright.distributed import GroupError, unwrapped
+from modelwright.distributed import BuildError, unwrapped
 from modelwright.layers import StackSpec
 from modelwright.protocols import ModelwrightError
 from packages.layers.tests.toy import ToyBuilder, ToyConfig, build, logits
@@ -74,7 +74,7 @@ def test_hooks_precision_and_wrap_reach_the_lifecycle(groups: ProcessGroupCollec
 
 
 def test_groups_must_fit(groups: ProcessGroupCollection) -> None:
-    with pytest.raises(GroupError, match="`pp` has 1 ranks where the parallelism asks for 2"):
+    with pytest.raises(BuildError, match="`pp` has 1 ranks where the parallelism asks for 2"):
         ToyBuilder(ToyConfig()).build_distributed_models(
             groups, parallelism=Parallelism(pipeline=2), precision=Precision(), wrap=MegatronDDP()
         )

@@ -5,9 +5,10 @@ builder runs, `cpu_runtime()` lets all of it run without a GPU.
 """
 
 from modelwright.distributed import _engine as _engine  # before anything else imports the engine
+from modelwright.distributed._checks import build_problems
 from modelwright.distributed._context import context_positions
 from modelwright.distributed._cpu_runtime import CpuRuntimeError, cpu_runtime, device_runtime
-from modelwright.distributed._groups import GroupError, check_groups, finalize, initialize, virtual_stages
+from modelwright.distributed._groups import finalize, initialize, virtual_stages
 from modelwright.distributed._initialisation import (
     InitialisationError,
     NormalInit,
@@ -15,8 +16,10 @@ from modelwright.distributed._initialisation import (
     initialise_parameters,
 )
 from modelwright.distributed._lifecycle import build_stages
+from modelwright.distributed._meta import MetaBuild, MetaError
 from modelwright.distributed._precision import PrecisionError
 from modelwright.distributed._stages import StageError, layers_of, staged_pattern
+from modelwright.distributed._together import BuildError
 from modelwright.distributed._whole import WholeStateError, load_whole_state, local_shards
 from modelwright.distributed._wrap import (
     WrapError,
@@ -24,20 +27,23 @@ from modelwright.distributed._wrap import (
     total_bytes,
     total_parameters,
     unwrapped,
+    wrap_problems,
     wrap_stages,
 )
 
 __all__ = [
+    "BuildError",
     "CpuRuntimeError",
-    "GroupError",
     "InitialisationError",
+    "MetaBuild",
+    "MetaError",
     "NormalInit",
     "PrecisionError",
     "StageError",
     "WholeStateError",
     "WrapError",
+    "build_problems",
     "build_stages",
-    "check_groups",
     "context_positions",
     "cpu_runtime",
     "deferred_initialisation",
@@ -54,5 +60,6 @@ __all__ = [
     "total_parameters",
     "unwrapped",
     "virtual_stages",
+    "wrap_problems",
     "wrap_stages",
 ]

@@ -1,4 +1,4 @@
-"""Process groups: from the sizes of the axes to the engine's collection of groups, checked on the way.
+"""Process groups: from the sizes of the axes to the engine's collection of groups.
 
 The engine keeps groups in module globals that several of its paths read even when a collection is passed, so
 `initialize` fills both from one description and `finalize` empties both.
@@ -12,14 +12,7 @@ from megatron.core import parallel_state, tensor_parallel
 from megatron.core.process_groups_config import ProcessGroupCollection
 
 from modelwright.config import Parallelism
-from modelwright.protocols import ModelwrightError
-
-
-class GroupError(ModelwrightError):
-    """The processes that exist do not fit the parallelism that was asked for."""
-
-
-DEFAULT_TIMEOUT = datetime.timedelta(minutes=10)
+from modelwright.distributed._together import DEFAULT_TIMEOUT
 
 
 def initialize(
@@ -71,33 +64,6 @@ def finalize() -> None:
 def virtual_stages(parallelism: Parallelism) -> int | None:
     """The number of virtual stages as the engine wants it: None when there is one."""
     return parallelism.virtual_pipeline if parallelism.virtual_pipeline > 1 else None
-
-
-def check_groups(pg_collection: ProcessGroupCollection, parallelism: Parallelism) -> None:
-    """Compare the groups that were given with the axes that were asked for.
-
-    The engine's own check asks `hasattr`, which a collection answers with True for a group that is None.
-
-    Args:
-        pg_collection: The groups of this rank.
-        parallelism: Sizes of the axes.
-
-    Raises:
-        GroupError: A group is missing or of another size; all of them in one message.
-    """
-    wanted = {"tp": parallelism.tensor, "pp": parallelism.pipeline, "cp": parallelism.context, "ep": parallelism.expert}
-    problems: list[str] = []
-    for name in ("tp", "pp", "cp", "ep", "dp", "dp_cp"):
-        group = getattr(pg_collection, name)
-        if group is None:
-            problems.append(f"`{name}` is not set")
-        elif name in wanted and group.size() != wanted[name]:
-            problems.append(f"`{name}` has {group.size()} ranks where the parallelism asks for {wanted[name]}")
-    if problems:
-        raise GroupError(
-            f"`pg_collection` must hold the groups of the parallelism, but {'; '.join(problems)}; "
-            "pass what `modelwright.distributed.initialize(parallelism)` returned."
-        )
 
 
 def _launched() -> int:

@@ -12,9 +12,11 @@ tile of what it does not own.
 import contextlib
 import hashlib
 import itertools
-from collections.abc import Generator, Iterable, Iterator
+import math
+from collections.abc import Generator, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from megatron.core.dist_checkpointing import ShardedTensor
@@ -29,7 +31,7 @@ class InitialisationError(ModelwrightError):
     """A parameter that nobody would have given its values."""
 
 
-_TILE = (128, 256)  # small enough for a cache, large enough that a generator of its own costs little
+_TILE = (128, 512)  # small enough for a cache, large enough that a seed of its own costs little
 _NOTE = "modelwright_init"
 
 _deferred: ContextVar[bool] = ContextVar("deferred", default=False)
@@ -117,44 +119,42 @@ def _draw(shard: ShardedTensor, local: Tensor, init: NormalInit, seed: int) -> N
     in_front = shard.prepend_axis_num
     name = ".".join([shard.key, *(str(i) for i in shard.global_offset[:in_front])])
     shape, offset = shard.global_shape[in_front:], shard.global_offset[in_front:]
-    for tile in _tiles(shape, offset, tuple(local.shape)):
-        generator = torch.Generator(local.device).manual_seed(_tile_seed(seed, name, tile.index))
-        whole = torch.empty(tile.shape, device=local.device).normal_(0.0, init.std, generator=generator)
-        local[tile.here].copy_(whole[tile.within])
+    cuts = [_cuts(*dim) for dim in zip(shape, offset, local.shape, [*_TILE, *shape[2:]], strict=False)]
+    # One generator and one buffer for all tiles: making them anew would cost as much as the numbers.
+    generator, buffer = torch.Generator(local.device), torch.empty(math.prod(_TILE), device=local.device)
+    for tile in itertools.product(*cuts):
+        size = [cut.size for cut in tile]
+        count = math.prod(size)
+        if count > buffer.numel():  # a convolution's: more dims than the two that are cut
+            buffer = torch.empty(count, device=local.device)
+        generator.manual_seed(_tile_seed(seed, name, [cut.tile for cut in tile]))
+        whole = buffer[:count].view(size).normal_(0.0, init.std, generator=generator)
+        local[tuple(cut.here for cut in tile)] = whole[tuple(cut.within for cut in tile)]
 
 
-@dataclass(frozen=True)
-class _Tile:
-    """A tile of a whole parameter that a shard overlaps."""
+class _Cut(NamedTuple):
+    """Where a row of tiles meets a shard, along one dim."""
 
-    index: tuple[int, ...]
+    tile: int
     """Which tile."""
-    shape: tuple[int, ...]
+    size: int
     """Of the tile; smaller at the end of the parameter."""
-    within: tuple[slice, ...]
+    within: slice
     """The overlap, counted in the tile."""
-    here: tuple[slice, ...]
+    here: slice
     """The overlap, counted in the shard."""
 
 
-def _tiles(shape: tuple[int, ...], offset: tuple[int, ...], local: tuple[int, ...]) -> Iterator[_Tile]:
-    """Every tile that a shard of `local` at `offset` overlaps; dims beyond the second are not tiled."""
-    sizes = [*_TILE, *shape[2:]][: len(shape)]
-    ends = [min(start + size, whole) for start, size, whole in zip(offset, local, shape, strict=True)]
-    touched = [range(start // size, -(-end // size)) for start, end, size in zip(offset, ends, sizes, strict=True)]
-    for index in itertools.product(*touched):
-        starts = [i * size for i, size in zip(index, sizes, strict=True)]
-        stops = [min(start + size, whole) for start, size, whole in zip(starts, sizes, shape, strict=True)]
-        lows = [max(start, first) for start, first in zip(starts, offset, strict=True)]
-        highs = [min(stop, end) for stop, end in zip(stops, ends, strict=True)]
-        yield _Tile(
-            index,
-            tuple(stop - start for start, stop in zip(starts, stops, strict=True)),
-            tuple(slice(low - start, high - start) for low, high, start in zip(lows, highs, starts, strict=True)),
-            tuple(slice(low - first, high - first) for low, high, first in zip(lows, highs, offset, strict=True)),
-        )
+def _cuts(whole: int, offset: int, local: int, tile: int) -> list[_Cut]:
+    """Along one dim of `whole` elements, every tile that a shard of `local` elements at `offset` overlaps."""
+    cuts: list[_Cut] = []
+    for index in range(offset // tile, -(-(offset + local) // tile)):
+        start, stop = index * tile, min((index + 1) * tile, whole)
+        low, high = max(start, offset), min(stop, offset + local)
+        cuts.append(_Cut(index, stop - start, slice(low - start, high - start), slice(low - offset, high - offset)))
+    return cuts
 
 
-def _tile_seed(seed: int, name: str, index: tuple[int, ...]) -> int:
+def _tile_seed(seed: int, name: str, index: list[int]) -> int:
     digest = hashlib.sha256(f"{seed}/{name}/{'/'.join(map(str, index))}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

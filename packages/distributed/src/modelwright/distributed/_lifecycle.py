@@ -1,10 +1,11 @@
 """The lifecycle of a distributed build, in one function that every family uses.
 
-Build the stages, initialise them, run the `before_wrap` hooks, give every parameter its tensor-parallel attributes,
-apply the precision, wrap, run the `after_wrap` hooks. A hook before the wrap sees real values, and nothing after it
-overwrites them.
+Check what can be checked, build the stages, initialise them, run the `before_wrap` hooks, give every parameter its
+tensor-parallel attributes, apply the precision, wrap, run the `after_wrap` hooks. A hook before the wrap sees real
+values, and nothing after it overwrites them. All ranks come to the end of each phase, or all learn which did not.
 """
 
+import datetime
 from collections.abc import Callable, Sequence
 
 import torch
@@ -14,9 +15,12 @@ from torch import nn
 
 from modelwright.builders import BuildContext, Hook, run_hooks
 from modelwright.config import ModelConfig, Parallelism, Precision, Wrap
-from modelwright.distributed._groups import check_groups, virtual_stages
+from modelwright.distributed._checks import build_problems, facts
+from modelwright.distributed._groups import virtual_stages
 from modelwright.distributed._initialisation import deferred_initialisation, initialise_parameters
+from modelwright.distributed._meta import MetaBuild
 from modelwright.distributed._precision import check_patterns, kept_in_float32, with_precision
+from modelwright.distributed._together import DEFAULT_TIMEOUT, Together
 from modelwright.distributed._wrap import wrap_stages
 
 type StageFunction = Callable[[int | None], nn.Module]
@@ -32,6 +36,9 @@ def build_stages(
     wrap: Wrap,
     hooks: Sequence[Hook] = (),
     seed: int = 1234,
+    meta: bool = False,
+    ranks: Sequence[int] | None = None,
+    timeout: datetime.timedelta = DEFAULT_TIMEOUT,
 ) -> list[nn.Module]:
     """Make all stages of this rank, initialised and wrapped.
 
@@ -44,16 +51,24 @@ def build_stages(
         wrap: How the stages become data-parallel.
         hooks: Run in order, each in its phase.
         seed: What the initial values are a function of.
+        meta: Build on the meta device first, so that no memory is taken before all of the model is known to stand.
+        ranks: Those of the job that build this model; all of it when None.
+        timeout: How long a rank waits for the others at the end of a phase.
 
     Returns:
         One wrapped module per virtual stage, the first stage first.
 
     Raises:
-        GroupError: The groups do not fit the parallelism.
+        BuildError: Config, groups and wrap do not fit each other, or another rank failed or did not come.
         HookError: A hook failed.
         WrapError: The wrap strategy does not fit the stages.
     """
-    check_groups(pg_collection, parallelism)
+    together = Together(ranks, timeout=timeout)
+    together.agree(
+        "checks",
+        build_problems(config, pg_collection, parallelism=parallelism, precision=precision, wrap=wrap),
+        **facts(config=config, parallelism=parallelism, precision=precision, wrap=wrap, seed=seed),
+    )
     context = BuildContext(
         config=config,
         parallelism=parallelism,
@@ -61,18 +76,37 @@ def build_stages(
         pg_collection=pg_collection,
         rank=torch.distributed.get_rank(),
     )
-    virtual = virtual_stages(parallelism)
-    with deferred_initialisation():
+    with together.phase("build"):
+        stages = _built(build_stage, virtual_stages(parallelism), meta=meta)
+    with together.phase("initialise"):
+        if parallelism.pipeline == 1:
+            check_patterns(stages, precision)
+        kept = [kept_in_float32(stage, precision) for stage in stages]
+        initialise_parameters(stages, pg_collection, seed=seed)
+    with together.phase("before_wrap"):
+        stages = run_hooks(hooks, "before_wrap", stages, context)
+    with together.phase("wrap"):
+        for stage in stages:
+            for parameter in stage.parameters():
+                tensor_parallel.set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
+        stages = [with_precision(stage, precision, keep) for stage, keep in zip(stages, kept, strict=True)]
+        stages = wrap_stages(wrap, stages, pg_collection)
+    with together.phase("after_wrap"):
+        return run_hooks(hooks, "after_wrap", stages, context)
+
+
+def _built(build_stage: StageFunction, virtual: int | None, *, meta: bool) -> list[nn.Module]:
+    """The stages, with memory, their weights marked but not drawn."""
+
+    def build() -> list[nn.Module]:
         # A part that did not ask for a device was made on the CPU.
-        stages = [build_stage(i if virtual else None).cuda() for i in range(virtual or 1)]
-    if parallelism.pipeline == 1:
-        check_patterns(stages, precision)
-    kept = [kept_in_float32(stage, precision) for stage in stages]
-    initialise_parameters(stages, pg_collection, seed=seed)
-    stages = run_hooks(hooks, "before_wrap", stages, context)
-    for stage in stages:
-        for parameter in stage.parameters():
-            tensor_parallel.set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
-    stages = [with_precision(stage, precision, keep) for stage, keep in zip(stages, kept, strict=True)]
-    stages = wrap_stages(wrap, stages, pg_collection)
-    return run_hooks(hooks, "after_wrap", stages, context)
+        return [build_stage(i if virtual else None).cuda() for i in range(virtual or 1)]
+
+    with deferred_initialisation():
+        if not meta:
+            return build()
+        record = MetaBuild()
+        with record.recording():
+            stages = build()
+    record.materialise(stages)
+    return stages

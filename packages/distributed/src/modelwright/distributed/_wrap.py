@@ -5,7 +5,7 @@ own joins by `wrap_stages.register(MyWrap)`.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,7 +18,7 @@ from megatron.core.distributed import (
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import nn
 
-from modelwright.config import MegatronDDP, MegatronFSDP, NoWrap, TorchFSDP2
+from modelwright.config import MegatronDDP, MegatronFSDP, NoWrap, Precision, TorchFSDP2
 from modelwright.distributed._fsdp2 import FullyShardedStage
 from modelwright.protocols import ModelwrightError
 
@@ -44,10 +44,12 @@ def wrap_stages(
     Raises:
         WrapError: Nothing is registered for the strategy's type.
     """
-    raise WrapError(
-        f"`wrap` must be one of {', '.join(sorted(t.__name__ for t in wrap_stages.registry if t is not object))}, but "
-        f"is {type(strategy).__name__}; add it with `wrap_stages.register`."
-    )
+    raise WrapError(_unknown(strategy))
+
+
+def _unknown(strategy: object) -> str:
+    known = ", ".join(sorted(t.__name__ for t in wrap_stages.registry if t is not object))
+    return f"`wrap` must be one of {known}, but is {type(strategy).__name__}; add it with `wrap_stages.register`."
 
 
 @wrap_stages.register
@@ -79,10 +81,7 @@ def _(strategy: TorchFSDP2, stages: Sequence[nn.Module], pg_collection: ProcessG
     for stage in stages:
         formats = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in stage.parameters()})
         if len(formats) > 1:
-            raise WrapError(
-                "`wrap.kind: fsdp2` shards parameters of one number format together, but the model has "
-                f"{' and '.join(formats)}; leave out `precision.keep_float32`, or use `ddp`."
-            )
+            raise WrapError(f"{_ONE_FORMAT}, but the model has {' and '.join(formats)}; use `ddp`.")
     return [
         FullyShardedStage(
             engine_config(stage), stage, pg_collection.dp_cp, reshard_after_forward=strategy.reshard_after_forward
@@ -93,7 +92,8 @@ def _(strategy: TorchFSDP2, stages: Sequence[nn.Module], pg_collection: ProcessG
 
 @wrap_stages.register
 def _(strategy: MegatronFSDP, stages: Sequence[nn.Module], pg_collection: ProcessGroupCollection) -> list[nn.Module]:
-    _check_megatron_fsdp()
+    for problem in wrap_problems(strategy, Precision()):
+        raise WrapError(problem)
     ddp_config = DistributedDataParallelConfig(
         use_megatron_fsdp=True,
         use_distributed_optimizer=True,
@@ -109,14 +109,42 @@ def _(strategy: MegatronFSDP, stages: Sequence[nn.Module], pg_collection: Proces
     ]
 
 
-def _check_megatron_fsdp() -> None:
+_ONE_FORMAT = "`wrap.kind: fsdp2` shards parameters of one number format together"
+
+
+@functools.singledispatch
+def wrap_problems(strategy: object, precision: Precision) -> Iterator[str]:
+    """What keeps a strategy from being used here, known before there are stages.
+
+    Args:
+        strategy: The `wrap:` of a config; a class of one's own may register its rules as `wrap_stages` its wrap.
+        precision: Number format of the parameters.
+
+    Yields:
+        A sentence for each problem.
+    """
+    if wrap_stages.dispatch(type(strategy)) is wrap_stages.dispatch(object):
+        yield _unknown(strategy)
+
+
+@wrap_problems.register
+def _(strategy: TorchFSDP2, precision: Precision) -> Iterator[str]:
+    if precision.params != "float32" and precision.keep_float32:
+        yield (
+            f"{_ONE_FORMAT}, but `precision.keep_float32` leaves some of the {precision.params} model in float32; "
+            "leave it out, or use `ddp`."
+        )
+
+
+@wrap_problems.register
+def _(strategy: MegatronFSDP, precision: Precision) -> Iterator[str]:
     missing: list[str] = []
     if find_spec("einops") is None:
         missing.append("einops is not installed (pip install einops)")
     if not torch.cuda.is_available():
         missing.append("CUDA is not usable: it orders its communication by CUDA streams and events")
     if missing:
-        raise WrapError(
+        yield (
             f"`wrap.kind: megatron_fsdp` cannot be used here, because {' and '.join(missing)}; use `fsdp2`, which "
             "shards the same on the CPU and on a GPU."
         )

@@ -12,7 +12,7 @@ from megatron.core.models.hybrid.hybrid_model import HybridModel
 from torch import nn
 
 from modelwright.builders import Hook, ModelBuilder
-from modelwright.config import ModelConfig, Parallelism, Precision, Wrap, check_layout
+from modelwright.config import ModelConfig, Parallelism, Precision, Wrap
 from modelwright.distributed import build_stages
 from modelwright.layers._model import LanguageModelShape, build_stage
 from modelwright.layers._resolve import resolve
@@ -32,6 +32,7 @@ class StackModelBuilder[ConfigT: ModelConfig](ModelBuilder[HybridModel, ConfigT]
         spec: What fills every slot, or the name that it was registered under; the family's own when None.
         backend: Which parts the family's own spec is made of.
         hooks: Run around the wrap, in order.
+        meta: Build on the meta device first, then materialise; the model is the same.
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class StackModelBuilder[ConfigT: ModelConfig](ModelBuilder[HybridModel, ConfigT]
         spec: StackSpec | str | None = None,
         backend: str = "torch",
         hooks: Iterable[Hook] = (),
+        meta: bool = False,
     ) -> None:
         super().__init__(config, hooks=hooks)
+        self.meta = meta
         if backend != "torch":
             raise ModelwrightError(f"`backend` must be torch, the only one of this version, but is {backend!r}.")
         self.spec = registered_stack(spec, config) if isinstance(spec, str) else spec or self.default_spec()
@@ -90,7 +93,6 @@ class StackModelBuilder[ConfigT: ModelConfig](ModelBuilder[HybridModel, ConfigT]
         wrap: Wrap,
         seed: int = 1234,
     ) -> list[nn.Module]:
-        check_layout(self.config, parallelism)
         return build_stages(
             lambda vp_stage: self.build_model(
                 pg_collection, parallelism=parallelism, precision=precision, vp_stage=vp_stage
@@ -102,6 +104,7 @@ class StackModelBuilder[ConfigT: ModelConfig](ModelBuilder[HybridModel, ConfigT]
             wrap=wrap,
             hooks=self.hooks,
             seed=seed,
+            meta=self.meta,
         )
 
 

@@ -1,0 +1,174 @@
+"""Building on the meta device: a model without memory, that becomes real later and equal to one built directly.
+
+Inside `MetaBuild.recording()` every tensor that a module makes is a meta tensor, and every call that makes or fills one
+is written down. `materialise` makes the calls again, in order, on the devices that were asked for, and puts the real
+tensors in the place of the meta ones. Parameters stay the same objects, so tied weights stay tied and tensor-parallel
+attributes stay where they were. Writing the calls down is what makes values come out equal that no `reset_parameters`
+knows of: the ones of a norm, the zeros of a bias, the tables of a rotary embedding. (The idea is that of torchdistX's
+deferred_init.)
+"""
+
+import contextlib
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, final, override
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import Work
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter, tree_map_only
+
+from modelwright.protocols import ModelwrightError
+
+_META = torch.device("meta")
+
+
+class MetaError(ModelwrightError):
+    """A model that cannot be built on the meta device, or was materialised too late."""
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of torch that made or changed a meta tensor."""
+
+    function: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    results: tuple[Any, ...]
+    random: tuple[Tensor, ...] | None
+    """The states that a random call found; None for others."""
+
+
+@final
+class MetaBuild:
+    """What was built on the meta device, and how to make it real."""
+
+    def __init__(self) -> None:
+        self._calls: list[_Call] = []
+
+    @contextlib.contextmanager
+    def recording(self) -> Generator[None]:
+        """While it lasts, modules are built without memory for their tensors."""
+        with _Recorder(self._calls):
+            yield
+
+    def materialise(self, stages: Iterable[nn.Module]) -> None:
+        """Give every tensor of the stages its memory and its value; the build cannot be materialised twice.
+
+        Args:
+            stages: What was built while recording; changed in place.
+
+        Raises:
+            MetaError: A tensor was not made while recording.
+        """
+        stages = list(stages)
+        real = _Real()
+        with torch.no_grad():
+            for call in self._calls:
+                real.repeat(call)
+            self._calls.clear()
+            for name, parameter in _unique(stage.named_parameters() for stage in stages):
+                if parameter.is_meta:
+                    made = nn.Parameter(real.tensor(parameter, name), requires_grad=parameter.requires_grad)
+                    attributes = dict(vars(parameter))
+                    torch.utils.swap_tensors(parameter, made)  # the same object: whoever else holds it has it too
+                    vars(parameter).update(attributes)
+            for module in (module for stage in stages for module in stage.modules()):
+                for held in (module._buffers, vars(module)):  # pyright: ignore[reportPrivateUsage]
+                    for name, value in held.items():
+                        if isinstance(value, Tensor) and value.is_meta:
+                            held[name] = real.tensor(value, f"{name}` of `{type(module).__name__}")
+
+
+@final
+class _Recorder(TorchDispatchMode):
+    """Sends every new tensor to the meta device and writes down the call."""
+
+    def __init__(self, calls: list[_Call]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._calls = calls
+
+    @override
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        placed = any(argument.name == "device" for argument in func._schema.arguments)
+        if any(isinstance(arg, Tensor) and arg.is_meta for arg in tree_iter((args, kwargs))):
+            on_meta = tree_map_only(Tensor, lambda tensor: tensor.to(_META), (args, kwargs))
+        elif placed:
+            on_meta = (args, kwargs)
+        else:
+            return func(*args, **kwargs)
+        random = _random_states() if torch.Tag.nondeterministic_seeded in func.tags else None
+        result = func(*on_meta[0], **(on_meta[1] | ({"device": _META} if placed else {})))
+        self._calls.append(_Call(func, args, kwargs, tuple(tree_iter(result)), random))
+        return result
+
+
+class _Real:
+    """The real tensors that stand for meta ones: views of the same memory stay views of the same memory."""
+
+    def __init__(self) -> None:
+        self._storages: dict[int, torch.UntypedStorage] = {}
+        self._followed: dict[bytes, tuple[Tensor, ...]] = {}
+
+    def repeat(self, call: _Call) -> None:
+        """Make a call again, with real tensors."""
+        args, kwargs = tree_map_only(Tensor, self._of, (call.args, call.kwargs))
+        with self._random(call.random):
+            results = call.function(*args, **kwargs)
+        for meta, made in zip(call.results, tree_iter(results), strict=True):
+            if isinstance(meta, Tensor):
+                self._storages[_storage(meta)] = made.untyped_storage()
+            elif isinstance(made, torch.ScriptObject):  # of a collective, such as the one that ties embeddings
+                Work.unbox(made).wait()
+
+    def tensor(self, meta: Tensor, where: str) -> Tensor:
+        """What stands for a meta tensor that a module holds."""
+        if _storage(meta) not in self._storages:
+            raise MetaError(
+                f"`{where}` must be made while the build is recorded, but is a meta tensor from elsewhere; make it in "
+                "the module's own constructor, and materialise a build once."
+            )
+        return self._of(meta)
+
+    def _of(self, tensor: Tensor) -> Tensor:
+        if not tensor.is_meta:
+            return tensor
+        storage = self._storages[_storage(tensor)]
+        empty = torch.empty(0, dtype=tensor.dtype, device=storage.device)
+        return empty.set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())
+
+    @contextlib.contextmanager
+    def _random(self, found: tuple[Tensor, ...] | None) -> Generator[None]:
+        """Draw as a direct build does: recording draws nothing, so calls that found one state follow each other."""
+        if found is None:
+            yield
+            return
+        key = b"".join(state.numpy().tobytes() for state in found)
+        _set_random_states(self._followed.get(key, found))
+        yield
+        self._followed[key] = _random_states()
+
+
+def _random_states() -> tuple[Tensor, ...]:
+    """Of the CPU, and of the GPU where there is one."""
+    return (torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_available() else []))
+
+
+def _set_random_states(states: tuple[Tensor, ...]) -> None:
+    torch.set_rng_state(states[0])
+    for state in states[1:]:
+        torch.cuda.set_rng_state(state)
+
+
+def _storage(tensor: Tensor) -> int:
+    """What identifies a storage that has no address."""
+    return int(tensor.untyped_storage()._cdata)  # pyright: ignore[reportPrivateUsage]
+
+
+def _unique(named: Iterable[Iterable[tuple[str, nn.Parameter]]]) -> Iterable[tuple[str, nn.Parameter]]:
+    """Each parameter once, though stages may share one."""
+    return {id(parameter): (name, parameter) for stage in named for name, parameter in stage}.values()

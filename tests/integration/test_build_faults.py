@@ -1,0 +1,154 @@
+"""What the other ranks learn when one does not get through a build: which rank, in which phase, and soon."""
+
+import datetime
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING, Literal
+
+import pytest
+
+from modelwright.builders import Hook, Phase
+from modelwright.config import MegatronDDP, Parallelism, Precision, replace
+from modelwright.gpt import GPTModelConfig
+from modelwright.testing import RankPool
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from torch import nn
+
+MODEL = GPTModelConfig(num_layers=2, hidden_size=16, num_attention_heads=2, vocab_size=32, seq_length=8)
+TENSOR_2 = Parallelism(tensor=2)
+PATIENCE = datetime.timedelta(seconds=5)
+HOOKED: tuple[Phase, ...] = ("before_wrap", "after_wrap")
+type Fault = Literal["raise", "late", "die", "other config", "other groups", "none"]
+
+
+def misbehave(fault: Fault) -> None:
+    """What the second rank does in the phase in question."""
+    if fault == "raise":
+        raise ValueError("no such weights")
+    if fault == "late":
+        time.sleep(2 * PATIENCE.total_seconds())
+    if fault == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def build_here(phase: str, fault: Fault) -> None:
+    """Build as one of two ranks."""
+    from megatron.core.process_groups_config import ProcessGroupCollection
+
+    from modelwright.distributed import build_stages, initialize
+    from modelwright.gpt import GPTModelBuilder
+
+    groups, config = initialize(TENSOR_2), MODEL
+    if fault == "other config":
+        config = replace(MODEL, norm_epsilon=1e-3)
+    if fault == "other groups":
+        groups = ProcessGroupCollection(**{name: getattr(groups, name) for name in ("tp", "pp", "cp", "ep", "dp_cp")})
+    builder = GPTModelBuilder(config)
+
+    def build_stage(vp_stage: int | None) -> "nn.Module":
+        if phase == "build":
+            misbehave(fault)
+        return builder.build_model(groups, vp_stage=vp_stage)
+
+    build_stages(
+        build_stage,
+        config=config,
+        pg_collection=groups,
+        parallelism=TENSOR_2,
+        precision=Precision(),
+        wrap=MegatronDDP(),
+        hooks=[Hook(name="load", phase=at, function=lambda *_: misbehave(fault)) for at in HOOKED if at == phase],
+        timeout=PATIENCE,
+    )
+
+
+def build(phase: str, fault: Fault) -> tuple[str, float]:
+    """What a rank was told, of which the second has a fault, and after how many seconds."""
+    from modelwright.builders import HookError
+    from modelwright.distributed import BuildError
+
+    start = time.perf_counter()
+    try:
+        build_here(phase, fault if os.environ["RANK"] == "1" else "none")
+    except (BuildError, HookError, ValueError) as error:
+        return f"{type(error).__name__}: {error}", time.perf_counter() - start
+    return "built", time.perf_counter() - start
+
+
+def run_alone(rank: int, port: int, told: "Connection") -> None:
+    """A rank whose end nobody else's depends on."""
+    from modelwright.distributed import device_runtime
+
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=str(port))
+    with device_runtime():
+        told.send(build("build", "die"))
+
+
+def test_nobody_fails(two_ranks: RankPool) -> None:
+    assert [told for told, _ in two_ranks.run(build, "build", "none")] == ["built", "built"]
+
+
+@pytest.mark.parametrize(
+    ("phase", "own"),
+    [
+        ("build", "ValueError: no such weights"),
+        *(
+            (phase, f"HookError: hook `load` failed in phase {phase} on rank 1: ValueError: no such weights")
+            for phase in HOOKED
+        ),
+    ],
+)
+def test_a_rank_that_raises(two_ranks: RankPool, phase: str, own: str) -> None:
+    """Its own error stays what it is; the other rank has it as well, and does not wait for the timeout."""
+    (first, waited), (second, _) = two_ranks.run(build, phase, "raise")
+    assert first == f"BuildError: another rank failed in `{phase}` of the build: rank 1: {own}"
+    assert waited < PATIENCE.total_seconds()
+    assert second == own
+
+
+def test_a_rank_that_does_not_come(two_ranks: RankPool) -> None:
+    (first, waited), _ = two_ranks.run(build, "before_wrap", "late")
+    assert first == (
+        "BuildError: every rank must come through `before_wrap` of the build within 5 s, but rank 1 did not; look at "
+        "what that rank said, or pass a longer `timeout`."
+    )
+    assert waited < 2 * PATIENCE.total_seconds()
+
+
+def test_a_rank_that_is_killed() -> None:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    ranks = [context.Process(target=run_alone, args=(rank, port, theirs)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    assert ours.poll(120)
+    told, waited = ours.recv()
+    for rank in ranks:
+        rank.join(timeout=30)
+    assert ranks[1].exitcode == -signal.SIGKILL
+    assert told == (
+        "BuildError: every rank must come through `build` of the build within 5 s, but rank 1 did not; look at what "
+        "that rank said, or pass a longer `timeout`."
+    )
+    assert waited < 60
+
+
+def test_ranks_that_build_different_models(two_ranks: RankPool) -> None:
+    """The same words on both, and neither has built anything."""
+    (first, _), (second, _) = two_ranks.run(build, "build", "other config")
+    assert first == second == "BuildError: on rank 1: config is not the same on every rank"
+
+
+def test_groups_that_are_wrong_on_one_rank(two_ranks: RankPool) -> None:
+    (first, _), (second, _) = two_ranks.run(build, "build", "other groups")
+    assert first == second
+    assert first.startswith("BuildError: on rank 1: `pg_collection` must hold the groups of the parallelism, but `dp`")
