@@ -1,5 +1,8 @@
 """The CPU runtime answers every request that the engine makes of CUDA, and leaves nothing behind."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from importlib import import_module
 from typing import Any
 
@@ -240,3 +243,43 @@ def test_the_device_runtime_does_nothing_where_cuda_is_usable(monkeypatch: pytes
 def test_the_device_runtime_is_the_cpu_runtime_elsewhere() -> None:
     with device_runtime():
         assert torch.cuda.current_device() == torch.device("cpu")
+
+
+@without_gpu
+def test_other_threads_are_left_alone() -> None:
+    """What they ask of CUDA, and the names of their tensors' types, are what they were."""
+
+    def ask(name: str) -> object:
+        questions: dict[str, Callable[[], object]] = {
+            "factory": lambda: torch.zeros(1, device="cuda"),
+            "move": lambda: torch.zeros(1).cuda(),
+            "module": lambda: torch.nn.Linear(1, 1).cuda(),
+            "device": torch.cuda.current_device,
+        }
+        try:
+            return questions[name]()
+        except (AssertionError, RuntimeError) as error:
+            return type(error)
+
+    questions = ("factory", "move", "module", "device")
+    with ThreadPoolExecutor(1) as other:
+        before = [other.submit(ask, name).result() for name in questions]
+        assert all(isinstance(answer, type) for answer in before)
+        with cpu_runtime():
+            assert [other.submit(ask, name).result() for name in questions] == before
+            assert not any(isinstance(ask(name), type) for name in questions)
+            assert torch.zeros(1).type() == "torch.cuda.FloatTensor"
+            assert other.submit(lambda: torch.zeros(1).type()).result() == "torch.FloatTensor"
+
+
+@without_gpu
+def test_two_threads_enter_and_leave_in_any_order() -> None:
+    before = attributes()
+    with ThreadPoolExecutor(1) as other, ExitStack() as theirs:
+        with cpu_runtime():
+            other.submit(theirs.enter_context, cpu_runtime()).result()
+        with pytest.raises((AssertionError, RuntimeError)):
+            torch.zeros(1, device="cuda")
+        assert other.submit(lambda: torch.zeros(1, device="cuda").device.type).result() == "cpu"
+        other.submit(theirs.close).result()
+    assert differing(before, attributes()) == set()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from modelwright.builders import BuildContext, Hook, HookError
 from modelwright.config import MegatronDDP, ModelConfig, NoWrap, Parallelism, Precision, TorchFSDP2
-from modelwright.distributed import BuildError, PrecisionError, WrapError, build_stages, unwrapped
+from modelwright.distributed import BuildError, PrecisionError, WrapError, build_stages, in_precision, unwrapped
 from packages.distributed.tests.tiny import TinyStage, engine_config
 
 CONFIG = ModelConfig()
@@ -176,3 +176,29 @@ def test_fsdp2_refuses_two_number_formats(groups: ProcessGroupCollection) -> Non
         "`wrap.kind: fsdp2` shards parameters of one number format together, but the model has float16 and float32; "
         "use `ddp`."
     )
+
+
+class Rounded(Precision):
+    """Float32 parameters whose every output is rounded to whole numbers."""
+
+
+class Rounding(nn.Module):
+    """A wrapper of one's own."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        output: Tensor = self.module(hidden)
+        return output.round()
+
+
+def test_a_precision_of_ones_own(groups: ProcessGroupCollection) -> None:
+    in_precision.register(Rounded, lambda precision, stage: Rounding(stage))
+    stage = build(groups, precision=Rounded(), seed=1)
+    assert isinstance(stage, Rounding)
+    assert isinstance(unwrapped(stage), TinyStage)
+    hidden = torch.full((8,), 100.0)
+    assert torch.equal(stage(hidden), build(groups, seed=1)(hidden).round())
+    assert isinstance(build(groups, precision=Precision()), TinyStage)

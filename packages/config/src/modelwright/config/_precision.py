@@ -1,16 +1,15 @@
 """The number format of a model's parameters."""
 
-from typing import Literal, final
+from typing import Literal
 
 from modelwright.config._base import Config, config_class
 
 __all__ = ["Precision"]
 
 
-@final
 @config_class
 class Precision(Config):
-    """The number formats of a run."""
+    """The number formats of a run; in code, a class derived from it may bring a wrapper of its own."""
 
     params: Literal["float32", "bfloat16", "float16"] = "float32"
     """Format of parameters and activations; the optimizer keeps its own copy in float32 below that."""

@@ -17,7 +17,7 @@ from modelwright.distributed._initialisation import (
 )
 from modelwright.distributed._lifecycle import build_stages
 from modelwright.distributed._meta import MetaBuild, MetaError
-from modelwright.distributed._precision import PrecisionError
+from modelwright.distributed._precision import PrecisionError, in_precision
 from modelwright.distributed._stages import StageError, layers_of, staged_pattern
 from modelwright.distributed._together import BuildError
 from modelwright.distributed._whole import WholeStateError, load_whole_state, local_shards
@@ -50,6 +50,7 @@ __all__ = [
     "device_runtime",
     "engine_config",
     "finalize",
+    "in_precision",
     "initialise_parameters",
     "initialize",
     "layers_of",

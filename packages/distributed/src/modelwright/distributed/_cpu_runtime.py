@@ -3,7 +3,9 @@
 Megatron-Core asks CUDA for a device, streams, events and random states while it builds, communicates and steps. None
 of that carries the mathematics. Inside the context each of those requests is answered by the CPU: `torch.cuda`'s
 queries and streams by stand-ins, `device="cuda"` in a factory by the CPU, an explicit `nccl` group by gloo, and the few
-places of the engine that look at the type of a tensor by the CPU's names. On exit every attribute is what it was.
+places of the engine that look at the type of a tensor by the CPU's names. On exit every attribute is what it was, and
+all the while another thread gets what it always got: the attributes are the process's, so each replacement asks first
+whether its thread has entered.
 """
 
 import contextlib
@@ -36,6 +38,8 @@ _FACTORIES = (
 def cpu_runtime(*, force: bool = False) -> Generator[None]:
     """Let the engine run without a GPU for as long as the context lasts; nests.
 
+    It holds for the thread that enters; a thread that is started inside enters for itself.
+
     Args:
         force: Enter although CUDA is usable, for tests of the runtime itself.
 
@@ -52,10 +56,12 @@ def cpu_runtime(*, force: bool = False) -> Generator[None]:
             _undo.extend(_swap(*change) for change in changes)
             _undo.append(_eager())
         _depth.value += 1
+        _thread.depth += 1
     try:
         yield
     finally:
         with _lock:
+            _thread.depth -= 1
             _depth.value -= 1
             while not _depth.value and _undo:
                 _undo.pop()()
@@ -66,17 +72,32 @@ def device_runtime() -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext() if torch.cuda.is_available() else cpu_runtime()
 
 
+class _Entered(threading.local):
+    depth = 0
+
+
 _lock = threading.RLock()
+_thread = _Entered()
 _depth = SimpleNamespace(value=0)
 _undo: list[Callable[[], None]] = []
 
 
-def _swap(owner: Any, name: str, replacement: object) -> Callable[[], None]:
+def _swap(owner: Any, name: str, replacement: Callable[..., Any]) -> Callable[[], None]:
     """Set an attribute and return what puts it back, inherited ones by removing the override."""
     own = name in vars(owner)
     before = getattr(owner, name)
-    setattr(owner, name, replacement)
+    setattr(owner, name, replacement if isinstance(replacement, type) else _in_this_thread(replacement, before))
     return functools.partial(setattr, owner, name, before) if own else functools.partial(delattr, owner, name)
+
+
+def _in_this_thread(replacement: Callable[..., Any], before: Callable[..., Any]) -> Callable[..., Any]:
+    """The replacement for threads that have entered the runtime, what was there before for the others."""
+
+    @functools.wraps(before)
+    def chosen(*args: Any, **kwargs: Any) -> Any:
+        return (replacement if _thread.depth else before)(*args, **kwargs)
+
+    return chosen
 
 
 def _eager() -> Callable[[], None]:
@@ -86,14 +107,14 @@ def _eager() -> Callable[[], None]:
     return lambda: stance.__exit__(None, None, None)
 
 
-def _changes() -> Iterator[tuple[Any, str, object]]:
+def _changes() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
     yield from _engine()
     yield from _torch_cuda()
     yield from _device_requests()
     yield from _process_groups()
 
 
-def _torch_cuda() -> Iterator[tuple[Any, str, object]]:
+def _torch_cuda() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
     """Queries, streams and random states of `torch.cuda`."""
     cuda = torch.cuda
     stream = _Stream()
@@ -118,7 +139,7 @@ def _torch_cuda() -> Iterator[tuple[Any, str, object]]:
     yield cuda, "manual_seed", torch.default_generator.manual_seed
 
 
-def _device_requests() -> Iterator[tuple[Any, str, object]]:
+def _device_requests() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
     """Everything that names the device a tensor or module shall live on, or asks for memory that a GPU can read."""
     for name in _FACTORIES:
         yield torch, name, _on_cpu(getattr(torch, name))
@@ -140,7 +161,7 @@ def _on_cpu(factory: Callable[..., Any]) -> Callable[..., Any]:
     return redirected
 
 
-def _process_groups() -> Iterator[tuple[Any, str, object]]:
+def _process_groups() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
     """Groups whose backend is named outright."""
     dist = torch.distributed
     for name in ("init_process_group", "new_group"):
@@ -158,7 +179,7 @@ def _over_gloo(make_group: Callable[..., Any]) -> Callable[..., Any]:
     return redirected
 
 
-def _engine() -> Iterator[tuple[Any, str, object]]:
+def _engine() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
     """Where the engine reaches below `torch.cuda`'s public functions, or compares the name of a tensor's type."""
     # The engine, and the compiler that it imports, must be loaded before anything is replaced under them.
     import_module("megatron.core.models.hybrid.hybrid_model")

@@ -3,6 +3,7 @@
 What stays is float32 from before it is initialised, so it is drawn in float32 and never cast down and back.
 """
 
+import functools
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
@@ -16,7 +17,7 @@ from modelwright.protocols import ModelwrightError
 
 
 class PrecisionError(ModelwrightError):
-    """A pattern that names no parameter."""
+    """A pattern that names no parameter, or a precision that nothing implements."""
 
 
 def kept_in_float32(stage: nn.Module, precision: Precision) -> list[nn.Parameter]:
@@ -57,8 +58,32 @@ def check_patterns(stages: Sequence[nn.Module], precision: Precision) -> None:
         )
 
 
-def with_precision(stage: nn.Module, precision: Precision, kept: Sequence[nn.Parameter]) -> nn.Module:
+@functools.singledispatch
+def in_precision(precision: object, stage: nn.Module) -> nn.Module:
     """The stage in its number format; the engine's wrapper also casts what goes in and out of it.
+
+    A class derived from `Precision` brings a wrapper of its own: `in_precision.register(MyPrecision)`.
+
+    Args:
+        precision: Number format of the parameters.
+        stage: Initialised.
+
+    Returns:
+        The stage, in the engine's `Float16Module` unless all is float32.
+
+    Raises:
+        PrecisionError: `precision` is not a `Precision`.
+    """
+    raise PrecisionError(f"`precision` must be a `Precision`, but is {type(precision).__name__}; derive from it.")
+
+
+@in_precision.register
+def _(precision: Precision, stage: nn.Module) -> nn.Module:
+    return stage if precision.params == "float32" else Float16Module(engine_config(stage), stage)
+
+
+def with_precision(stage: nn.Module, precision: Precision, kept: Sequence[nn.Parameter]) -> nn.Module:
+    """`in_precision`, except for what stays in float32.
 
     Args:
         stage: Initialised.
@@ -66,12 +91,10 @@ def with_precision(stage: nn.Module, precision: Precision, kept: Sequence[nn.Par
         kept: What stays in float32.
 
     Returns:
-        The stage, in the engine's `Float16Module` unless all is float32.
+        The stage in its wrapper.
     """
-    if precision.params == "float32":
-        return stage
     whole: list[tuple[nn.Parameter, torch.Tensor]] = [(parameter, parameter.data) for parameter in kept]
-    wrapped: nn.Module = Float16Module(engine_config(stage), stage)
+    wrapped = in_precision(precision, stage)
     for parameter, values in whole:
         parameter.data = values
     return wrapped
