@@ -125,16 +125,17 @@ def test_a_launcher_starts_the_same_job(unbroken: tuple[object, Path], tmp_path:
     assert [step for step, _ in checkpoints(out)] == [3]
 
 
-def rows(table: str) -> list[list[str]]:
-    """Words of each line under the header; columns are two or more spaces apart."""
+def rows(printed: str) -> list[list[str]]:
+    """Words of each line under the header of the first table; columns are two or more spaces apart."""
+    table, _, _ = printed.partition("┏")
     return [re.split(r"\s{2,}", line.strip()) for line in table.splitlines()[1:]]
 
 
 def test_build_prints_what_every_rank_holds(tmp_path: Path) -> None:
     options = settings("parallelism.pipeline=2", "parallelism.virtual_pipeline=2", "model.num_layers=4")
-    done = modelwright("build", tiny_file(tmp_path), *options)
+    done = modelwright("build", tiny_file(tmp_path), *options, "--svg", tmp_path / "split.svg")
     assert (done.returncode, done.stderr) == (0, "")
-    *table, last = rows(done.stdout)
+    table = rows(done.stdout)
     assert [row[:4] for row in table] == [
         ["0", "0", "0-1", "*-"],
         ["0", "2", "4-5", "*-"],
@@ -145,13 +146,24 @@ def test_build_prints_what_every_rank_holds(tmp_path: Path) -> None:
     ends = {"0": 256 * 32, "3": 32 + 256 * 32}
     assert [row[4] for row in table] == [f"{block + ends.get(row[1], 0):,}" for row in table]
     assert {row[6] for row in table} == {"DistributedDataParallel"}
-    assert re.fullmatch(r"one forward and backward ran: loss 5\.\d{4} on random tokens", " ".join(last))
+    *_, picture, _, last = done.stdout.splitlines()
+    assert picture.split("│")[1:-1] == [" 1             ", " 1: *-           ", " 3: *- output "]
+    assert re.fullmatch(r"one forward and backward ran: loss 5\.\d{4} on random tokens", last)
+    assert "stage 3: layers 6-7" in (tmp_path / "split.svg").read_text(encoding="utf-8")
+
+
+def test_a_drawing_that_could_not_be_written(tmp_path: Path) -> None:
+    """Known before any process starts."""
+    missing = tmp_path / "missing" / "split.svg"
+    done = modelwright("build", tiny_file(tmp_path), "--svg", missing)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: `--svg` must name a file in a folder that exists, but `{missing}` is not one.\n"
 
 
 def test_build_cuts_every_matrix(tmp_path: Path) -> None:
     done = modelwright("build", tiny_file(tmp_path), *settings("parallelism.tensor=2", "wrap.kind=none"))
     assert (done.returncode, done.stderr) == (0, "")
     half = 2 * (32 + 32 * 32 + 16 * 32 + 32 + 32 * 128 + 64 * 32) + 2 * 128 * 32 + 32
-    assert [[*row[:5], row[6]] for row in rows(done.stdout)[:-1]] == [
+    assert [[*row[:5], row[6]] for row in rows(done.stdout)] == [
         [rank, "0", "0-3", "*-*-", f"{half:,}", "nothing"] for rank in ("0", "1")
     ]

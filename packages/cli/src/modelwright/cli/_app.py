@@ -68,11 +68,17 @@ def train(
 
 
 @app.command()
-def build(file: File, overrides: Set = None, modules: Import = None, debug: Debug = False) -> None:
+def build(
+    file: File,
+    svg: Annotated[Path | None, typer.Option(help="Draw the split into stages.", metavar="FILE")] = None,
+    overrides: Set = None,
+    modules: Import = None,
+    debug: Debug = False,
+) -> None:
     """Build a model, run one forward and backward, and print what every rank holds."""
     from modelwright.cli._build import build_command
 
-    _exit(lambda: build_command(file, tuple(overrides or ()), tuple(modules or ()), debug=debug), debug=debug)
+    _exit(lambda: build_command(file, tuple(overrides or ()), tuple(modules or ()), svg=svg, debug=debug), debug=debug)
 
 
 @app.command()

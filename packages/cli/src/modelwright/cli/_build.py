@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from modelwright.cli._loading import load_run
 from modelwright.cli._parts import import_parts
+from modelwright.cli._split import Stage, draw_split, split_table
 from modelwright.cli._train import quiet_engine
 from modelwright.config import RunConfig, dumps, loads
+from modelwright.protocols import ModelwrightError
 
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
@@ -20,27 +22,47 @@ class StageRow:
 
     rank: int
     """Of the whole job."""
-    stage: int
-    """Of the whole pipeline."""
-    first_layer: int
-    """Index of its first layer in the whole model."""
-    layers: str
-    """One symbol per layer."""
     parameters: int
     """A tied weight counts once."""
     size: int
     """Bytes of them."""
     wrapped_in: str
     """Names of the wrappers, outermost first."""
+    place: Stage
+    """In the pipeline."""
 
 
-def build_command(file: Path, overrides: tuple[str, ...], modules: tuple[str, ...], *, debug: bool) -> None:
+@dataclass(frozen=True)
+class BuildOptions:
+    """What the ranks need to know of the command line."""
+
+    debug: bool
+    svg: Path | None
+
+
+def check_svg(path: Path) -> None:
+    """Refuse a drawing that could not be written, before anything is built.
+
+    Args:
+        path: As the user gave it.
+
+    Raises:
+        ModelwrightError: No such folder, or a folder itself.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        raise ModelwrightError(f"`--svg` must name a file in a folder that exists, but `{path}` is not one.")
+
+
+def build_command(
+    file: Path, overrides: tuple[str, ...], modules: tuple[str, ...], *, svg: Path | None, debug: bool
+) -> None:
     """Check, start the ranks, wait for them.
 
     Args:
         file: Config of a run.
         overrides: `a.b=value` each.
         modules: That register parts.
+        svg: Where to draw the split into stages.
         debug: Let the engine's warnings through.
 
     Raises:
@@ -51,7 +73,9 @@ def build_command(file: Path, overrides: tuple[str, ...], modules: tuple[str, ..
     with quiet_engine(debug=debug):
         from modelwright.training import is_launched, launch, launched_ranks
 
-        options = {"debug": debug}
+        if svg is not None:
+            check_svg(svg)
+        options = BuildOptions(debug=debug, svg=None if svg is None else svg.resolve())
         text = dumps(run, format="json", full=True)
         if is_launched():
             run.parallelism.world_size(launched_ranks())
@@ -60,21 +84,21 @@ def build_command(file: Path, overrides: tuple[str, ...], modules: tuple[str, ..
             launch(build_rank, text, modules, options, ranks=run.parallelism.world_size())
 
 
-def build_rank(config: str, modules: tuple[str, ...], options: dict[str, bool]) -> None:
+def build_rank(config: str, modules: tuple[str, ...], options: BuildOptions) -> None:
     """One rank of the job."""
     import_parts(modules)
     run = loads(config, format="json")
     if not isinstance(run, RunConfig):
         raise TypeError(f"a job holds the config of a run, not {type(run).__name__}")
-    with quiet_engine(**options):
+    with quiet_engine(debug=options.debug):
         from modelwright.distributed import device_runtime, finalize
 
         with device_runtime():
-            _build(run)
+            _build(run, options.svg)
             finalize()
 
 
-def _build(run: RunConfig) -> None:
+def _build(run: RunConfig, svg: Path | None) -> None:
     import torch
 
     from modelwright.distributed import initialize
@@ -92,7 +116,10 @@ def _build(run: RunConfig) -> None:
     rows: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(rows, _rows(run, stages, groups))
     if torch.distributed.get_rank() == 0:
-        _print([row for of_rank in rows for row in of_rank], loss)
+        flat: list[StageRow] = [row for of_rank in rows for row in of_rank]
+        _print(flat, loss, tied=model.tie_embeddings)
+        if svg is not None:
+            draw_split(_stages(flat), svg, tied=model.tie_embeddings)
 
 
 def _rows(run: RunConfig, stages: "list[nn.Module]", groups: "ProcessGroupCollection") -> list[StageRow]:
@@ -102,17 +129,24 @@ def _rows(run: RunConfig, stages: "list[nn.Module]", groups: "ProcessGroupCollec
 
     rows: list[StageRow] = []
     for virtual, stage in enumerate(stages):
-        decoder = getattr(unwrapped(stage), "decoder", None)
+        inner: Any = unwrapped(stage)
+        decoder = getattr(inner, "decoder", None)
         layers = list(getattr(decoder, "layers", ()))
+        place = Stage(
+            index=virtual * run.parallelism.pipeline + groups.pp.rank(),
+            rank=groups.pp.rank(),
+            first_layer=layers[0].layer_number - 1 if layers else 0,
+            layers="".join(getattr(decoder, "layer_type_list", ())),
+            embedding=inner.pre_process,
+            output=inner.post_process,
+        )
         rows.append(
             StageRow(
                 rank=torch.distributed.get_rank(),
-                stage=virtual * run.parallelism.pipeline + groups.pp.rank(),
-                first_layer=layers[0].layer_number - 1 if layers else 0,
-                layers="".join(getattr(decoder, "layer_type_list", ())),
                 parameters=total_parameters([stage]),
                 size=total_bytes([stage]),
                 wrapped_in=_wrappers(stage),
+                place=place,
             )
         )
     return rows
@@ -126,23 +160,30 @@ def _wrappers(stage: "nn.Module") -> str:
     return ", ".join(names) or "nothing"
 
 
-def _print(rows: list[StageRow], loss: float) -> None:
+def _stages(rows: list[StageRow]) -> list[Stage]:
+    """Each stage of the pipeline once, whichever ranks share it."""
+    return list({row.place.index: row.place for row in rows}.values())
+
+
+def _print(rows: list[StageRow], loss: float, *, tied: bool) -> None:
     from rich.console import Console
     from rich.filesize import decimal
     from rich.table import Table
 
     table = Table("rank", "stage", "layers", "pattern", "parameters", "size", "wrapped in", box=None)
     for row in rows:
-        last = row.first_layer + len(row.layers) - 1
+        place = row.place
+        last = place.first_layer + len(place.layers) - 1
         table.add_row(
             str(row.rank),
-            str(row.stage),
-            f"{row.first_layer}-{last}" if row.layers else "none",
-            row.layers,
+            str(place.index),
+            f"{place.first_layer}-{last}" if place.layers else "none",
+            place.layers,
             f"{row.parameters:,}",
             decimal(row.size),
             row.wrapped_in,
         )
     console = Console()
     console.print(table)
+    console.print(split_table(_stages(rows), tied=tied))
     console.print(f"one forward and backward ran: loss {loss:.4f} on random tokens")
