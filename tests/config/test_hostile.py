@@ -1,13 +1,19 @@
 """Loading a stranger's file imports nothing, opens nothing else, runs nothing, and says no in a `ConfigError`."""
 
+import contextlib
+import copy
+import functools
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from modelwright.config import ConfigError, RunConfig, dumps, fingerprint, loads, preset
 from tests.config import hostile
 
 SCRIPT = Path(__file__).with_name("load_hostile.py")
@@ -81,3 +87,30 @@ print(found["outcome"], sorted({{event.split()[0] for event in found["events"]}}
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "loaded ['compile', 'exec', 'import', 'marshal.loads', 'open']\n"
+
+
+def numbers(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every number in plain data."""
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield from numbers(value, (*path, key))
+    elif isinstance(data, int | float) and not isinstance(data, bool):
+        yield path
+
+
+RUN = json.loads(dumps(RunConfig(model=preset("llama31_405b")), format="json", full=True))
+
+
+@pytest.mark.parametrize(
+    "number", [2**63, 10**22 + 7, 10**400, -(10**400)], ids=["2^63", "10^22+7", "10^400", "-10^400"]
+)
+@pytest.mark.parametrize("path", list(numbers(RUN)), ids=".".join)
+def test_a_huge_number_in_any_field(path: tuple[str, ...], number: int) -> None:
+    """Rules compute with it before anything is known to be wrong: no overflow, and no loop as long as the number."""
+    data = copy.deepcopy(RUN)
+    *holders, last = path
+    functools.reduce(dict.__getitem__, holders, data)[last] = number
+    start = time.process_time()
+    with contextlib.suppress(ConfigError):
+        assert fingerprint(loads(json.dumps(data), format="json"))
+    assert time.process_time() - start < 5

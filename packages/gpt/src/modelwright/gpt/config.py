@@ -202,7 +202,8 @@ class GPTModelConfig(ModelConfig):
                 rule = "`rope_scaling` needs `position_embedding: rope`"
                 yield Problem("rope_scaling", f"{rule}, but `{self.position_embedding}` was given; set it to null.")
             return
-        rotated = int(self.resolved_head_dim * self.rotary_percent)
+        # In floats, as the engine counts, which hold whole numbers up to 2**53 exactly and overflow far beyond.
+        rotated = int(min(self.resolved_head_dim, 2**53) * self.rotary_percent)
         if rotated % 2 or not rotated:
             rule = "`head_dim` × `rotary_percent` must be even and above 0, because rope turns pairs"
             yield Problem("head_dim", f"{rule}, but {self.resolved_head_dim} × {self.rotary_percent} is {rotated}.")
