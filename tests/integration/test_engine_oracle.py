@@ -62,8 +62,20 @@ def compare(parallelism: Parallelism) -> Comparison:
         )
 
 
-def engine_config(model: GPTModelConfig, parallelism: Parallelism) -> Any:
-    """The config of `megatron.training.models.HybridModelBuilder` for one of our models: SwiGLU, RMSNorm, rope."""
+def engine_config(
+    model: GPTModelConfig, parallelism: Parallelism, *, norm: Any = None, core_attention: Any = None
+) -> Any:
+    """The config of `megatron.training.models.HybridModelBuilder` for one of our models: SwiGLU, RMSNorm, rope.
+
+    Args:
+        model: The model.
+        parallelism: Sizes of the axes.
+        norm: In place of the engine's PyTorch norm.
+        core_attention: In place of the engine's local attention.
+
+    Returns:
+        A `HybridModelConfig`.
+    """
     import torch.nn.functional as F
     from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
     from megatron.core.models.hybrid.hybrid_block import HybridStack, HybridStackSubmodules
@@ -78,15 +90,16 @@ def engine_config(model: GPTModelConfig, parallelism: Parallelism) -> Any:
     from megatron.core.transformer.torch_norm import WrappedTorchNorm
     from megatron.training.models import HybridModelConfig
 
+    norm, core_attention = norm or WrappedTorchNorm, core_attention or DotProductAttention
     attention = ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
-            input_layernorm=WrappedTorchNorm,
+            input_layernorm=norm,
             self_attention=ModuleSpec(
                 module=SelfAttention,
                 params={"attn_mask_type": AttnMaskType.causal},
                 submodules=SelfAttentionSubmodules(
-                    linear_qkv=ColumnParallelLinear, core_attention=DotProductAttention, linear_proj=RowParallelLinear
+                    linear_qkv=ColumnParallelLinear, core_attention=core_attention, linear_proj=RowParallelLinear
                 ),
             ),
             self_attn_bda=get_bias_dropout_add,
@@ -95,7 +108,7 @@ def engine_config(model: GPTModelConfig, parallelism: Parallelism) -> Any:
     mlp = ModuleSpec(
         module=MLPLayer,
         submodules=TransformerLayerSubmodules(
-            pre_mlp_layernorm=WrappedTorchNorm,
+            pre_mlp_layernorm=norm,
             mlp=ModuleSpec(module=MLP, submodules=MLPSubmodules(ColumnParallelLinear, RowParallelLinear)),
             mlp_bda=get_bias_dropout_add,
         ),
