@@ -1,4 +1,4 @@
-"""A rank that dies during training: the command ends, says which, leaves nothing running and nothing saved is lost."""
+"""A rank that dies in a build, a step or a checkpoint: the command ends, says which, and nothing saved is lost."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ import pytest
 
 from modelwright.distributed import device_runtime, finalize
 from modelwright.training import checkpoints, generate, latest_checkpoint, load_for_inference
-from tests.integration.command import COMMAND, settings, tiny_file
+from tests.integration.command import COMMAND, modelwright, settings, tiny_file
 
 
 @pytest.fixture
@@ -68,3 +68,51 @@ def test_control_c(training: tuple[subprocess.Popen[str], Path]) -> None:
     assert (process.returncode, stderr) == (130, "error: interrupted\n")
     assert left(started) == []
     latest_checkpoint(out)
+
+
+# Imported by every rank as a user's parts are; kills rank 1 while the model is built, or while a file is written.
+KILLER = """
+import os, signal
+from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync as Writer
+from modelwright.layers import StackSpec, TorchNorm, register_stack
+
+writes = 0
+
+def die():
+    if os.environ.get("RANK") == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def dying_norm(**slot):
+    die()
+    return TorchNorm(**slot)
+
+def write(*args, **kwargs):
+    global writes
+    writes += 1
+    if writes > 1:
+        die()
+    return before(*args, **kwargs)
+
+register_stack("dying", lambda config: StackSpec(final_norm=dying_norm))
+before, Writer.write_preloaded_data_multithread = Writer.write_preloaded_data_multithread, staticmethod(write)
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "saved"), [(["stack=dying"], []), (["train.checkpoint_interval=1"], [1])], ids=["build", "checkpoint"]
+)
+def test_a_rank_is_killed_elsewhere(changes: list[str], saved: list[int], tmp_path: Path) -> None:
+    (tmp_path / "killer.py").write_text(KILLER)
+    options = ["--import", "killer", "--out", tmp_path / "run", *settings("parallelism.tensor=2", *changes)]
+    start = time.monotonic()
+    done = modelwright("train", tiny_file(tmp_path), *options, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert time.monotonic() - start < 120
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: rank 1 was killed by SIGKILL; the other ranks have been ended.\n",
+    )
+    assert [step for step, _ in checkpoints(tmp_path / "run")] == saved
+    if saved:
+        again = modelwright("train", "--resume", tmp_path / "run", "--steps", "3")
+        assert (again.returncode, again.stderr) == (0, "")
+        assert again.stdout.startswith("step 2/3  loss ")

@@ -307,3 +307,10 @@ def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_bytes(b"\xef\xbb\xbfkind: errors-toy\r\nwidth: 1\r\n")
     assert load(tmp_path / "run.yaml") == ErrorsToyConfig(width=1)
     assert dumps(ErrorsToyConfig(width=1)) == "kind: errors-toy\nwidth: 1\n"
+
+
+def test_a_key_with_a_line_break_stays_on_its_line() -> None:
+    """YAML folds such breaks into a plain key; found by fuzzing."""
+    assert message_of("na\x85\x85me.: 1\n") == (
+        "f:1:1: a config needs `modelwright: 1` (a run) or `kind: …` (a model) at its top, but this has `na\\nme.`."
+    )

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from modelwright.cli._loading import load_run
 from modelwright.cli._parts import import_parts
 from modelwright.cli._split import Stage, draw_split, split_table
-from modelwright.cli._train import quiet_engine
-from modelwright.config import RunConfig, dumps, loads
+from modelwright.cli._train import job_config, quiet_engine
+from modelwright.config import RunConfig, dumps
 from modelwright.protocols import ModelwrightError
 
 if TYPE_CHECKING:
@@ -86,13 +86,11 @@ def build_command(
 
 def build_rank(config: str, modules: tuple[str, ...], options: BuildOptions) -> None:
     """One rank of the job."""
-    import_parts(modules)
-    run = loads(config, format="json")
-    if not isinstance(run, RunConfig):
-        raise TypeError(f"a job holds the config of a run, not {type(run).__name__}")
     with quiet_engine(debug=options.debug):
         from modelwright.distributed import device_runtime, finalize
 
+        import_parts(modules)
+        run = job_config(config)
         with device_runtime():
             _build(run, options.svg)
             finalize()

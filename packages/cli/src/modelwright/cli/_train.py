@@ -109,16 +109,14 @@ def _out(options: TrainOptions, run: RunConfig) -> Path:
 
 def train_rank(job: _Job) -> None:
     """One rank of the job."""
-    import_parts(job.modules)
-    run = loads(job.config, format="json")
-    if not isinstance(run, RunConfig):
-        raise TypeError(f"a job holds the config of a run, not {type(run).__name__}")
     with quiet_engine(debug=job.debug):
         # First, because it loads the engine in half the time.
         from modelwright.distributed import device_runtime, finalize  # isort: skip
         from modelwright.cli._runlog import RunLog
         from modelwright.training import train
 
+        import_parts(job.modules)
+        run = job_config(job.config)
         log = RunLog(job.out) if os.environ.get("RANK", "0") == "0" else None
         try:
             with device_runtime():
@@ -133,6 +131,21 @@ def train_rank(job: _Job) -> None:
                 f'next: modelwright generate {job.out} --prompt "The " --tokens 200',
             ):
                 log.console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def job_config(text: str) -> RunConfig:
+    """The config that a rank was started with.
+
+    Args:
+        text: JSON.
+
+    Returns:
+        The config.
+    """
+    run = loads(text, format="json")
+    if not isinstance(run, RunConfig):
+        raise TypeError(f"a job holds the config of a run, not {type(run).__name__}")
+    return run
 
 
 @contextmanager

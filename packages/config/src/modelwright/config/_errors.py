@@ -32,6 +32,12 @@ class Problem:
     source: str | None = None
     """Where the value came from: a file name, or an override as it was written."""
 
+    def __post_init__(self) -> None:
+        """Keep the message to its line: what a file holds may stand in it, a key with a line break too."""
+        if not self.message.isprintable():
+            one_line = "".join(one if one.isprintable() else repr(one)[1:-1] for one in self.message)
+            object.__setattr__(self, "message", one_line)
+
     def __str__(self) -> str:
         """`FILE:LINE:COLUMN: message`, with as much of the place as is known."""
         place = self.source or ("line" if self.line is not None else "")
