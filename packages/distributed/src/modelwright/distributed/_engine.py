@@ -12,6 +12,9 @@ from typing import Any
 
 import torch
 
+from modelwright.protocols import ModelwrightError
+
+_OLDEST_TORCH = (2, 11)
 _WHOLE_MODEL = "megatron.core.models.hybrid.hybrid_model"
 
 
@@ -31,4 +34,15 @@ def _load() -> None:
         setattr(torch, "compile", before)  # noqa: B010
 
 
+def _check_torch() -> None:
+    """A package index would refuse an older one; a container that brings its own torch does not."""
+    version = str(torch.__version__)
+    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_TORCH:
+        oldest = ".".join(map(str, _OLDEST_TORCH))
+        raise ModelwrightError(
+            f"`torch` must be {oldest} or newer, but is {version}; install one by `pip install 'torch>={oldest},<3'`."
+        )
+
+
+_check_torch()
 _load()
