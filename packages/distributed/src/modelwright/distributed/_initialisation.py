@@ -31,7 +31,8 @@ class InitialisationError(ModelwrightError):
     """A parameter that nobody would have given its values."""
 
 
-_TILE = (128, 512)  # small enough for a cache, large enough that a seed of its own costs little
+_TILE = 65_536  # elements; small enough for a cache, large enough that a seed of its own costs little
+_COLUMNS = 128  # of a tile where tensor parallelism splits the columns, so that ranks draw little that is not theirs
 _NOTE = "modelwright_init"
 
 _deferred: ContextVar[bool] = ContextVar("deferred", default=False)
@@ -91,7 +92,8 @@ def initialise_parameters(stages: Iterable[nn.Module], pg_collection: ProcessGro
         for shard, local in local_shards(stage, pg_collection):
             where = _storage(local)
             if where in marked:
-                _draw(shard, local, getattr(marked[where], _NOTE), seed)
+                columns = getattr(marked[where], "partition_dim", 0) == 1  # of the module, whatever the layout
+                _draw(shard, local, getattr(marked[where], _NOTE), seed, columns=columns)
                 drawn[where] += local.numel()
         _check_drawn(stage, drawn)
         for parameter in marked.values():
@@ -114,22 +116,31 @@ def _storage(tensor: Tensor) -> int:
 
 
 @torch.no_grad()
-def _draw(shard: ShardedTensor, local: Tensor, init: NormalInit, seed: int) -> None:
+def _draw(shard: ShardedTensor, local: Tensor, init: NormalInit, seed: int, *, columns: bool) -> None:
     """Fill one local tensor with its part of the whole: axes put in front (experts) name it, the rest index it."""
     in_front = shard.prepend_axis_num
     name = ".".join([shard.key, *(str(i) for i in shard.global_offset[:in_front])])
     shape, offset = shard.global_shape[in_front:], shard.global_offset[in_front:]
-    cuts = [_cuts(*dim) for dim in zip(shape, offset, local.shape, [*_TILE, *shape[2:]], strict=False)]
+    cuts = [_cuts(*dim) for dim in zip(shape, offset, local.shape, _tile(shape, columns=columns), strict=True)]
     # One generator and one buffer for all tiles: making them anew would cost as much as the numbers.
-    generator, buffer = torch.Generator(local.device), torch.empty(math.prod(_TILE), device=local.device)
+    generator = torch.Generator(local.device)
+    buffer = torch.empty(math.prod(max(cut.size for cut in dim) for dim in cuts), device=local.device)
     for tile in itertools.product(*cuts):
+        generator.manual_seed(_tile_seed(seed, name, tile))
+        here = local[tuple(cut.here for cut in tile)]
+        if all(cut.whole for cut in tile) and here.is_contiguous() and here.dtype == buffer.dtype:
+            here.normal_(0.0, init.std, generator=generator)
+            continue
         size = [cut.size for cut in tile]
-        count = math.prod(size)
-        if count > buffer.numel():  # a convolution's: more dims than the two that are cut
-            buffer = torch.empty(count, device=local.device)
-        generator.manual_seed(_tile_seed(seed, name, [cut.tile for cut in tile]))
-        whole = buffer[:count].view(size).normal_(0.0, init.std, generator=generator)
-        local[tuple(cut.here for cut in tile)] = whole[tuple(cut.within for cut in tile)]
+        whole = buffer[: math.prod(size)].view(size).normal_(0.0, init.std, generator=generator)
+        here.copy_(whole[tuple(cut.within for cut in tile)])
+
+
+def _tile(shape: tuple[int, ...], *, columns: bool) -> list[int]:
+    """The shape of a tile: whole rows, which are drawn in place, or narrow ones where ranks split the columns."""
+    if len(shape) > 1 and columns:
+        return [_TILE // _COLUMNS, _COLUMNS, *shape[2:]]
+    return [max(1, _TILE // math.prod(shape[1:])), *shape[1:]]
 
 
 class _Cut(NamedTuple):
@@ -144,6 +155,11 @@ class _Cut(NamedTuple):
     here: slice
     """The overlap, counted in the shard."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether the shard holds the tile from end to end."""
+        return bool(self.within.stop - self.within.start == self.size)
+
 
 def _cuts(whole: int, offset: int, local: int, tile: int) -> list[_Cut]:
     """Along one dim of `whole` elements, every tile that a shard of `local` elements at `offset` overlaps."""
@@ -155,6 +171,6 @@ def _cuts(whole: int, offset: int, local: int, tile: int) -> list[_Cut]:
     return cuts
 
 
-def _tile_seed(seed: int, name: str, index: list[int]) -> int:
-    digest = hashlib.sha256(f"{seed}/{name}/{'/'.join(map(str, index))}".encode()).digest()
+def _tile_seed(seed: int, name: str, tile: tuple[_Cut, ...]) -> int:
+    digest = hashlib.sha256(f"{seed}/{name}/{'/'.join(str(cut.tile) for cut in tile)}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
