@@ -9,7 +9,7 @@ from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.enums import AttnBackend
 from torch.nn import functional as F
 
-from modelwright.config import Parallelism, Precision, fingerprint, replace
+from modelwright.config import ModelConfig, Parallelism, Precision, fingerprint, replace
 from modelwright.distributed import NormalInit
 from modelwright.layers import EngineFieldError, resolve
 from packages.layers.tests.toy import ToyConfig
@@ -174,3 +174,12 @@ def test_resolving_twice_gives_equal_and_separate_configs() -> None:
     first.recompute_modules.append("mlp")
     assert vars(resolve(config, Parallelism(), Precision())) == vars(second)
     assert fingerprint(config) == before
+
+
+def test_a_config_that_says_nothing_of_the_engine() -> None:
+    with pytest.raises(EngineFieldError) as caught:
+        resolve(ModelConfig(), Parallelism(), Precision())
+    assert str(caught.value) == (
+        "`engine_fields` of `ModelConfig` must say what the model is in the engine's words, but lacks `activation`, "
+        "`init_method_std`, `num_layers`; return them from it."
+    )

@@ -21,6 +21,11 @@ def pid() -> int:
     return os.getpid()
 
 
+def unpicklable() -> object:
+    """A function that has no name to be found by."""
+    return lambda: None
+
+
 def threads() -> int:
     """The threads that torch uses."""
     return torch.get_num_threads()

@@ -66,6 +66,11 @@ def test_the_exception_of_a_rank_arrives(pool: RankPool) -> None:
     assert pool.run(jobs.summed, 2) == [([1.0, 2.0], 2, 1)] * 2
 
 
+def test_an_answer_that_cannot_be_sent(pool: RankPool) -> None:
+    with pytest.raises(RankError, match="rank 0:\nwhat a rank returns must be picklable, but its answer is not: "):
+        pool.run(jobs.unpicklable, ranks=1)
+
+
 def test_a_rank_that_is_killed(pool: RankPool) -> None:
     pool.run(jobs.whoami)
     started = time.monotonic()

@@ -56,6 +56,7 @@ def resolve(config: ModelConfig, parallelism: Parallelism, precision: Precision)
         EngineFieldError: A field of `engine:` is refused, all such fields at once; or the engine's own checks refuse
             what the fields make together.
     """
+    _check_said(config)
     fields = _FIXED | dict(config.engine_fields()) | _parallel_fields(parallelism) | _precision_fields(precision)
     chosen = activation(fields.pop("activation"))
     fields |= {"activation_func": chosen.function, "gated_linear_unit": chosen.gated}
@@ -69,6 +70,16 @@ def resolve(config: ModelConfig, parallelism: Parallelism, precision: Precision)
     except (AssertionError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise EngineFieldError((Problem("engine", f"the engine refuses these fields together: {reason}"),)) from error
+
+
+def _check_said(config: ModelConfig) -> None:
+    """A config of one's own must say what is computed with here; the engine asks for the rest itself."""
+    missing = [
+        f"`{name}`" for name in ("activation", "init_method_std", "num_layers") if name not in config.engine_fields()
+    ]
+    if missing:
+        rule = f"`engine_fields` of `{type(config).__name__}` must say what the model is in the engine's words"
+        raise EngineFieldError((Problem("", f"{rule}, but lacks {', '.join(missing)}; return them from it."),))
 
 
 def _parallel_fields(parallelism: Parallelism) -> dict[str, Any]:

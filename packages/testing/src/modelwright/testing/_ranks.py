@@ -156,7 +156,10 @@ def _serve(pipe: Connection, threads: int) -> None:
             answer: tuple[bool, Any] = (True, _as_rank(rank, task))
         except BaseException:  # noqa: BLE001 - told to the caller
             answer = (False, traceback.format_exc())
-        pipe.send(answer)
+        try:
+            pipe.send(answer)
+        except Exception as error:  # noqa: BLE001 - whatever pickling the answer raises
+            pipe.send((False, f"what a rank returns must be picklable, but its answer is not: {error}"))
 
 
 def _as_rank(rank: int, task: _Task) -> Any:
