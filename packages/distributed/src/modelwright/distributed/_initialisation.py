@@ -31,7 +31,7 @@ class InitialisationError(ModelwrightError):
     """A parameter that nobody would have given its values."""
 
 
-_TILE = 65_536  # elements; small enough for a cache, large enough that a seed of its own costs little
+_TILE = 262_144  # elements; small enough for a cache, large enough that a seed of its own costs little
 _COLUMNS = 128  # of a tile where tensor parallelism splits the columns, so that ranks draw little that is not theirs
 _NOTE = "modelwright_init"
 

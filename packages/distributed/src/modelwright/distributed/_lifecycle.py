@@ -5,8 +5,10 @@ tensor-parallel attributes, apply the precision, wrap, run the `after_wrap` hook
 values, and nothing after it overwrites them. All ranks come to the end of each phase, or all learn which did not.
 """
 
+import contextlib
 import datetime
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Generator, Sequence
 
 import torch
 from megatron.core import tensor_parallel
@@ -76,9 +78,9 @@ def build_stages(
         pg_collection=pg_collection,
         rank=torch.distributed.get_rank(),
     )
-    with together.phase("build"):
+    with together.phase("build"), _no_collection():
         stages = _built(build_stage, virtual_stages(parallelism), meta=meta)
-    with together.phase("initialise"):
+    with together.phase("initialise"), _no_collection():
         if parallelism.pipeline == 1:
             check_patterns(stages, precision)
         kept = [kept_in_float32(stage, precision) for stage in stages]
@@ -110,3 +112,15 @@ def _built(build_stage: StageFunction, virtual: int | None, *, meta: bool) -> li
             stages = build()
     record.materialise(stages)
     return stages
+
+
+@contextlib.contextmanager
+def _no_collection() -> Generator[None]:
+    """Without Python's garbage collector, which walks through all that the engine's import made: 0.2 s each time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
