@@ -8,6 +8,7 @@ from modelwright.distributed import _engine as _engine  # before anything else i
 from modelwright.distributed._checks import build_problems
 from modelwright.distributed._context import context_positions
 from modelwright.distributed._cpu_runtime import CpuRuntimeError, cpu_runtime, device_runtime
+from modelwright.distributed._freeze import FreezeError, freeze, train_only
 from modelwright.distributed._groups import finalize, initialize, virtual_stages
 from modelwright.distributed._initialisation import (
     InitialisationError,
@@ -34,6 +35,7 @@ from modelwright.distributed._wrap import (
 __all__ = [
     "BuildError",
     "CpuRuntimeError",
+    "FreezeError",
     "InitialisationError",
     "MetaBuild",
     "MetaError",
@@ -50,6 +52,7 @@ __all__ = [
     "device_runtime",
     "engine_config",
     "finalize",
+    "freeze",
     "in_precision",
     "initialise_parameters",
     "initialize",
@@ -59,6 +62,7 @@ __all__ = [
     "staged_pattern",
     "total_bytes",
     "total_parameters",
+    "train_only",
     "unwrapped",
     "virtual_stages",
     "wrap_problems",

@@ -6,6 +6,7 @@ engine's `HybridModel` from the two.
 
 from modelwright.layers._activations import Activation, ActivationFunction, activation, register_activation
 from modelwright.layers._core_attention import SdpaCoreAttention
+from modelwright.layers._lora import ColumnLora, LinearSlot, LoraLinear, RowLora, with_lora
 from modelwright.layers._model import LanguageModelShape, build_stage
 from modelwright.layers._norm import TorchNorm
 from modelwright.layers._resolve import EngineFieldError, resolve
@@ -26,12 +27,16 @@ __all__ = [
     "Activation",
     "ActivationFunction",
     "AttentionLayerSpec",
+    "ColumnLora",
     "EngineFieldError",
     "Entry",
     "Heads",
     "LanguageModelShape",
+    "LinearSlot",
+    "LoraLinear",
     "MlpLayerSpec",
     "MlpSpec",
+    "RowLora",
     "ScaledRotaryEmbedding",
     "SdpaCoreAttention",
     "SelfAttentionSpec",
@@ -52,4 +57,5 @@ __all__ = [
     "register_stack",
     "registered_stack",
     "resolve",
+    "with_lora",
 ]

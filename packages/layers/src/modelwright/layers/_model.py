@@ -1,5 +1,7 @@
 """From an engine config and a spec to the engine's `HybridModel`, with the slots around the stack filled too."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -7,6 +9,7 @@ from megatron.core.models.hybrid.hybrid_model import HybridModel
 
 from modelwright.layers._slots import as_engine, as_module_spec
 from modelwright.layers._specs import StackSpec
+from modelwright.protocols import ModelwrightError
 
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
@@ -57,23 +60,39 @@ def build_stage(
     Returns:
         The stage.
     """
-    model = HybridModel(
-        config=engine_config,
-        hybrid_stack_spec=as_module_spec(spec),
-        vocab_size=shape.vocab_size,
-        max_sequence_length=shape.seq_length,
-        hybrid_layer_pattern=shape.pattern,
-        pre_process=pre_process,
-        post_process=post_process,
-        share_embeddings_and_output_weights=shape.tie_embeddings,
-        position_embedding_type=shape.position_embedding,
-        rotary_base=as_engine(shape.rotary_base),  # declared int, computed with as a number
-        rotary_percent=shape.rotary_percent,
-        pg_collection=pg_collection,
-        vp_stage=vp_stage,
-    )
+    with _as_raised():
+        model = HybridModel(
+            config=engine_config,
+            hybrid_stack_spec=as_module_spec(spec),
+            vocab_size=shape.vocab_size,
+            max_sequence_length=shape.seq_length,
+            hybrid_layer_pattern=shape.pattern,
+            pre_process=pre_process,
+            post_process=post_process,
+            share_embeddings_and_output_weights=shape.tie_embeddings,
+            position_embedding_type=shape.position_embedding,
+            rotary_base=as_engine(shape.rotary_base),  # declared int, computed with as a number
+            rotary_percent=shape.rotary_percent,
+            pg_collection=pg_collection,
+            vp_stage=vp_stage,
+        )
     _fill_slots(model, shape, spec)
     return model
+
+
+@contextmanager
+def _as_raised() -> Generator[None]:
+    """What a part refuses, in its own words: the engine raises it again, with more words, at every level it built."""
+    try:
+        yield
+    except Exception as error:
+        chain: list[BaseException] = [error]
+        while (before := chain[-1].__context__) is not None:
+            chain.append(before)
+        ours = [link for link in chain if isinstance(link, ModelwrightError)]
+        if not ours:
+            raise
+        raise ours[-1] from ours[-1].__cause__
 
 
 def _fill_slots(model: HybridModel, shape: LanguageModelShape, spec: StackSpec) -> None:

@@ -34,6 +34,7 @@ from modelwright.protocols import (
     MlpBuilder,
     MlpLayerBuilder,
     MlpLayerInterface,
+    ModelwrightError,
     NormBuilder,
     OutputLayerBuilder,
     RotaryEmbeddingBuilder,
@@ -79,6 +80,7 @@ class SelfAttentionSpec:
         name: str | None = None,
     ) -> SelfAttentionInterface:
         """Build the attention of one layer, causal."""
+        _check_query_key_norms(self, config)
         parts = SelfAttentionSubmodules(
             linear_qkv=as_engine(self.linear_qkv),
             core_attention=as_engine(self.core_attention),
@@ -99,6 +101,22 @@ class SelfAttentionSpec:
             )
         )
         return attention
+
+
+def _check_query_key_norms(spec: SelfAttentionSpec, config: "TransformerConfig") -> None:
+    """The engine's config and the spec must agree on whether queries and keys are normalised."""
+    given = [name for name in ("q_layernorm", "k_layernorm") if getattr(spec, name) is not None]
+    if given and not (config.qk_layernorm or config.qk_l2_norm):
+        raise ModelwrightError(
+            f"`{given[0]}` must be None in a spec for a model that does not normalise queries and keys, but is set; "
+            "leave it out, or switch the norms on (`qk_norm` of the model)."
+        )
+    if len(given) < 2 and config.qk_layernorm:
+        missing = "q_layernorm" if "q_layernorm" not in given else "k_layernorm"
+        raise ModelwrightError(
+            f"`{missing}` must be set in a spec for a model that normalises queries and keys, but is None; give it a "
+            "norm such as `TorchNorm`, or switch the norms off (`qk_norm` of the model)."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
