@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modelwright.builders import Hook
+from modelwright.builders import BuildContext, Hook
 from modelwright.config import MegatronDDP, NoWrap, Parallelism, Precision, RunConfig, TorchFSDP2, TrainConfig, replace
 from modelwright.testing import RankError, RankPool
 from tests.integration.jobs import TINY
 
 RUN = RunConfig(model=TINY, train=TrainConfig(steps=10, micro_batch=2, global_batch=8, lr=1e-2))
-SLOTS = ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2")
+SLOTS: Any = ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2")
 type Curve = list[tuple[float, float]]
 
 
@@ -37,12 +37,20 @@ def curve(run: RunConfig, folder: Path | None = None, resume: Path | None = None
     return [(record.loss, record.grad_norm) for record in train(run, **adapted(), out=folder, resume=resume)]
 
 
-def logits(run: RunConfig, *, lora: bool) -> Tensor:
-    """[b, s, v] on one rank."""
+def logits(run: RunConfig, folder: Path | None, lora: bool) -> Tensor:
+    """[b, s, v] on one rank; of the weights of a run without adapters where its folder is given."""
     from modelwright.builders import builder_for
     from modelwright.distributed import initialize
+    from modelwright.training import TrainState, latest_checkpoint, load_checkpoint
 
-    builder = builder_for(run.model, **(adapted() if lora else {}))
+    def load(stages: list[nn.Module], context: BuildContext) -> None:
+        if folder is not None:
+            state = TrainState(stages, context.pg_collection)
+            load_checkpoint(state, latest_checkpoint(folder)[1], keep=("*.lora_?",) if lora else ())
+
+    given = adapted() if lora else {"hooks": []}
+    given["hooks"].append(Hook(name="load", phase="before_wrap", function=load))
+    builder = builder_for(run.model, **given)
     (model,) = builder.build_for_inference(initialize(Parallelism()), parallelism=Parallelism(), precision=Precision())
     tokens_BS = torch.arange(64)[None] * 7 % 256
     with torch.no_grad():
@@ -123,12 +131,23 @@ def one_rank(two_ranks: RankPool) -> Curve:
 
 
 def test_a_model_with_adapters_starts_as_the_one_without(two_ranks: RankPool) -> None:
-    with_adapters = two_ranks.run(call_logits, RUN, True, ranks=1)[0]
-    assert torch.equal(with_adapters, two_ranks.run(call_logits, RUN, False, ranks=1)[0])
+    with_adapters = two_ranks.run(logits, RUN, None, True, ranks=1)[0]
+    assert torch.equal(with_adapters, two_ranks.run(logits, RUN, None, False, ranks=1)[0])
 
 
-def call_logits(run: RunConfig, lora: bool) -> Tensor:
-    return logits(run, lora=lora)
+def test_adapters_are_added_to_a_trained_model(two_ranks: RankPool, tmp_path: Path) -> None:
+    """A hook loads the checkpoint of a run without adapters, which another layout wrote."""
+    run = replace(RUN, train=replace(RUN.train, steps=2), parallelism=Parallelism(tensor=2))
+    two_ranks.run(trained_without, run, tmp_path)
+    with_adapters = two_ranks.run(logits, RUN, tmp_path, True, ranks=1)[0]
+    assert torch.equal(with_adapters, two_ranks.run(logits, RUN, tmp_path, False, ranks=1)[0])
+    assert not torch.equal(with_adapters, two_ranks.run(logits, RUN, None, True, ranks=1)[0])
+
+
+def trained_without(run: RunConfig, folder: Path) -> None:
+    from modelwright.training import train
+
+    train(run, out=folder)
 
 
 def test_ten_steps_change_the_adapters_and_nothing_else(two_ranks: RankPool) -> None:

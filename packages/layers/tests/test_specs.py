@@ -10,8 +10,8 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import Tensor, nn
 
 from modelwright.layers import AttentionLayerSpec, MlpLayerSpec, MlpSpec, SelfAttentionSpec, StackSpec, TorchNorm
-from modelwright.protocols import ConformanceError
-from packages.layers.tests.toy import build
+from modelwright.protocols import ConformanceError, ModelwrightError
+from packages.layers.tests.toy import ToyBuilder, ToyConfig, build
 
 SPECS = (SelfAttentionSpec, MlpSpec, AttentionLayerSpec, MlpLayerSpec, StackSpec)
 
@@ -69,6 +69,45 @@ def test_specs_are_frozen_values(spec: Any) -> None:
 def test_an_instance_is_not_a_builder() -> None:
     with pytest.raises(ConformanceError, match="pass the class"):
         MlpLayerSpec(mlp=WrongMlp(hidden_size=1, pg_collection=None, is_mtp_layer=False, name=None))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("norms", "qk_norm", "message"),
+    [
+        (
+            {"q_layernorm": TorchNorm, "k_layernorm": TorchNorm},
+            False,
+            (
+                "`q_layernorm` must be None in a spec for a model that does not normalise queries and keys, but is "
+                "set; leave it out, or switch the norms on (`qk_norm` of the model)."
+            ),
+        ),
+        (
+            {"q_layernorm": TorchNorm},
+            True,
+            (
+                "`k_layernorm` must be set in a spec for a model that normalises queries and keys, but is None; give "
+                "it a norm such as `TorchNorm`, or switch the norms off (`qk_norm` of the model)."
+            ),
+        ),
+    ],
+)
+def test_spec_and_config_agree_on_norms_of_queries_and_keys(
+    groups: ProcessGroupCollection, norms: dict[str, Any], qk_norm: bool, message: str
+) -> None:
+    """The engine says it too, with `when instantiating _Built` once a level."""
+    spec = StackSpec(attention=AttentionLayerSpec(self_attention=SelfAttentionSpec(**norms)))
+    with pytest.raises(ModelwrightError) as caught:
+        ToyBuilder(ToyConfig(qk_norm=qk_norm), spec=spec).build_model(groups)
+    assert str(caught.value) == message
+
+
+def test_what_a_part_raises_for_another_reason_comes_through(groups: ProcessGroupCollection) -> None:
+    def broken(**_: Any) -> Any:
+        raise ZeroDivisionError("of the test")
+
+    with pytest.raises(ZeroDivisionError, match=r"^of the test"):
+        ToyBuilder(ToyConfig(), spec=StackSpec(final_norm=broken)).build_model(groups)
 
 
 def test_one_spec_makes_many_models(groups: ProcessGroupCollection) -> None:

@@ -4,7 +4,8 @@ The engine's sharded state dictionary is the one description of how a model is c
 checkpoints all go by it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -43,7 +44,11 @@ def local_shards(stage: Any, pg_collection: ProcessGroupCollection) -> Iterator[
 
 @torch.no_grad()
 def load_whole_state(
-    stages: Iterable[nn.Module], state: Mapping[str, Tensor], pg_collection: ProcessGroupCollection
+    stages: Iterable[nn.Module],
+    state: Mapping[str, Tensor],
+    pg_collection: ProcessGroupCollection,
+    *,
+    keep: Sequence[str] = (),
 ) -> None:
     """Fill a model, however it is cut, from whole weights.
 
@@ -51,11 +56,17 @@ def load_whole_state(
         stages: Of this rank, wrapped or not.
         state: Every weight of the whole model by its name there (global layer indices).
         pg_collection: The process groups of this rank.
+        keep: Patterns of names; what has such a name and is not in `state` stays as it is, such as adapters.
 
     Raises:
         WholeStateError: A weight of this rank is missing in `state` or has another shape; all of them in one message.
     """
-    parts = [part for stage in stages for part in local_shards(unwrapped(stage), pg_collection)]
+    parts = [
+        (shard, local)
+        for stage in stages
+        for shard, local in local_shards(unwrapped(stage), pg_collection)
+        if shard.key in state or not any(fnmatchcase(shard.key, pattern) for pattern in keep)
+    ]
     problems = [problem for shard, _ in parts if (problem := _problem(shard, state)) is not None]
     if problems:
         raise WholeStateError(

@@ -318,8 +318,8 @@ def with_lora(
     """
     unknown = [slot for slot in slots if slot not in _SLOTS]
     if unknown or not slots:
-        given = f"{unknown[0]!r} is not one{did_you_mean(unknown[0], _SLOTS)}" if unknown else "none was given"
-        raise ModelwrightError(f"`slots` must be of {', '.join(_SLOTS)}, but {given}.")
+        given = f"{unknown[0]!r} is not one{did_you_mean(unknown[0], _SLOTS) or '.'}" if unknown else "none was given."
+        raise ModelwrightError(f"`slots` must be of {', '.join(_SLOTS)}, but {given}")
     chosen = {"rank": rank, "alpha": alpha}
     if "linear_qkv" in slots or "linear_proj" in slots:
         spec = replace(spec, attention=_attention(spec, slots, chosen))

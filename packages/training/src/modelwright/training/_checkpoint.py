@@ -4,10 +4,12 @@ Beside the engine's files lie the config of the run and the number of steps done
 """
 
 import json
+import pickle
 import queue
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from modelwright.config import RunConfig, dumps
 from modelwright.distributed import unwrapped
@@ -24,6 +27,9 @@ from modelwright.training._run_folder import CONFIG_FILE, CheckpointError, check
 
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
+
+# What a part keeps beside its weights (Transformer Engine: the scales of 8-bit formats); each backend has its own.
+_EXTRA_STATE = "*._extra_state"
 
 
 @dataclass(frozen=True)
@@ -54,10 +60,12 @@ class TrainState:
             state["schedule"] = self.schedule.state_dict()
         return state
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Put back what `sharded` described."""
-        for i, stage in enumerate(self.stages):
-            unwrapped(stage).load_state_dict(state[f"model{i}"])
+    def restore(self, state: dict[str, Any], names: Sequence[set[str]]) -> None:
+        """Put back what `sharded` described; of `names`, one set a stage, what is not there stays as it is."""
+        for i, (stage, wanted) in enumerate(zip(self.stages, names, strict=True)):
+            module, found = unwrapped(stage), state.get(f"model{i}", {})
+            own = module.state_dict()
+            module.load_state_dict(found | {name: own[name] for name in wanted - set(found)})
         if self.optimizer is not None:
             self.optimizer.load_state_dict(state["optimizer"])
         if self.schedule is not None:
@@ -120,23 +128,41 @@ def _forget_old(run_dir: Path, keep: int | None) -> None:
         shutil.rmtree(path)
 
 
-def load_checkpoint(state: TrainState, path: Path) -> None:
-    """Fill the model, and optimizer and schedule where they are given, whatever layout wrote the checkpoint.
+def load_checkpoint(state: TrainState, path: Path, *, keep: Sequence[str] = ()) -> None:
+    """Fill the model, and optimizer and schedule where they are given, whatever layout or backend wrote the checkpoint.
 
     Args:
         state: What is filled.
         path: The folder of the checkpoint.
+        keep: Patterns of names in the whole model; what has such a name and is not in the checkpoint stays as it is,
+            such as adapters (`*.lora_?`) beside the weights of a model without them.
 
     Raises:
         CheckpointError: It does not hold what the model needs.
     """
+    wanted = state.sharded(loading=True)
+    names = [set(wanted[f"model{i}"]) for i in range(len(state.stages))]
     try:
-        loaded: Any = dist_checkpointing.load(state.sharded(loading=True), str(path))
+        _drop_absent(wanted, path, (*keep, _EXTRA_STATE))
+        loaded: Any = dist_checkpointing.load(wanted, str(path))
     except CheckpointException as error:
         raise CheckpointError(f"`{path}` cannot be loaded into this model: {_reason(error)}.") from error
-    except (CheckpointingException, KeyError, ValueError, OSError) as error:
+    except (CheckpointingException, KeyError, ValueError, OSError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"`{path}` cannot be loaded into this model: {_named(error)}.") from error
-    state.restore(loaded)
+    state.restore(loaded, names)
+
+
+def _drop_absent(wanted: dict[str, Any], path: Path, keep: Sequence[str]) -> None:
+    """Take out what has one of these names and is not in the checkpoint.
+
+    The engine's own way (`strict=`) reads tensors' properties in a form that torch 2.13 no longer has.
+    """
+    metadata: Any = FileSystemReader(path).read_metadata()
+    held = {str(name).partition("/shard_")[0] for name in metadata.state_dict_metadata}
+    for model in (part for name, part in wanted.items() if name.startswith("model")):
+        for name, item in list(model.items()):
+            if item.key not in held and any(fnmatchcase(item.key, pattern) for pattern in keep):
+                del model[name]
 
 
 def _reason(error: CheckpointException) -> str:
