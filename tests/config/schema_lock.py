@@ -123,13 +123,18 @@ def _references(schema: Any) -> Iterator[str]:
             yield from _references(item)
 
 
+def _of_choices(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema, with one fixed value told as a choice of one."""
+    return {"enum" if key == "const" else key: [value] if key == "const" else value for key, value in schema.items()}
+
+
 def _is_wider(was: dict[str, Any], now: dict[str, Any]) -> bool:
     """Whether every value that was valid is valid still, and the default is the same."""
     if was["required"] < now["required"]:
         return False
-    before, after = dict(was["schema"]), dict(now["schema"])
+    before, after = _of_choices(was["schema"]), _of_choices(now["schema"])
     for key in ("oneOf", "anyOf", "enum"):
         old, new = before.pop(key, None), after.pop(key, None)
-        if old is not None and (new is None or any(option not in new for option in old)):
+        if (old is None) != (new is None) or any(option not in (new or ()) for option in old or ()):
             return False
     return before == after

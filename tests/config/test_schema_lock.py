@@ -36,10 +36,11 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "required": lambda fields: fields.update(new={"required": True, "schema": {"type": "integer"}}),
     "optional": lambda fields: fields.update(new={"required": False, "schema": {"type": "integer", "default": 1}}),
     "wider": lambda fields: fields["normalization"]["schema"]["enum"].append("none"),
+    "narrower": lambda fields: fields["activation"]["schema"].update(enum=["swiglu"]),
 }
 
 
-@pytest.mark.parametrize("what", ["gone", "renamed", "type", "default", "bound", "choice", "required"])
+@pytest.mark.parametrize("what", ["gone", "renamed", "type", "default", "bound", "choice", "required", "narrower"])
 def test_a_changed_field_needs_a_version(what: str) -> None:
     old, new = schema_lock.locked("gpt"), copy.deepcopy(schema_lock.locked("gpt"))
     CHANGES[what](new["classes"][""])
@@ -57,6 +58,18 @@ def test_what_old_files_do_not_feel_needs_none(what: str) -> None:
     CHANGES[what](new["classes"][""])
     assert schema_lock.verdict("gpt", old, new).startswith("the lock file of `gpt` is behind; run ")
     assert schema_lock.verdict("gpt", old, old) == ""
+
+
+def test_a_fixed_value_is_a_choice_of_one() -> None:
+    old, new = (
+        {"version": 1, "classes": {"": {"kind": {"required": False, "schema": schema}}}}
+        for schema in (
+            {"type": "string", "const": "a", "default": "a"},
+            {"type": "string", "enum": ["a", "b"], "default": "a"},
+        )
+    )
+    assert schema_lock.changes(old, new)[0] == []
+    assert schema_lock.changes(new, old)[0] != []
 
 
 def test_the_reference_is_what_the_classes_say() -> None:

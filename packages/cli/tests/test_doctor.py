@@ -10,7 +10,7 @@ COMPONENTS = {
     "torch": "pip install torch",
     "megatron-core": "pip install 'megatron-core>=0.19.2,<0.20'",
     "psutil": "pip install psutil",
-    "transformer-engine": "pip install 'transformer-engine[pytorch]'",
+    "transformer-engine": "pip install --no-build-isolation 'modelwright-layers[te]'",
     "mamba-ssm": "pip install mamba-ssm",
     "causal-conv1d": "pip install causal-conv1d",
     "einops": "pip install einops",
@@ -41,3 +41,4 @@ def test_what_can_be_used(lines: list[str]) -> None:
     assert "families: " in told
     assert "CUDA: " in told
     assert "engine: imports" in told
+    assert "backend auto: t" in told

@@ -37,6 +37,25 @@ def test_values_are_a_function_of_the_seed(groups: ProcessGroupCollection) -> No
     assert not torch.equal(first, other)
 
 
+class WrappedAnew(TinyStage):
+    """Makes its weight anew around the same memory, as Transformer Engine does when it has called `init_method`."""
+
+    def __init__(self, groups: ProcessGroupCollection, **fields: object) -> None:
+        super().__init__(groups, engine_config(**fields))
+        marked = self.linear.weight
+        self.linear.weight = nn.Parameter(marked)
+        assert self.linear.weight is not marked
+
+
+@pytest.mark.parametrize("meta", [False, True])
+def test_a_weight_that_its_module_made_anew_is_drawn(groups: ProcessGroupCollection, meta: bool) -> None:
+    anew = build(groups, build_stage=lambda vp_stage: WrappedAnew(groups), seed=1, meta=meta)
+    assert torch.equal(anew.linear.weight, build(groups, seed=1).linear.weight)
+    kept = Precision(params="bfloat16", keep_float32=("linear.w*",))
+    exact = build(groups, build_stage=lambda vp_stage: WrappedAnew(groups, bf16=True), seed=1, precision=kept)
+    assert torch.equal(unwrapped(exact).linear.weight, anew.linear.weight)
+
+
 def test_order_and_what_each_hook_sees(groups: ProcessGroupCollection) -> None:
     seen: list[Any] = []
 

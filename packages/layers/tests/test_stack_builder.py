@@ -9,7 +9,6 @@ from modelwright.builders import BuildContext, Hook, builder_for
 from modelwright.config import MegatronDDP, Parallelism, Precision
 from modelwright.distributed import BuildError, unwrapped
 from modelwright.layers import StackSpec
-from modelwright.protocols import ModelwrightError
 from packages.layers.tests.toy import ToyBuilder, ToyConfig, build, logits
 
 
@@ -17,12 +16,6 @@ def test_a_config_of_ones_own_finds_its_builder() -> None:
     builder = builder_for(ToyConfig(), spec=StackSpec())
     assert type(builder) is ToyBuilder
     assert builder.spec == StackSpec()
-
-
-def test_an_unknown_backend() -> None:
-    with pytest.raises(ModelwrightError) as caught:
-        ToyBuilder(ToyConfig(), backend="te")
-    assert str(caught.value) == "`backend` must be torch, the only one of this version, but is 'te'."
 
 
 def test_one_stage_by_itself(groups: ProcessGroupCollection) -> None:

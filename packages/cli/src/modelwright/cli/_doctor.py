@@ -24,7 +24,9 @@ _COMPONENTS = (
     _Component("megatron-core", "building and training", "pip install 'megatron-core>=0.19.2,<0.20'"),
     _Component("psutil", "saving checkpoints", "pip install psutil"),
     _Component(
-        "transformer-engine", "backend `te`: fused kernels on a GPU", "pip install 'transformer-engine[pytorch]'"
+        "transformer-engine",
+        "backend `te`: fused kernels on a GPU",
+        "pip install --no-build-isolation 'modelwright-layers[te]'",
     ),
     _Component("mamba-ssm", "the GPU kernels of Mamba-2's scan", "pip install mamba-ssm"),
     _Component("causal-conv1d", "the GPU kernels of Mamba-2's convolution", "pip install causal-conv1d"),
@@ -47,7 +49,7 @@ def doctor_command() -> None:
         )
     console.print(table)
     console.print(f"families: {', '.join(registered_kinds()) or 'none; install modelwright-gpt'}")
-    for line in (_cuda(), _engine()):
+    for line in (_cuda(), _engine(), _backend()):
         console.print(line)
 
 
@@ -81,6 +83,19 @@ def _engine() -> str:
         return "engine: imports"
 
     return _tried("engine", look)
+
+
+def _backend() -> str:
+    def look() -> str:
+        from modelwright.cli._train import quiet_engine
+
+        with quiet_engine(debug=False):
+            from modelwright.layers import missing_for_te
+
+            missing = missing_for_te()
+        return f"backend auto: torch, because {escape(' and '.join(missing))}" if missing else "backend auto: te"
+
+    return _tried("backend", look)
 
 
 def _tried(what: str, look: Callable[[], str]) -> str:

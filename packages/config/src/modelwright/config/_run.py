@@ -51,8 +51,9 @@ class RunConfig(Config):
     stack: str | None = None
     """Name of a registered stack spec to build the model from; None: the family's own."""
 
-    backend: Literal["torch"] = "torch"
-    """Which builders fill the generic slots."""
+    backend: Literal["torch", "te", "auto"] = "torch"
+    """Which parts fill the generic slots: ours, which run anywhere, or Transformer Engine's (`te`), which need a GPU;
+    `auto` takes `te` where it can be used."""
 
     parallelism: Parallelism = Parallelism()
     """How many ranks stand along each axis."""

@@ -35,7 +35,7 @@ _TILE = 262_144  # elements; small enough for a cache, large enough that a seed 
 _COLUMNS = 128  # of a tile where tensor parallelism splits the columns, so that ranks draw little that is not theirs
 _NOTE = "modelwright_init"
 
-_deferred: ContextVar[bool] = ContextVar("deferred", default=False)
+_deferred: ContextVar[list[Tensor] | None] = ContextVar("deferred", default=None)
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,10 @@ class NormalInit:
         Returns:
             `weight` itself.
         """
-        if _deferred.get():
+        marked = _deferred.get()
+        if marked is not None:
             setattr(weight, _NOTE, self)
+            marked.append(weight)
             return weight
         return nn.init.normal_(weight, mean=0.0, std=self.std)
 
@@ -66,11 +68,31 @@ class NormalInit:
 @contextlib.contextmanager
 def deferred_initialisation() -> Generator[None]:
     """While it lasts, weights are only marked with their distribution; `initialise_parameters` draws them."""
-    token = _deferred.set(True)
+    token = _deferred.set([])
     try:
         yield
     finally:
         _deferred.reset(token)
+
+
+def mark_wrapped_anew(stages: Iterable[nn.Module]) -> None:
+    """Mark parameters that their module made anew around memory that was marked, which loses what hung on the old ones.
+
+    Transformer Engine does so after it has called `init_method` (module/base.py, reset_parameters); unmarked, such a
+    weight would keep whatever the memory held.
+
+    Args:
+        stages: Just built; initialisation is still deferred.
+    """
+    notes = {_memory(weight): getattr(weight, _NOTE) for weight in _deferred.get() or ()}
+    for parameter in (parameter for stage in stages for parameter in stage.parameters()):
+        if _memory(parameter) in notes:
+            setattr(parameter, _NOTE, notes[_memory(parameter)])
+
+
+def _memory(tensor: Tensor) -> int:
+    """What identifies the memory of a tensor, also on the meta device."""
+    return int(tensor.untyped_storage()._cdata)  # pyright: ignore[reportPrivateUsage]
 
 
 def initialise_parameters(stages: Iterable[nn.Module], pg_collection: ProcessGroupCollection, *, seed: int) -> None:

@@ -19,7 +19,7 @@ from modelwright.builders import BuildContext, Hook, run_hooks
 from modelwright.config import ModelConfig, Parallelism, Precision, Wrap
 from modelwright.distributed._checks import build_problems, facts
 from modelwright.distributed._groups import virtual_stages
-from modelwright.distributed._initialisation import deferred_initialisation, initialise_parameters
+from modelwright.distributed._initialisation import deferred_initialisation, initialise_parameters, mark_wrapped_anew
 from modelwright.distributed._meta import MetaBuild
 from modelwright.distributed._precision import check_patterns, kept_in_float32, with_precision
 from modelwright.distributed._together import DEFAULT_TIMEOUT, Together
@@ -102,7 +102,9 @@ def _built(build_stage: StageFunction, virtual: int | None, *, meta: bool) -> li
 
     def build() -> list[nn.Module]:
         # A part that did not ask for a device was made on the CPU.
-        return [build_stage(i if virtual else None).cuda() for i in range(virtual or 1)]
+        stages = [build_stage(i if virtual else None).cuda() for i in range(virtual or 1)]
+        mark_wrapped_anew(stages)
+        return stages
 
     with deferred_initialisation():
         if not meta:

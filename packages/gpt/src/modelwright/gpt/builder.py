@@ -1,5 +1,6 @@
 """`GPTModelBuilder`: a decoder of attention and MLP layers in turn, `*-` repeated."""
 
+from dataclasses import replace
 from functools import partial
 from typing import final, override
 
@@ -7,30 +8,29 @@ from modelwright.config import Parallelism
 from modelwright.distributed import staged_pattern
 from modelwright.gpt.config import GPTModelConfig
 from modelwright.layers import (
-    AttentionLayerSpec,
+    TORCH,
+    Backend,
     LanguageModelShape,
     ScaledRotaryEmbedding,
-    SelfAttentionSpec,
     StackModelBuilder,
     StackSpec,
-    TorchNorm,
     as_engine,
+    stack_spec,
 )
 from modelwright.protocols import RotaryEmbeddingBuilder
 
 
-def gpt_stack(config: GPTModelConfig) -> StackSpec:
+def gpt_stack(config: GPTModelConfig, backend: Backend = TORCH) -> StackSpec:
     """What fills the slots of a GPT: the spec to change with `dataclasses.replace`.
 
     Args:
         config: Decides on the norms of queries and keys and on the rotary scaling.
+        backend: Whose parts fill the generic slots.
 
     Returns:
-        A spec of the `torch` backend's parts.
+        The spec.
     """
-    qk_norm = TorchNorm if config.qk_norm else None
-    attention = AttentionLayerSpec(self_attention=SelfAttentionSpec(q_layernorm=qk_norm, k_layernorm=qk_norm))
-    return StackSpec(attention=attention, rotary_embedding=_rotary(config))
+    return replace(stack_spec(backend, qk_norm=config.qk_norm), rotary_embedding=_rotary(config))
 
 
 def _rotary(config: GPTModelConfig) -> RotaryEmbeddingBuilder | None:
@@ -52,7 +52,7 @@ class GPTModelBuilder(StackModelBuilder[GPTModelConfig]):
 
     @override
     def default_spec(self) -> StackSpec:
-        return gpt_stack(self.config)
+        return gpt_stack(self.config, self.backend)
 
     @final
     @override

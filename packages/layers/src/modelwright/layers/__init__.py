@@ -1,10 +1,18 @@
-"""Layers: typed specs, the parts of the `torch` backend that fill them, and the way to the engine.
+"""Layers: typed specs, the backends whose parts fill them, and the way to the engine.
 
 A `StackSpec` says what fills every slot; `resolve` makes the engine's config from ours; `build_stage` builds the
 engine's `HybridModel` from the two.
 """
 
 from modelwright.layers._activations import Activation, ActivationFunction, activation, register_activation
+from modelwright.layers._backends import (
+    TORCH,
+    Backend,
+    ColumnLinearBuilder,
+    find_backend,
+    missing_for_te,
+    stack_spec,
+)
 from modelwright.layers._core_attention import SdpaCoreAttention
 from modelwright.layers._lora import ColumnLora, LinearSlot, LoraLinear, RowLora, with_lora
 from modelwright.layers._model import LanguageModelShape, build_stage
@@ -13,6 +21,7 @@ from modelwright.layers._resolve import EngineFieldError, resolve
 from modelwright.layers._rotary import ScaledRotaryEmbedding
 from modelwright.layers._slots import as_engine, as_function_spec, as_module_spec, check_slots
 from modelwright.layers._specs import (
+    FUSED_NAMES,
     AttentionLayerSpec,
     MlpLayerSpec,
     MlpSpec,
@@ -24,9 +33,13 @@ from modelwright.layers._stack_registry import StackFunction, register_stack, re
 from modelwright.layers._weight_map import Entry, Heads, State, WeightMap, WeightMapError
 
 __all__ = [
+    "FUSED_NAMES",
+    "TORCH",
     "Activation",
     "ActivationFunction",
     "AttentionLayerSpec",
+    "Backend",
+    "ColumnLinearBuilder",
     "ColumnLora",
     "EngineFieldError",
     "Entry",
@@ -53,9 +66,12 @@ __all__ = [
     "as_module_spec",
     "build_stage",
     "check_slots",
+    "find_backend",
+    "missing_for_te",
     "register_activation",
     "register_stack",
     "registered_stack",
     "resolve",
+    "stack_spec",
     "with_lora",
 ]

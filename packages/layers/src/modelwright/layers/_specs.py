@@ -6,7 +6,9 @@ one attention or one linear is swapped by the same `dataclasses.replace`. Every 
 its default; a builder that does not fit its slot is refused when the spec is made.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from megatron.core.fusions import fused_bias_dropout
@@ -47,6 +49,14 @@ if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
     from megatron.core.transformer import TransformerConfig
 
+
+FUSED_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "self_attention.linear_qkv.layer_norm_": "input_layernorm.",
+        "mlp.linear_fc1.layer_norm_": "pre_mlp_layernorm.",
+    }
+)
+"""Where a linear holds the weights of the norm before it, and the name of a norm of its own; both begin names."""
 
 _bias_dropout_add: BiasDropoutAddBuilder = as_engine(fused_bias_dropout.get_bias_dropout_add)  # pyright: ignore[reportUnknownArgumentType]
 
@@ -180,6 +190,7 @@ class AttentionLayerSpec:
             input_layernorm=self.input_layernorm,
             self_attention=as_module_spec(self.self_attention),
             self_attn_bda=as_function_spec(self.self_attn_bda),
+            sharded_state_dict_keys_map=dict(FUSED_NAMES),
         )
         layer: AttentionLayerInterface = as_engine(
             TransformerLayer(
@@ -224,6 +235,7 @@ class MlpLayerSpec:
             pre_mlp_layernorm=self.pre_mlp_layernorm,
             mlp=as_engine(self.mlp),
             mlp_bda=as_function_spec(self.mlp_bda),
+            sharded_state_dict_keys_map=dict(FUSED_NAMES),
         )
         layer: MlpLayerInterface = as_engine(
             MLPLayer(

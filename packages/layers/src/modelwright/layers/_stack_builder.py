@@ -14,11 +14,11 @@ from torch import nn
 from modelwright.builders import Hook, ModelBuilder
 from modelwright.config import ModelConfig, Parallelism, Precision, Wrap
 from modelwright.distributed import build_stages
+from modelwright.layers._backends import find_backend
 from modelwright.layers._model import LanguageModelShape, build_stage
 from modelwright.layers._resolve import resolve
 from modelwright.layers._specs import StackSpec
 from modelwright.layers._stack_registry import registered_stack
-from modelwright.protocols import ModelwrightError
 
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
@@ -30,9 +30,12 @@ class StackModelBuilder[ConfigT: ModelConfig](ModelBuilder[HybridModel, ConfigT]
     Args:
         config: What to build.
         spec: What fills every slot, or the name that it was registered under; the family's own when None.
-        backend: Which parts the family's own spec is made of.
+        backend: Which parts the family's own spec is made of: `torch`, `te` or `auto`.
         hooks: Run around the wrap, in order.
         meta: Build on the meta device first, then materialise; the model is the same.
+
+    Raises:
+        ModelwrightError: There is no such backend or spec, or the backend cannot be used here.
     """
 
     def __init__(
@@ -46,13 +49,12 @@ class StackModelBuilder[ConfigT: ModelConfig](ModelBuilder[HybridModel, ConfigT]
     ) -> None:
         super().__init__(config, hooks=hooks)
         self.meta = meta
-        if backend != "torch":
-            raise ModelwrightError(f"`backend` must be torch, the only one of this version, but is {backend!r}.")
+        self.backend = find_backend(backend)
         self.spec = registered_stack(spec, config) if isinstance(spec, str) else spec or self.default_spec()
 
     @abc.abstractmethod
     def default_spec(self) -> StackSpec:
-        """What fills every slot when the caller says nothing."""
+        """What fills every slot when the caller says nothing, made of the parts of `self.backend`."""
 
     @abc.abstractmethod
     def shape(self, parallelism: Parallelism) -> LanguageModelShape:

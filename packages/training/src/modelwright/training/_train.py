@@ -71,7 +71,8 @@ def builder_of(run: RunConfig, *, spec: Any = None, hooks: Sequence[Hook] = ()) 
     Returns:
         The builder.
     """
-    given: dict[str, Any] = {"spec": run.stack if spec is None else spec, "hooks": tuple(hooks)}
+    backend = None if run.backend == "torch" else run.backend  # which a builder of one's own need not know of
+    given: dict[str, Any] = {"spec": run.stack if spec is None else spec, "hooks": tuple(hooks), "backend": backend}
     return builder_for(run.model, **{name: value for name, value in given.items() if value})
 
 
