@@ -152,3 +152,31 @@ def test_groups_that_are_wrong_on_one_rank(two_ranks: RankPool) -> None:
     (first, _), (second, _) = two_ranks.run(build, "build", "other groups")
     assert first == second
     assert first.startswith("BuildError: on rank 1: `pg_collection` must hold the groups of the parallelism, but `dp`")
+
+
+def build_in_bfloat16(pattern: str) -> str:
+    """Build two stages with some parameters in float32: what is in float32 on this rank, or the error."""
+    import torch
+
+    from modelwright.distributed import PrecisionError, initialize, unwrapped
+    from modelwright.gpt import GPTModelBuilder
+
+    parallelism, precision = Parallelism(pipeline=2), Precision(params="bfloat16", keep_float32=(pattern,))
+    groups = initialize(parallelism)
+    try:
+        (stage,) = GPTModelBuilder(MODEL).build_distributed_models(
+            groups, parallelism=parallelism, precision=precision, wrap=MegatronDDP()
+        )
+    except PrecisionError as error:
+        return str(error)
+    return " ".join(name for name, p in unwrapped(stage).named_parameters() if p.dtype == torch.float32)
+
+
+def test_a_pattern_may_match_on_another_stage(two_ranks: RankPool) -> None:
+    assert two_ranks.run(build_in_bfloat16, "output_layer.*") == ["", "output_layer.weight"]
+
+
+def test_a_pattern_that_matches_on_no_stage(two_ranks: RankPool) -> None:
+    first, second = two_ranks.run(build_in_bfloat16, "outptu_layer.*")
+    assert first == second
+    assert first.startswith("`precision.keep_float32` must name parameters of the model, but 'outptu_layer.*' matches")

@@ -178,7 +178,7 @@ def test_a_pattern_that_names_nothing_is_refused(groups: ProcessGroupCollection)
         build(groups, precision=precision, build_stage=lambda _: TinyStage(groups, engine_config(bf16=True)))
     assert str(caught.value) == (
         "`precision.keep_float32` must name parameters of the model, but '*linaer*' matches none of its 3; they are "
-        "named like `scale`."
+        "named like `linear.bias`."
     )
 
 

@@ -4,14 +4,13 @@ Patterns are of names in the whole model, with global layer indices, as checkpoi
 freezes the same weights under every layout, and a tied embedding on both of its stages.
 """
 
-from collections.abc import Iterable, Iterator
-from fnmatch import fnmatchcase
+from collections.abc import Iterator
 from functools import partial
 
-import torch
 from torch import nn
 
 from modelwright.builders import BuildContext, Hook
+from modelwright.distributed._patterns import idle_patterns, matches
 from modelwright.distributed._whole import local_shards
 from modelwright.protocols import ModelwrightError
 
@@ -55,12 +54,14 @@ def _set_trained(
     stages: list[nn.Module], context: BuildContext, *, name: str, patterns: tuple[str, ...], trained: bool
 ) -> None:
     named = [pair for stage in stages for pair in _named_in_whole(stage, context)]
-    _check_patterns(name, patterns, [key for key, _ in named], context)
+    idle = idle_patterns(patterns, [key for key, _ in named], context.pg_collection.pp)
+    if idle:
+        raise FreezeError(f"`{name}` must be given patterns that name parameters of the model, but {idle}.")
     if trained:
         for stage in stages:
             stage.requires_grad_(requires_grad=False)
     for key, parameter in named:
-        if any(fnmatchcase(key, pattern) for pattern in patterns):
+        if matches(key, patterns):
             parameter.requires_grad_(trained)
 
 
@@ -71,17 +72,3 @@ def _named_in_whole(stage: nn.Module, context: BuildContext) -> Iterator[tuple[s
         parameter = parameters.get(local.untyped_storage().data_ptr())
         if parameter is not None:  # the rest are buffers
             yield shard.key, parameter
-
-
-def _check_patterns(name: str, patterns: Iterable[str], here: list[str], context: BuildContext) -> None:
-    """Refuse a pattern that matches on no stage of the pipeline; every rank of it comes to the same answer."""
-    group = context.pg_collection.pp
-    held: list[list[str]] = [[] for _ in range(group.size())]
-    torch.distributed.all_gather_object(held, sorted(set(here)), group=group)
-    names = sorted({key for rank in held for key in rank})
-    idle = [p for p in patterns if not any(fnmatchcase(key, p) for key in names)]
-    if idle:
-        raise FreezeError(
-            f"`{name}` must be given patterns that name parameters of the model, but {', '.join(map(repr, idle))} "
-            f"matches none of its {len(names)}; they are named like `{names[0]}`."
-        )

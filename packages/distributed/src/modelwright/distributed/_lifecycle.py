@@ -81,8 +81,7 @@ def build_stages(
     with together.phase("build"), _no_collection():
         stages = _built(build_stage, virtual_stages(parallelism), meta=meta)
     with together.phase("initialise"), _no_collection():
-        if parallelism.pipeline == 1:
-            check_patterns(stages, precision)
+        check_patterns(stages, precision, pg_collection.pp)
         kept = [kept_in_float32(stage, precision) for stage in stages]
         initialise_parameters(stages, pg_collection, seed=seed)
     with together.phase("before_wrap"):

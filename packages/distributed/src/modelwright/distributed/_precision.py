@@ -5,13 +5,14 @@ What stays is float32 from before it is initialised, so it is drawn in float32 a
 
 import functools
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 import torch
 from megatron.core.transformer.module import Float16Module
 from torch import nn
+from torch.distributed import ProcessGroup
 
 from modelwright.config import Precision
+from modelwright.distributed._patterns import idle_patterns, matches
 from modelwright.distributed._wrap import engine_config
 from modelwright.protocols import ModelwrightError
 
@@ -33,29 +34,28 @@ def kept_in_float32(stage: nn.Module, precision: Precision) -> list[nn.Parameter
     if precision.params == "float32":
         return []
     names = dict(stage.named_parameters())
-    kept = [p for name, p in names.items() if any(fnmatchcase(name, pattern) for pattern in precision.keep_float32)]
+    kept = [parameter for name, parameter in names.items() if matches(name, precision.keep_float32)]
     for parameter in kept:
         parameter.data = parameter.data.float()
     return kept
 
 
-def check_patterns(stages: Sequence[nn.Module], precision: Precision) -> None:
-    """Refuse a pattern that matches nothing anywhere: a misspelt one would train in the shorter format, in silence.
+def check_patterns(stages: Sequence[nn.Module], precision: Precision, pipeline: ProcessGroup) -> None:
+    """Refuse a pattern that matches on no stage of the pipeline.
 
     Args:
-        stages: Every stage of the model; a pattern may match on another pipeline rank.
+        stages: Of this rank.
         precision: Whose patterns are checked.
+        pipeline: The group of the stages.
 
     Raises:
         PrecisionError: A pattern matches no parameter.
     """
-    names = [name for stage in stages for name, _ in stage.named_parameters()]
-    idle = [p for p in precision.keep_float32 if not any(fnmatchcase(name, p) for name in names)]
+    idle = idle_patterns(
+        precision.keep_float32, [name for stage in stages for name, _ in stage.named_parameters()], pipeline
+    )
     if idle:
-        raise PrecisionError(
-            f"`precision.keep_float32` must name parameters of the model, but {', '.join(map(repr, idle))} matches "
-            f"none of its {len(names)}; they are named like `{names[0]}`."
-        )
+        raise PrecisionError(f"`precision.keep_float32` must name parameters of the model, but {idle}.")
 
 
 @functools.singledispatch

@@ -5,7 +5,6 @@ checkpoints all go by it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from megatron.core.dist_checkpointing.mapping import apply_factories
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import Tensor, nn
 
+from modelwright.distributed._patterns import matches
 from modelwright.distributed._wrap import unwrapped
 from modelwright.protocols import ModelwrightError
 
@@ -65,7 +65,7 @@ def load_whole_state(
         (shard, local)
         for stage in stages
         for shard, local in local_shards(unwrapped(stage), pg_collection)
-        if shard.key in state or not any(fnmatchcase(shard.key, pattern) for pattern in keep)
+        if shard.key in state or not matches(shard.key, keep)
     ]
     problems = [problem for shard, _ in parts if (problem := _problem(shard, state)) is not None]
     if problems:
