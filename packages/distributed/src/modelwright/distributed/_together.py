@@ -93,7 +93,7 @@ class Together:
             told = self._told(name)
             self._tell(name, [f"{type(error).__name__}: {error}"])
             self._store.set(f"{self._prefix}/{name}/end", "failed")
-            if told:  # then this error is most likely the consequence
+            if told and not isinstance(error, ModelwrightError):  # then a lost connection is the consequence
                 raise BuildError(_failure(name, told)) from error
             raise
         self._come(name)
