@@ -62,6 +62,16 @@ def test_bfloat16_agrees_with_bfloat16_on_one_rank(wrap: Wrap, two_ranks: RankPo
     assert_layout_parity(two_ranks, run, Parallelism(data=2), wrap=wrap, tolerance=0.15)
 
 
+@pytest.mark.parametrize("layout", ["tensor 2", "data 2", "pipeline 2"])
+def test_float16_agrees_and_learns_from_the_first_step(layout: str, two_ranks: RankPool) -> None:
+    """Until a step overflows and is left out, which a sum in another order may do a step earlier."""
+    run = replace(RUN, precision=Precision(params="float16"), train=replace(RUN.train, steps=8))
+    reference = reference_curve(two_ranks, run)
+    assert reference[0].grad_norm > 0
+    assert reference[-1].loss < reference[0].loss - 0.5
+    assert_layout_parity(two_ranks, run, LAYOUTS[layout], reference=reference, tolerance=1e-2)
+
+
 def test_training_learns(one_rank: list[CurvePoint]) -> None:
     """Equal curves prove nothing when nothing is learnt."""
     assert one_rank[-1].loss < one_rank[0].loss - 0.5

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
 
 
+# That of torch.amp.GradScaler. From the engine's 2**32 the first fifteen steps of a run in float16 only halve it.
+_FIRST_LOSS_SCALE = 2.0**16
+
+
 def make_optimizer(
     stages: Sequence[nn.Module],
     train: TrainConfig,
@@ -44,6 +48,7 @@ def make_optimizer(
         use_distributed_optimizer=_is_distributed(stages[0]),
         bf16=precision.params == "bfloat16",
         fp16=precision.params == "float16",
+        initial_loss_scale=_FIRST_LOSS_SCALE,
         params_dtype=getattr(torch, precision.params),
     )
     chunks: list[Any] = list(stages)
