@@ -65,6 +65,7 @@ def assert_layout_parity(
     wrap: Wrap | None = None,
     reference: list[CurvePoint] | None = None,
     tolerance: float = 1e-4,
+    relative: float = 0.0,
 ) -> None:
     """Train a run on a layout and on one rank, and compare every step on every rank.
 
@@ -75,6 +76,7 @@ def assert_layout_parity(
         wrap: How its stages become data-parallel; Megatron's DDP when None.
         reference: From `reference_curve`, to train it once for many layouts; trained here when None.
         tolerance: How far losses and gradient norms may lie apart.
+        relative: By which part of the one rank's value more; for formats shorter than float32.
 
     Raises:
         LayoutParityError: They lie further apart at some step.
@@ -83,9 +85,19 @@ def assert_layout_parity(
     laid_out = replace(run, parallelism=parallelism, wrap=wrap or MegatronDDP())
     for rank, found in enumerate(pool.run(train_curve, laid_out, ranks=parallelism.world_size())):
         for step, (here, there) in enumerate(zip(found, expected, strict=True), start=1):
-            apart = max(abs(here.loss - there.loss), abs(here.grad_norm - there.grad_norm))
-            if not apart <= tolerance:
+            beyond = [
+                name
+                for name in ("loss", "grad_norm")
+                if not _agree(getattr(here, name), getattr(there, name), tolerance, relative)
+            ]
+            if beyond:
                 raise LayoutParityError(
                     f"`{parallelism}` must train what one rank trains, but at step {step} on rank {rank} it has {here} "
-                    f"where one rank has {there}, which is {apart:.2e} apart; {tolerance:.0e} is allowed."
+                    f"where one rank has {there}; in {' and '.join(beyond)} they are further apart than {tolerance:.0e}"
+                    f"{f' + {relative:.0e} of it' if relative else ''}."
                 )
+
+
+def _agree(here: float, there: float, tolerance: float, relative: float) -> bool:
+    """Whether two values lie close enough; nan lies close to nothing."""
+    return abs(here - there) <= tolerance + relative * abs(there)
