@@ -80,11 +80,10 @@ def test_training_learns(one_rank: list[CurvePoint]) -> None:
 
 
 def test_a_difference_is_reported(one_rank: list[CurvePoint], two_ranks: RankPool) -> None:
-    """The check can fail, and names the step."""
-    run = replace(RUN, train=replace(RUN.train, steps=3))
-    other = [*one_rank[:2], replace_loss(one_rank[2])]
+    """The check can fail, and names the step and what differs there."""
+    other = [*one_rank[:2], replace_loss(one_rank[2]), *one_rank[3:]]
     with pytest.raises(LayoutParityError, match=r"at step 3 on rank 0 it has .* where one rank has .*; in loss they"):
-        assert_layout_parity(two_ranks, run, LAYOUTS["tensor 2"], reference=other)
+        assert_layout_parity(two_ranks, RUN, LAYOUTS["tensor 2"], reference=other)
 
 
 def test_nan_agrees_with_nothing(one_rank: list[CurvePoint], two_ranks: RankPool) -> None:
