@@ -1,11 +1,13 @@
 """Distributed building: process groups, stages, precision, wrapping, and a CPU runtime for the real engine.
 
 `initialize(parallelism)` joins the job and makes the groups, `build_stages` is the lifecycle that every family's
-builder runs, `cpu_runtime()` lets all of it run without a GPU.
+builder runs, `CompositeModelBuilder` builds several modules on ranks of their own, `cpu_runtime()` lets all of it run
+without a GPU.
 """
 
 from modelwright.distributed import _engine as _engine  # before anything else imports the engine
 from modelwright.distributed._checks import build_problems
+from modelwright.distributed._composite import CompositeModelBuilder
 from modelwright.distributed._context import context_positions
 from modelwright.distributed._cpu_runtime import CpuRuntimeError, cpu_runtime, device_runtime
 from modelwright.distributed._freeze import FreezeError, freeze, train_only
@@ -18,6 +20,8 @@ from modelwright.distributed._initialisation import (
 )
 from modelwright.distributed._lifecycle import build_stages
 from modelwright.distributed._meta import MetaBuild, MetaError
+from modelwright.distributed._module_groups import ModuleGroups, seed_random_states
+from modelwright.distributed._module_plan import CompositeError, ModulePlan
 from modelwright.distributed._precision import PrecisionError, in_precision
 from modelwright.distributed._stages import StageError, layers_of, staged_pattern
 from modelwright.distributed._together import BuildError
@@ -34,11 +38,15 @@ from modelwright.distributed._wrap import (
 
 __all__ = [
     "BuildError",
+    "CompositeError",
+    "CompositeModelBuilder",
     "CpuRuntimeError",
     "FreezeError",
     "InitialisationError",
     "MetaBuild",
     "MetaError",
+    "ModuleGroups",
+    "ModulePlan",
     "NormalInit",
     "PrecisionError",
     "StageError",
@@ -59,6 +67,7 @@ __all__ = [
     "layers_of",
     "load_whole_state",
     "local_shards",
+    "seed_random_states",
     "staged_pattern",
     "total_bytes",
     "total_parameters",

@@ -164,7 +164,7 @@ def _on_cpu(factory: Callable[..., Any]) -> Callable[..., Any]:
 def _process_groups() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
     """Groups whose backend is named outright."""
     dist = torch.distributed
-    for name in ("init_process_group", "new_group"):
+    for name in ("init_process_group", "new_group", "new_subgroups", "new_subgroups_by_enumeration"):
         yield dist, name, _over_gloo(getattr(dist, name))
 
 

@@ -9,6 +9,7 @@ import os
 
 import torch
 from megatron.core import parallel_state, tensor_parallel
+from megatron.core.pipeline_parallel.bridge_communicator import BridgeCommunicator
 from megatron.core.process_groups_config import ProcessGroupCollection
 
 from modelwright.config import Parallelism
@@ -34,10 +35,8 @@ def initialize(
     Raises:
         ConfigError: The number of processes is not a multiple of what the parallelism needs.
     """
-    parallelism.world_size(_launched())
-    cuda = torch.cuda.is_available()
-    if not torch.distributed.is_initialized():
-        _join(cuda=cuda, timeout=timeout)
+    parallelism.world_size(launched_ranks())
+    join(timeout)
     parallel_state.destroy_model_parallel()
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallelism.tensor,
@@ -46,7 +45,7 @@ def initialize(
         context_parallel_size=parallelism.context,
         expert_model_parallel_size=parallelism.expert,
         expert_tensor_parallel_size=parallelism.expert_tensor,
-        create_gloo_process_groups=cuda,
+        create_gloo_process_groups=torch.cuda.is_available(),
     )
     tensor_parallel.model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
     groups: ProcessGroupCollection = ProcessGroupCollection.use_mpu_process_groups()
@@ -58,6 +57,9 @@ def finalize() -> None:
     parallel_state.destroy_model_parallel()
     parallel_state.destroy_global_memory_buffer()
     if torch.distributed.is_initialized():
+        # The engine keeps the groups of its bridges by their ranks, and would take those of this job for the next one.
+        BridgeCommunicator.destroy_broadcast_pgs()
+        BridgeCommunicator.destroy_bridge_pgs()
         torch.distributed.destroy_process_group()
 
 
@@ -66,13 +68,22 @@ def virtual_stages(parallelism: Parallelism) -> int | None:
     return parallelism.virtual_pipeline if parallelism.virtual_pipeline > 1 else None
 
 
-def _launched() -> int:
+def launched_ranks() -> int:
+    """How many ranks the job has, or will have once it is joined."""
     if torch.distributed.is_initialized():
         return torch.distributed.get_world_size()
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _join(*, cuda: bool, timeout: datetime.timedelta) -> None:
+def join(timeout: datetime.timedelta) -> None:
+    """Join the job that this process was started in, or make it one of its own; nothing happens when it has joined.
+
+    Args:
+        timeout: After which a collective that waits for a dead rank fails.
+    """
+    if torch.distributed.is_initialized():
+        return
+    cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     backend = "nccl" if cuda else "gloo"

@@ -9,6 +9,7 @@ import contextlib
 import datetime
 import gc
 from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 import torch
 from megatron.core import tensor_parallel
@@ -54,7 +55,7 @@ def build_stages(
         hooks: Run in order, each in its phase.
         seed: What the initial values are a function of.
         meta: Build on the meta device first, so that no memory is taken before all of the model is known to stand.
-        ranks: Those of the job that build this model; all of it when None.
+        ranks: Those of the job that build this model; those of the groups when None.
         timeout: How long a rank waits for the others at the end of a phase.
 
     Returns:
@@ -65,7 +66,7 @@ def build_stages(
         HookError: A hook failed.
         WrapError: The wrap strategy does not fit the stages.
     """
-    together = Together(ranks, timeout=timeout)
+    together = Together(_ranks_of(pg_collection) if ranks is None else ranks, timeout=timeout)
     together.agree(
         "checks",
         build_problems(config, pg_collection, parallelism=parallelism, precision=precision, wrap=wrap),
@@ -94,6 +95,12 @@ def build_stages(
         stages = wrap_stages(wrap, stages, pg_collection)
     with together.phase("after_wrap"):
         return run_hooks(hooks, "after_wrap", stages, context)
+
+
+def _ranks_of(pg_collection: ProcessGroupCollection) -> list[int] | None:
+    """All ranks of the model: the engine has them in one group for its optimizer; None where it is not set."""
+    group: Any = pg_collection.intra_dist_opt  # typed as set
+    return None if group is None else torch.distributed.get_process_group_ranks(group)
 
 
 def _built(build_stage: StageFunction, virtual: int | None, *, meta: bool) -> list[nn.Module]:
