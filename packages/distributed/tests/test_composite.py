@@ -30,6 +30,7 @@ from modelwright.config import (
     config_class,
 )
 from modelwright.distributed import (
+    BuiltModule,
     CompositeError,
     CompositeModelBuilder,
     ModuleGroups,
@@ -219,7 +220,7 @@ def test_the_globals_of_the_engine_are_empty() -> None:
     assert parallel_state.get_global_memory_buffer() is not None
 
 
-def build(rank: int, modules: dict[str, ModulePlan]) -> dict[str, list[nn.Module]]:
+def build(rank: int, modules: dict[str, ModulePlan]) -> dict[str, BuiltModule]:
     join_as(rank)
     builder = CompositeModelBuilder(modules)
     return builder.build_distributed_models(builder.initialize())
@@ -235,7 +236,7 @@ def test_each_module_is_built_where_it_stands_by_its_own_plan() -> None:
     }
     built = {rank: build(rank, modules) for rank in (1, 3, 7)}
     assert {rank: list(models) for rank, models in built.items()} == {1: ["vision"], 3: ["audio"], 7: ["language"]}
-    (vision,), (audio,), (language,) = (stages for models in built.values() for stages in models.values())
+    (vision,), (audio,), (language,) = (module.stages for models in built.values() for module in models.values())
     assert [type(stage) for stage in (vision, audio, language)] == [
         DistributedDataParallel,
         TinyStage,

@@ -207,9 +207,13 @@ def test_groups_of_nccl_become_groups_of_gloo(by_name: bool) -> None:
         positional = () if by_name else ("nccl",)
         torch.distributed.init_process_group(*positional, store=store, rank=0, world_size=1, **backend)
         try:
-            group = torch.distributed.new_group([0], backend="nccl")
-            assert torch.distributed.get_backend() == "gloo"
-            assert torch.distributed.get_backend(group) == "gloo"
+            groups = [
+                torch.distributed.group.WORLD,
+                torch.distributed.new_group([0], backend="nccl"),
+                torch.distributed.new_subgroups(1, backend="nccl")[0],
+                torch.distributed.new_subgroups_by_enumeration([[0]], backend="nccl")[0],
+            ]
+            assert [torch.distributed.get_backend(group) for group in groups] == ["gloo"] * 4
         finally:
             torch.distributed.destroy_process_group()
 

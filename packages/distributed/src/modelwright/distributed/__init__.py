@@ -7,7 +7,7 @@ without a GPU.
 
 from modelwright.distributed import _engine as _engine  # before anything else imports the engine
 from modelwright.distributed._checks import build_problems
-from modelwright.distributed._composite import CompositeModelBuilder
+from modelwright.distributed._composite import BuiltModule, CompositeModelBuilder
 from modelwright.distributed._context import context_positions
 from modelwright.distributed._cpu_runtime import CpuRuntimeError, cpu_runtime, device_runtime
 from modelwright.distributed._freeze import FreezeError, freeze, train_only
@@ -38,6 +38,7 @@ from modelwright.distributed._wrap import (
 
 __all__ = [
     "BuildError",
+    "BuiltModule",
     "CompositeError",
     "CompositeModelBuilder",
     "CpuRuntimeError",

@@ -11,6 +11,7 @@ empty, so that a path of the engine which reads them fails instead of communicat
 
 import datetime
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import final
 
@@ -23,6 +24,17 @@ from modelwright.distributed._groups import join, launched_ranks
 from modelwright.distributed._module_groups import ModuleGroups, make_module_groups, seed_random_states
 from modelwright.distributed._module_plan import CompositeError, ModulePlan, check_plans
 from modelwright.distributed._together import DEFAULT_TIMEOUT, Together
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class BuiltModule:
+    """What a rank holds of one module."""
+
+    stages: list[nn.Module]
+    """Wrapped; the first virtual stage first."""
+    pg_collection: ProcessGroupCollection
+    """The process groups of this rank in the module."""
 
 
 @final
@@ -56,14 +68,14 @@ class CompositeModelBuilder:
         _renew_memory_buffer()
         return {name: make_module_groups(ranks, parallelism) for name, ranks, parallelism in places}
 
-    def build_distributed_models(self, groups: Mapping[str, ModuleGroups]) -> dict[str, list[nn.Module]]:
+    def build_distributed_models(self, groups: Mapping[str, ModuleGroups]) -> dict[str, BuiltModule]:
         """Make the modules that stand on this rank, each initialised and wrapped as its own plan says.
 
         Args:
             groups: What `initialize` returned.
 
         Returns:
-            The stages of each of these modules by its name, the first virtual stage first.
+            These modules by name.
 
         Raises:
             CompositeError: The groups are of other modules.
@@ -83,11 +95,12 @@ class CompositeModelBuilder:
             }
 
 
-def _build(plan: ModulePlan, pg_collection: ProcessGroupCollection) -> list[nn.Module]:
+def _build(plan: ModulePlan, pg_collection: ProcessGroupCollection) -> BuiltModule:
     seed_random_states(pg_collection, seed=plan.seed)
-    return builder_for(plan.config, builder=plan.builder, hooks=plan.hooks).build_distributed_models(
+    stages = builder_for(plan.config, builder=plan.builder, hooks=plan.hooks).build_distributed_models(
         pg_collection, parallelism=plan.parallelism, precision=plan.precision, wrap=plan.wrap, seed=plan.seed
     )
+    return BuiltModule(stages=stages, pg_collection=pg_collection)
 
 
 def _renew_memory_buffer() -> None:
