@@ -18,7 +18,7 @@ def logits(
     config: GPTModelConfig, parallelism: Parallelism, whole: dict[str, torch.Tensor], tokens_BS: torch.Tensor
 ) -> torch.Tensor:
     """Logits [b, s, v] of a model with the given whole weights, gathered over the tensor ranks."""
-    _quiet()
+    quiet()
     from modelwright.builders import builder_for
     from modelwright.distributed import initialize, load_whole_state
 
@@ -33,14 +33,15 @@ def logits(
     return answer
 
 
-def _quiet() -> None:
+def quiet() -> None:
+    """No warnings of the engine in the output of a failing test."""
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
 
 
 def losses_with_the_engines_sends(run: RunConfig) -> list[float]:
     """Train with the point-to-point communication that the engine's config has by default."""
-    _quiet()
+    quiet()
     from modelwright.builders import BuildContext, Hook
     from modelwright.distributed import engine_config, unwrapped
     from modelwright.training import train

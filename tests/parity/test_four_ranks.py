@@ -7,6 +7,7 @@ import pytest
 from modelwright.config import MegatronDDP, Parallelism, RunConfig, TorchFSDP2, TrainConfig
 from modelwright.testing import CurvePoint, RankPool, assert_layout_parity, reference_curve
 from tests.integration.jobs import TINY
+from tests.integration.modules import Place, assert_modules_agree
 
 RUN = RunConfig(model=TINY, train=TrainConfig(steps=20, micro_batch=2, global_batch=8, lr=1e-3))
 
@@ -20,6 +21,24 @@ FOUR_RANKS = {
     "context 2 × data 2": (Parallelism(context=2, data=2), MegatronDDP()),
     "tensor 2 × context 2": (Parallelism(tensor=2, context=2), MegatronDDP()),
     "pipeline 4": (Parallelism(pipeline=4), MegatronDDP()),
+}
+
+COMPOSITES: dict[str, dict[str, Place]] = {
+    "two pairs, one shared": {
+        "tensor": (range(2), Parallelism(tensor=2, sequence=True), MegatronDDP()),
+        "pipeline": (range(2, 4), Parallelism(pipeline=2), MegatronDDP()),
+        "data": (range(2), Parallelism(data=2), MegatronDDP(distributed_optimizer=True)),
+    },
+    "a pair between two": {
+        "first": (range(1), Parallelism(), MegatronDDP()),
+        "virtual": (range(1, 3), Parallelism(pipeline=2, virtual_pipeline=2), MegatronDDP(distributed_optimizer=True)),
+        "context": (range(1, 3), Parallelism(context=2), TorchFSDP2()),
+        "last": (range(3, 4), Parallelism(), TorchFSDP2()),
+    },
+    "one of two axes beside another": {
+        "pipelined": (range(4), Parallelism(tensor=2, pipeline=2), MegatronDDP()),
+        "copied": (range(4), Parallelism(tensor=2, data=2), MegatronDDP()),
+    },
 }
 
 
@@ -38,3 +57,8 @@ def one_rank(four_ranks: RankPool) -> list[CurvePoint]:
 def test_four_ranks_agree_with_one(layout: str, one_rank: list[CurvePoint], four_ranks: RankPool) -> None:
     parallelism, wrap = FOUR_RANKS[layout]
     assert_layout_parity(four_ranks, RUN, parallelism, wrap=wrap, reference=one_rank)
+
+
+@pytest.mark.parametrize("composite", COMPOSITES)
+def test_modules_of_a_composite_agree_with_one(composite: str, four_ranks: RankPool) -> None:
+    assert_modules_agree(four_ranks, COMPOSITES[composite])

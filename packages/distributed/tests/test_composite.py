@@ -252,6 +252,18 @@ def test_each_module_is_built_where_it_stands_by_its_own_plan() -> None:
     assert (context.parallelism, context.rank) == (Parallelism(tensor=2), 1)
 
 
+def test_a_module_that_leaves_its_tensor_group_to_the_globals_fails() -> None:
+    """As the documentation says of modules of one's own: the engine describes their shards by `tp_group`."""
+
+    class Forgetful(TinyBuilder):
+        @override
+        def build_model(self, pg_collection: ProcessGroupCollection, **options: Any) -> TinyStage:
+            return TinyStage(pg_collection)
+
+    with pytest.raises(AssertionError, match="tensor model parallel group is not initialized"):
+        build(0, {"one": plan(8, builder=Forgetful)})
+
+
 def test_random_states_are_those_of_the_place_in_the_module() -> None:
     def draw() -> torch.Tensor:
         with tensor_parallel.get_cuda_rng_tracker().fork():

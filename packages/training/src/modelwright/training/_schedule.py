@@ -8,6 +8,7 @@ import torch
 from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
 from megatron.core.distributed.data_parallel_base import _BaseDataParallel  # pyright: ignore[reportPrivateUsage]
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
@@ -66,7 +67,7 @@ def run_batch(
         forward_only: Leave out the backward passes.
 
     Returns:
-        The mean loss over the tokens of the batch, the same on every rank.
+        The mean loss over the tokens of the batch, the same on every rank of the model.
     """
     data_rank, data_size = pg_collection.dp.rank(), pg_collection.dp.size()
     share = list(micro_batches(batch, data_rank=data_rank, data_size=data_size, micro_batch=micro_batch))
@@ -82,8 +83,11 @@ def run_batch(
         seq_length=batch.tokens_BS.size(1),
         micro_batch_size=micro_batch,
         forward_only=forward_only,
+        # Without these two the engine takes the groups of its module globals.
+        p2p_communicator=P2PCommunicator(pg_collection.pp, engine_config(unwrapped(stages[0]))),
+        pg_collection=pg_collection,
     )
-    return _mean_over_ranks([entry["loss"] for entry in losses])
+    return _mean_over_ranks([entry["loss"] for entry in losses], pg_collection.intra_dist_opt)
 
 
 def _forward(batches: Iterator[Batch], stage: nn.Module, *, context: ProcessGroup) -> tuple[Tensor, Any]:
@@ -100,10 +104,10 @@ def _loss(losses_BS: Tensor, *, context_size: int) -> tuple[Tensor, dict[str, Te
     return loss / context_size, {"loss": loss.detach().clone()}
 
 
-def _mean_over_ranks(losses: list[Tensor]) -> float:
+def _mean_over_ranks(losses: list[Tensor], model_ranks: ProcessGroup) -> float:
     """Only the last pipeline stage has losses; every rank gets their mean."""
     total = torch.zeros(2, dtype=torch.float64, device=torch.cuda.current_device())
     for loss in losses:
         total += torch.stack([loss.double(), torch.ones_like(loss, dtype=torch.float64)])
-    torch.distributed.all_reduce(total)
+    torch.distributed.all_reduce(total, group=model_ranks)
     return float(total[0] / total[1])
