@@ -23,6 +23,7 @@ SHARED: dict[str, Place] = {
     "tensor": (BOTH, Parallelism(tensor=2, sequence=True), MegatronDDP()),
     "data": (BOTH, Parallelism(data=2), MegatronDDP(distributed_optimizer=True)),
     "sharded": (BOTH, Parallelism(data=2), TorchFSDP2()),
+    "sharded_again": (BOTH, Parallelism(data=2), TorchFSDP2()),
     "pipeline": (BOTH, Parallelism(pipeline=2), MegatronDDP()),
     "virtual": (BOTH, Parallelism(pipeline=2, virtual_pipeline=2), MegatronDDP()),
     "context": (BOTH, Parallelism(context=2), MegatronDDP()),

@@ -31,7 +31,8 @@ class FullyShardedStage(_BaseDataParallel):
         super().__init__(config=config, module=stage)
         self.ddp_config = DistributedDataParallelConfig()  # read by the engine's optimizer; nothing of it applies
         device = next(stage.parameters()).device.type
-        mesh = DeviceMesh.from_group(group, device)
+        # Torch takes meshes of the same ranks and names for one, and would go on with the first one's group.
+        mesh = DeviceMesh.from_group(group, device, mesh_dim_names=(f"data_{group.group_name}",))
         # fully_shard replaces the parameters, and with them the attributes that the engine reads.
         attributes = {name: dict(vars(parameter)) for name, parameter in stage.named_parameters()}
         for layer in _layers(stage):
