@@ -1,4 +1,4 @@
-"""`build_for_inference`: eval mode, no wrap, no gradients, and the logits of a model that is built for training."""
+"""What a build gives beside a model to train: one for inference with equal logits, and what hooks see of its stages."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -64,3 +64,28 @@ def test_the_logits_are_those_of_training_mode(two_ranks: RankPool, parallelism:
     for ours, theirs in held:
         assert torch.equal(ours, theirs)
     assert torch.allclose(torch.cat([ours for ours, _ in held], dim=-1), expected, atol=1e-5)
+
+
+def stages_that_hooks_see(parallelism: Parallelism) -> list[tuple[int, int, bool]]:
+    """On one rank: each stage by its number in the pipeline, its first layer, and whether it is the last."""
+    from modelwright.builders import BuildContext, Hook, builder_for
+    from modelwright.config import NoWrap
+    from modelwright.distributed import initialize
+
+    seen: list[tuple[int, int, bool]] = []
+
+    def look(stages: Any, context: BuildContext) -> None:
+        for number, stage in zip(context.stages, stages, strict=True):
+            seen.append((number, stage.decoder.layers[0].layer_number - 1, stage.post_process))
+
+    groups = initialize(parallelism)
+    builder = builder_for(TINY, hooks=[Hook(name="look", phase="before_wrap", function=look)])
+    builder.build_distributed_models(groups, parallelism=parallelism, precision=Precision(), wrap=NoWrap())
+    return seen
+
+
+def test_a_hook_knows_its_stages(two_ranks: RankPool) -> None:
+    assert two_ranks.run(stages_that_hooks_see, Parallelism(pipeline=2, virtual_pipeline=2)) == [
+        [(0, 0, False), (2, 4, False)],
+        [(1, 2, False), (3, 6, True)],
+    ]

@@ -79,7 +79,7 @@ def test_order_and_what_each_hook_sees(groups: ProcessGroupCollection) -> None:
     assert torch.equal(weight, final)
     assert (context.config, context.parallelism, context.precision) == (CONFIG, Parallelism(), Precision())
     assert context.pg_collection is groups
-    assert context.rank == 0
+    assert (context.rank, context.stages) == (0, (0,))
 
 
 @pytest.mark.parametrize("wrap", [NoWrap(), MegatronDDP(), MegatronDDP(broadcast_from_data_rank_0=True)])

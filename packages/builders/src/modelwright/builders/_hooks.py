@@ -39,6 +39,8 @@ class BuildContext:
     """The process groups of this rank."""
     rank: int
     """This process among all of the job."""
+    stages: tuple[int, ...] = (0,)
+    """Which stages of the whole pipeline the hook is given, from 0, in its order."""
 
 
 @dataclass(frozen=True, kw_only=True)

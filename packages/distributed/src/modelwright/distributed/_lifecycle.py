@@ -78,6 +78,7 @@ def build_stages(
         precision=precision,
         pg_collection=pg_collection,
         rank=torch.distributed.get_rank(),
+        stages=tuple(pg_collection.pp.rank() + i * parallelism.pipeline for i in range(parallelism.virtual_pipeline)),
     )
     with together.phase("build"), _no_collection():
         stages = _built(build_stage, virtual_stages(parallelism), meta=meta)
