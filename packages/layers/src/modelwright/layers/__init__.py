@@ -13,6 +13,7 @@ from modelwright.layers._backends import (
     missing_for_te,
     stack_spec,
 )
+from modelwright.layers._causal_conv import causal_conv, causal_conv_step
 from modelwright.layers._core_attention import SdpaCoreAttention
 from modelwright.layers._lora import ColumnLora, LinearSlot, LoraLinear, RowLora, with_lora
 from modelwright.layers._model import LanguageModelShape, build_stage
@@ -28,6 +29,7 @@ from modelwright.layers._specs import (
     SelfAttentionSpec,
     StackSpec,
 )
+from modelwright.layers._ssd import ssd_scan, ssd_step
 from modelwright.layers._stack_builder import StackModelBuilder
 from modelwright.layers._stack_registry import StackFunction, register_stack, registered_stack
 from modelwright.layers._weight_map import Entry, Heads, State, WeightMap, WeightMapError
@@ -65,6 +67,8 @@ __all__ = [
     "as_function_spec",
     "as_module_spec",
     "build_stage",
+    "causal_conv",
+    "causal_conv_step",
     "check_slots",
     "find_backend",
     "missing_for_te",
@@ -72,6 +76,8 @@ __all__ = [
     "register_stack",
     "registered_stack",
     "resolve",
+    "ssd_scan",
+    "ssd_step",
     "stack_spec",
     "with_lora",
 ]
