@@ -15,6 +15,7 @@ from modelwright.layers._backends import (
 )
 from modelwright.layers._causal_conv import causal_conv, causal_conv_step
 from modelwright.layers._core_attention import SdpaCoreAttention
+from modelwright.layers._gated_norm import GatedRMSNorm
 from modelwright.layers._lora import ColumnLora, LinearSlot, LoraLinear, RowLora, with_lora
 from modelwright.layers._model import LanguageModelShape, build_stage
 from modelwright.layers._norm import TorchNorm
@@ -45,6 +46,7 @@ __all__ = [
     "ColumnLora",
     "EngineFieldError",
     "Entry",
+    "GatedRMSNorm",
     "Heads",
     "LanguageModelShape",
     "LinearSlot",
