@@ -7,9 +7,12 @@ Dao and Gu 2024, "Transformers are SSMs", arXiv 2405.21060. Per head, with state
 Section 6 and listing 1 cut the sequence into chunks: matrix products inside each chunk (`_outputs`), one state per
 chunk (`_summed`), and a recurrence over the chunks alone (`_passed`). What is `[positions, positions]` per head lives
 for a few chunks at a time and is made anew in the backward pass, so memory grows with the length alone and the products
-stay in the cache. Decays are differences of sums of logarithms that never leave float64 unsplit: `_factors` gives the
-part that float32 cannot hold to factors per position. The logarithms are to base 2, whose exponential PyTorch computes
-several times faster on a CPU, where results underflow above all.
+stay in the cache.
+
+Decays are differences of logarithms summed in float64; what float32 cannot hold of them becomes a factor per position
+(`_factors`). The base is 2, whose exponential PyTorch computes several times faster on a CPU, above all where results
+underflow. What a position gives to itself knows no decay and stays apart, or the gradients of decays would be small
+differences of large sums.
 
 Dims inside: `c` chunks of `l` positions, `g` groups, `r` heads per group, `m` = b * c.
 """
@@ -93,7 +96,8 @@ def ssd_scan(  # noqa: PLR0917 - the kernel's arguments
     keys, queries = (_chunks(part, length, (g, state_size)) for part in (B, C))
     sequences = None if seq_idx is None else _chunks(seq_idx, length, (), last=True)
     y, final = cast("tuple[Tensor, Tensor]", _Scan.apply(values, steps, log, keys, queries, first, sequences))
-    y = _finished(y.reshape(b, -1, n, d)[:, :s], x, D, z)
+    itself = dt * (B.to(work) * C.to(work)).sum(-1).repeat_interleave(n // g, dim=2)
+    y = _finished(y.reshape(b, -1, n, d)[:, :s], x, _passing(itself, D), z)
     if not return_final_states:
         return y
     return y, final.permute(0, 1, 3, 4, 2).reshape(b, n, d, state_size).to(state_dtype or work)
@@ -188,9 +192,15 @@ def _steps(dt: Tensor, bias: Tensor | None, softened: bool, limits: tuple[float,
     return dt if limits == (-math.inf, math.inf) else dt.clamp(*limits)
 
 
-def _finished(y: Tensor, x: Tensor, D: Tensor | None, z: Tensor | None) -> Tensor:
-    if D is not None:
-        y = torch.addcmul(y, x.to(y.dtype), (D if D.dim() == 2 else D[:, None]).to(y.dtype))
+def _passing(itself: Tensor, D: Tensor | None) -> Tensor:
+    """What of each position's x goes to its own y, [b, s, n, 1 or d]."""
+    itself = itself[..., None]
+    return itself if D is None else itself + (D if D.dim() == 2 else D[:, None]).to(itself.dtype)
+
+
+def _finished(y: Tensor, x: Tensor, passing: Tensor | None, z: Tensor | None) -> Tensor:
+    if passing is not None:
+        y = torch.addcmul(y, x.to(y.dtype), passing.to(y.dtype))
     if z is not None:
         y = y * silu(z.to(y.dtype))
     return y.to(x.dtype)
@@ -237,7 +247,7 @@ def _factors(log: Tensor, sequences: Tensor | None, work: torch.dtype) -> _Facto
     lost = (log - rounded).to(work)
     enter, leave, total = (part.to(work).exp2() for part in (log, end - log, end))
     positions = torch.ones(log.size(2), log.size(2), dtype=torch.bool, device=log.device)
-    mask = torch.zeros(positions.shape, dtype=work, device=log.device).masked_fill_(positions.triu(1), -math.inf)
+    mask = torch.zeros(positions.shape, dtype=work, device=log.device).masked_fill_(positions.triu(), -math.inf)
     if sequences is not None:
         last = sequences[:, :, -1:]
         carried = torch.cat([sequences[:, :1, :1], last[:, :-1]], dim=1)
@@ -270,7 +280,7 @@ def _flat(x: Tensor, B: Tensor, C: Tensor, steps: Tensor, before: Tensor) -> _Pa
 
 
 class _Scan(torch.autograd.Function):
-    """The scan without `D` and gate, over chunks.
+    """What each position takes from those before it, over chunks.
 
     Takes x [b, c, l, g, r, d], dt [b, c, l, g, r], the logarithms of the decays to base 2 summed within each chunk (the
     shape of dt, float64), B and C [b, c, l, g, state], the first states [b, g, state, r, d], and sequences [b, c, l] or
@@ -353,13 +363,13 @@ def _by_head(values: Tensor, weights: Tensor) -> Tensor:
 
 
 def _decays(factors: _Factors) -> Tensor:
-    """From each position to each later one, [m, g, r, l, l]: the matrix L of section 6."""
+    """From each position to each later one, [m, g, r, l, l]: the matrix L of section 6 without its diagonal."""
     decays = factors.log[..., :, None] - factors.log[..., None, :]
     return decays.add_(factors.mask).exp2_()
 
 
 def _outputs(y: Tensor, parts: _Parts, factors: _Factors) -> None:
-    """Write y of some chunks: what they see in themselves, and the state before them."""
+    """Write y of some chunks: what positions see in their chunk, and the state before it."""
     keys, queries = parts.B.transpose(1, 2), parts.C.transpose(1, 2)
     mixing = _decays(factors).mul_((queries @ keys.mT)[:, :, None])
     inside = mixing @ _by_head(parts.x, parts.steps * factors.back)
