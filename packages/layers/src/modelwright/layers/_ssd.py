@@ -317,14 +317,16 @@ class _Scan(torch.autograd.Function):
         made = _Parts(*(torch.empty_like(part) for part in (x, B, C, dt, gafter)))
         steps = dt.flatten(0, 1)[..., None]
         parts = _flat(x, B, C, steps, before)
+        grown = torch.empty_like(dt)
         for block in _blocks(x):
             into = _Parts(*(part.flatten(0, 1)[block] for part in made))
             outer = gy.flatten(0, 1)[block], gafter.flatten(0, 1)[block]
             _gradients(into, *outer, parts.at(block), factors.at(block))
-        glog = (y * gy).sum(-1).double() - dt.double() * made.steps
+            torch.sum(y.flatten(0, 1)[block] * outer[0], -1, out=grown.flatten(0, 1)[block])
+        glog = grown.double() - dt.double() * made.steps
         if x.size(1):
-            after = torch.cat([before[:, 1:], final[:, None]], dim=1)
-            glog[:, :, -1] += (after * gafter).sum((3, 5))
+            glog[:, :-1, -1] += (before[:, 1:] * gafter[:, :-1]).sum((3, 5))
+            glog[:, -1, -1] += (final * gafter[:, -1]).sum((2, 4))
         return made.x, made.steps, glog * math.log(2), made.B, made.C, gfirst, None
 
 
