@@ -16,7 +16,7 @@ import math
 from collections.abc import Generator, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import torch
 from megatron.core.dist_checkpointing import ShardedTensor
@@ -111,11 +111,12 @@ def initialise_parameters(stages: Iterable[nn.Module], pg_collection: ProcessGro
         if not marked:
             continue
         drawn = dict.fromkeys(marked, 0)
+        tiles = _Tiles(next(iter(marked.values())).device)
         for shard, local in local_shards(stage, pg_collection):
             where = _storage(local)
             if where in marked:
                 columns = getattr(marked[where], "partition_dim", 0) == 1  # of the module, whatever the layout
-                _draw(shard, local, getattr(marked[where], _NOTE), seed, columns=columns)
+                _draw(shard, local, getattr(marked[where], _NOTE), seed, tiles, columns=columns)
                 drawn[where] += local.numel()
         _check_drawn(stage, drawn)
         for parameter in marked.values():
@@ -137,25 +138,48 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
+@final
+class _Tiles:
+    """Draws one tile after the other with one generator and through one buffer, which cost as much as the numbers."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._generator = torch.Generator(device)
+        self._buffer = torch.empty(0, device=device)
+
+    def draw(self, seed: int, std: float, out: Tensor) -> None:
+        """A whole tile, in place."""
+        self._generator.manual_seed(seed)
+        out.normal_(0.0, std, generator=self._generator)
+
+    def drawn(self, seed: int, std: float, size: list[int]) -> Tensor:
+        """A whole tile, until the next one is drawn."""
+        count = math.prod(size)
+        if self._buffer.numel() < count:
+            self._buffer = self._buffer.new_empty(count)
+        tile = self._buffer[:count].view(size)
+        self.draw(seed, std, tile)
+        return tile
+
+    def can_fill(self, out: Tensor) -> bool:
+        """Whether drawing in place gives the numbers that drawing into the buffer gives."""
+        return out.is_contiguous() and out.dtype == self._buffer.dtype
+
+
 @torch.no_grad()
-def _draw(shard: ShardedTensor, local: Tensor, init: NormalInit, seed: int, *, columns: bool) -> None:
+def _draw(shard: ShardedTensor, local: Tensor, init: NormalInit, seed: int, tiles: _Tiles, *, columns: bool) -> None:
     """Fill one local tensor with its part of the whole: axes put in front (experts) name it, the rest index it."""
     in_front = shard.prepend_axis_num
     name = ".".join([shard.key, *(str(i) for i in shard.global_offset[:in_front])])
     shape, offset = shard.global_shape[in_front:], shard.global_offset[in_front:]
     cuts = [_cuts(*dim) for dim in zip(shape, offset, local.shape, _tile(shape, columns=columns), strict=True)]
-    # One generator and one buffer for all tiles: making them anew would cost as much as the numbers.
-    generator = torch.Generator(local.device)
-    buffer = torch.empty(math.prod(max(cut.size for cut in dim) for dim in cuts), device=local.device)
     for tile in itertools.product(*cuts):
-        generator.manual_seed(_tile_seed(seed, name, tile))
+        tile_seed = _tile_seed(seed, name, tile)
         here = local[tuple(cut.here for cut in tile)]
-        if all(cut.whole for cut in tile) and here.is_contiguous() and here.dtype == buffer.dtype:
-            here.normal_(0.0, init.std, generator=generator)
-            continue
-        size = [cut.size for cut in tile]
-        whole = buffer[: math.prod(size)].view(size).normal_(0.0, init.std, generator=generator)
-        here.copy_(whole[tuple(cut.within for cut in tile)])
+        if all(cut.whole for cut in tile) and tiles.can_fill(here):
+            tiles.draw(tile_seed, init.std, here)
+        else:
+            whole = tiles.drawn(tile_seed, init.std, [cut.size for cut in tile])
+            here.copy_(whole[tuple(cut.within for cut in tile)])
 
 
 def _tile(shape: tuple[int, ...], *, columns: bool) -> list[int]:

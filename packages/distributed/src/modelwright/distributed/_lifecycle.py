@@ -29,6 +29,19 @@ from modelwright.distributed._wrap import wrap_stages
 type StageFunction = Callable[[int | None], nn.Module]
 
 
+@contextlib.contextmanager
+def _collector_paused() -> Generator[None]:
+    """Without Python's garbage collector: a build makes much that lasts and little garbage."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_collector_paused()
 def build_stages(
     build_stage: StageFunction,
     *,
@@ -80,9 +93,9 @@ def build_stages(
         rank=torch.distributed.get_rank(),
         stages=tuple(pg_collection.pp.rank() + i * parallelism.pipeline for i in range(parallelism.virtual_pipeline)),
     )
-    with together.phase("build"), _no_collection():
+    with together.phase("build"):
         stages = _built(build_stage, virtual_stages(parallelism), meta=meta)
-    with together.phase("initialise"), _no_collection():
+    with together.phase("initialise"):
         check_patterns(stages, precision, pg_collection.pp)
         kept = [kept_in_float32(stage, precision) for stage in stages]
         initialise_parameters(stages, pg_collection, seed=seed)
@@ -121,15 +134,3 @@ def _built(build_stage: StageFunction, virtual: int | None, *, meta: bool) -> li
             stages = build()
     record.materialise(stages)
     return stages
-
-
-@contextlib.contextmanager
-def _no_collection() -> Generator[None]:
-    """Without Python's garbage collector, which walks through all that the engine's import made: 0.2 s each time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
