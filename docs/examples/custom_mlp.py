@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from modelwright.config import RunConfig, TrainConfig
 from modelwright.distributed import device_runtime, finalize
 from modelwright.gpt import GPTModelConfig
-from modelwright.gpt.builder import gpt_stack
-from modelwright.layers import MlpLayerSpec, StackSpec, register_stack
+from modelwright.layers import MlpLayerSpec, StackSpec, decoder_stack, register_stack
 from modelwright.protocols import MlpBuilder
 from modelwright.training import StepRecord, train
 
@@ -56,7 +55,7 @@ MODEL = GPTModelConfig(num_layers=2, hidden_size=64, num_attention_heads=4, voca
 
 def low_rank_stack(config: GPTModelConfig) -> StackSpec:
     """The GPT's own parts, with our MLP in the `mlp` slot."""
-    return replace(gpt_stack(config), mlp=MlpLayerSpec(mlp=low_rank_mlp))
+    return replace(decoder_stack(config), mlp=MlpLayerSpec(mlp=low_rank_mlp))
 
 
 # With this, a file may say `stack: low_rank` and the command line `--import custom_mlp`.

@@ -46,15 +46,14 @@ def train_with(project: str) -> tuple[list[float], list[str]]:
     from modelwright.config import RunConfig, TrainConfig
     from modelwright.distributed import initialize
     from modelwright.gpt import GPTModelConfig
-    from modelwright.gpt.builder import gpt_stack
-    from modelwright.layers import AttentionLayerSpec, MlpLayerSpec, SelfAttentionSpec
+    from modelwright.layers import AttentionLayerSpec, MlpLayerSpec, SelfAttentionSpec, decoder_stack
     from modelwright.training import builder_of, train
 
     part = getattr(importlib.import_module(project), importlib.import_module(project).__all__[0])
     model = GPTModelConfig(
         num_layers=2, hidden_size=64, num_attention_heads=4, num_query_groups=2, vocab_size=256, seq_length=32
     )
-    stock = gpt_stack(model)
+    stock = decoder_stack(model)
     if project == "gated_mlp":
         spec = replace(stock, mlp=MlpLayerSpec(mlp=part))
     elif project == "sliding_window":

@@ -21,11 +21,10 @@ type Curve = list[tuple[float, float]]
 def adapted() -> dict[str, Any]:
     """What `train` and `builder_for` are given to train adapters in every linear and nothing else."""
     from modelwright.distributed import train_only
-    from modelwright.gpt.builder import gpt_stack
-    from modelwright.layers import with_lora
+    from modelwright.layers import decoder_stack, with_lora
 
     return {
-        "spec": with_lora(gpt_stack(TINY), rank=4, alpha=8, slots=SLOTS),
+        "spec": with_lora(decoder_stack(TINY), rank=4, alpha=8, slots=SLOTS),
         "hooks": [train_only("*.lora_?")],
     }
 

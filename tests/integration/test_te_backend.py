@@ -50,11 +50,10 @@ type Curve = list[tuple[float, float]]
 
 
 def spec_of(config: GPTModelConfig, *, fused: bool) -> Any:
-    from modelwright.gpt.builder import gpt_stack
-    from modelwright.layers import TORCH
+    from modelwright.layers import TORCH, decoder_stack
     from tests.integration.te_parts import STAND_IN
 
-    return gpt_stack(config, STAND_IN if fused else TORCH)
+    return decoder_stack(config, STAND_IN if fused else TORCH)
 
 
 def curve(run: RunConfig, fused: bool, folder: Path | None = None, resume: Path | None = None) -> Curve:

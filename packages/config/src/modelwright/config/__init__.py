@@ -22,6 +22,7 @@ from modelwright.config._activations import (
 from modelwright.config._base import Config, config_class, replace
 from modelwright.config._by_kind import OneOf, quoted_list
 from modelwright.config._codec import dumps, fingerprint, load, loads, migrate, save
+from modelwright.config._decoder import DecoderConfig
 from modelwright.config._diff import ABSENT, Difference, diff
 from modelwright.config._errors import ConfigError, Problem
 from modelwright.config._frozen import FrozenMapping, PlainValue
@@ -59,6 +60,7 @@ __all__ = [
     "Converted",
     "CosineSchedule",
     "Count",
+    "DecoderConfig",
     "Difference",
     "Fraction",
     "FrozenMapping",

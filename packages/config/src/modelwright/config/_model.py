@@ -17,7 +17,7 @@ __all__ = ["ModelConfig"]
 
 @config_class
 class ModelConfig(Config):
-    """What a model is: frozen inputs, no torch, nothing derived. A family's config inherits from this and nothing else.
+    """What a model is: frozen inputs, no torch, nothing derived. Every family's config inherits from it.
 
     `kind`, `version` and `builder` belong to the class. They never come from data, so a file cannot name code.
     """

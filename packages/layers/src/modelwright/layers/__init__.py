@@ -15,6 +15,7 @@ from modelwright.layers._backends import (
 )
 from modelwright.layers._causal_conv import causal_conv, causal_conv_step
 from modelwright.layers._core_attention import SdpaCoreAttention
+from modelwright.layers._decoder_builder import DecoderModelBuilder, decoder_stack
 from modelwright.layers._gated_norm import GatedRMSNorm
 from modelwright.layers._lora import ColumnLora, LinearSlot, LoraLinear, RowLora, with_lora
 from modelwright.layers._model import LanguageModelShape, build_stage
@@ -44,6 +45,7 @@ __all__ = [
     "Backend",
     "ColumnLinearBuilder",
     "ColumnLora",
+    "DecoderModelBuilder",
     "EngineFieldError",
     "Entry",
     "GatedRMSNorm",
@@ -72,6 +74,7 @@ __all__ = [
     "causal_conv",
     "causal_conv_step",
     "check_slots",
+    "decoder_stack",
     "find_backend",
     "missing_for_te",
     "register_activation",
