@@ -14,7 +14,9 @@ from modelwright.distributed._freeze import FreezeError, freeze, train_only
 from modelwright.distributed._groups import finalize, initialize, virtual_stages
 from modelwright.distributed._initialisation import (
     InitialisationError,
+    LayoutFreeInit,
     NormalInit,
+    UniformInit,
     deferred_initialisation,
     initialise_parameters,
 )
@@ -44,6 +46,7 @@ __all__ = [
     "CpuRuntimeError",
     "FreezeError",
     "InitialisationError",
+    "LayoutFreeInit",
     "MetaBuild",
     "MetaError",
     "ModuleGroups",
@@ -51,6 +54,7 @@ __all__ = [
     "NormalInit",
     "PrecisionError",
     "StageError",
+    "UniformInit",
     "WholeStateError",
     "WrapError",
     "build_problems",

@@ -3,20 +3,21 @@
 A parameter's values are a function of the seed, its name in the whole model and the index of each element, so that one
 rank, tensor 2 and pipeline 2 start from the same model. The engine calls `init_method(weight)` on the local shard of
 each weight; `NormalInit`, which `resolve` passes as that method, only notes its distribution there while
-`deferred_initialisation` lasts. `initialise_parameters` then draws: the engine's sharded state dictionary says which
-part of which whole parameter every local tensor is (SwiGLU's fc1 is two parts), the whole is drawn in tiles, each from
-a generator of its own, and the part is cut out of the tiles that it overlaps, so that no rank ever holds more than one
-tile of what it does not own.
+`deferred_initialisation` lasts, and a part that wants another distribution calls a `LayoutFreeInit` of its own.
+`initialise_parameters` then draws: the engine's sharded state dictionary says which part of which whole parameter every
+local tensor is (SwiGLU's fc1 is two parts), the whole is drawn in tiles, each from a generator of its own, and the part
+is cut out of the tiles that it overlaps, so that no rank ever holds more than one tile of what it does not own.
 """
 
+import abc
 import contextlib
 import hashlib
 import itertools
 import math
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import NamedTuple, final, override
 
 import torch
 from megatron.core.dist_checkpointing import ShardedTensor
@@ -38,15 +39,17 @@ _NOTE = "modelwright_init"
 _deferred: ContextVar[list[Tensor] | None] = ContextVar("deferred", default=None)
 
 
-@dataclass(frozen=True)
-class NormalInit:
-    """A normal distribution around 0, as the engine's `init_method`.
+class LayoutFreeInit(abc.ABC):
+    """A distribution of initial values, element by element, as the engine's `init_method`."""
 
-    Args:
-        std: Standard deviation.
-    """
+    @abc.abstractmethod
+    def draw(self, out: Tensor, generator: torch.Generator | None) -> None:
+        """Fill a tensor.
 
-    std: float
+        Args:
+            out: Any shape; changed in place.
+            generator: What is drawn from; torch's own when None.
+        """
 
     def __call__(self, weight: Tensor) -> Tensor:
         """Note the distribution on `weight` while initialisation is deferred, else draw now.
@@ -61,8 +64,48 @@ class NormalInit:
         if marked is not None:
             setattr(weight, _NOTE, self)
             marked.append(weight)
-            return weight
-        return nn.init.normal_(weight, mean=0.0, std=self.std)
+        else:
+            with torch.no_grad():
+                self.draw(weight, None)
+        return weight
+
+
+@final
+@dataclass(frozen=True)
+class NormalInit(LayoutFreeInit):
+    """A normal distribution around 0.
+
+    Args:
+        std: Standard deviation.
+    """
+
+    std: float
+
+    @override
+    def draw(self, out: Tensor, generator: torch.Generator | None) -> None:
+        out.normal_(0.0, self.std, generator=generator)
+
+
+@final
+@dataclass(frozen=True)
+class UniformInit(LayoutFreeInit):
+    """A uniform distribution, and a function of it.
+
+    Args:
+        low: The least value.
+        high: No value is above it.
+        then: Makes the initial values of what was drawn, element by element; None for the identity.
+    """
+
+    low: float
+    high: float
+    then: Callable[[Tensor], Tensor] | None = None
+
+    @override
+    def draw(self, out: Tensor, generator: torch.Generator | None) -> None:
+        out.uniform_(self.low, self.high, generator=generator)
+        if self.then is not None:
+            out.copy_(self.then(out))
 
 
 @contextlib.contextmanager
@@ -107,7 +150,7 @@ def initialise_parameters(stages: Iterable[nn.Module], pg_collection: ProcessGro
         InitialisationError: A stage does not describe all of a parameter that is marked.
     """
     for stage in stages:
-        marked = {_storage(p): p for p in stage.parameters() if isinstance(getattr(p, _NOTE, None), NormalInit)}
+        marked = {_storage(p): p for p in stage.parameters() if isinstance(getattr(p, _NOTE, None), LayoutFreeInit)}
         if not marked:
             continue
         drawn = dict.fromkeys(marked, 0)
@@ -146,18 +189,18 @@ class _Tiles:
         self._generator = torch.Generator(device)
         self._buffer = torch.empty(0, device=device)
 
-    def draw(self, seed: int, std: float, out: Tensor) -> None:
+    def draw(self, seed: int, init: LayoutFreeInit, out: Tensor) -> None:
         """A whole tile, in place."""
         self._generator.manual_seed(seed)
-        out.normal_(0.0, std, generator=self._generator)
+        init.draw(out, self._generator)
 
-    def drawn(self, seed: int, std: float, size: list[int]) -> Tensor:
+    def drawn(self, seed: int, init: LayoutFreeInit, size: list[int]) -> Tensor:
         """A whole tile, until the next one is drawn."""
         count = math.prod(size)
         if self._buffer.numel() < count:
             self._buffer = self._buffer.new_empty(count)
         tile = self._buffer[:count].view(size)
-        self.draw(seed, std, tile)
+        self.draw(seed, init, tile)
         return tile
 
     def can_fill(self, out: Tensor) -> bool:
@@ -166,7 +209,9 @@ class _Tiles:
 
 
 @torch.no_grad()
-def _draw(shard: ShardedTensor, local: Tensor, init: NormalInit, seed: int, tiles: _Tiles, *, columns: bool) -> None:
+def _draw(
+    shard: ShardedTensor, local: Tensor, init: LayoutFreeInit, seed: int, tiles: _Tiles, *, columns: bool
+) -> None:
     """Fill one local tensor with its part of the whole: axes put in front (experts) name it, the rest index it."""
     in_front = shard.prepend_axis_num
     name = ".".join([shard.key, *(str(i) for i in shard.global_offset[:in_front])])
@@ -176,9 +221,9 @@ def _draw(shard: ShardedTensor, local: Tensor, init: NormalInit, seed: int, tile
         tile_seed = _tile_seed(seed, name, tile)
         here = local[tuple(cut.here for cut in tile)]
         if all(cut.whole for cut in tile) and tiles.can_fill(here):
-            tiles.draw(tile_seed, init.std, here)
+            tiles.draw(tile_seed, init, here)
         else:
-            whole = tiles.drawn(tile_seed, init.std, [cut.size for cut in tile])
+            whole = tiles.drawn(tile_seed, init, [cut.size for cut in tile])
             here.copy_(whole[tuple(cut.within for cut in tile)])
 
 
