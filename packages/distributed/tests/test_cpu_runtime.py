@@ -16,6 +16,7 @@ without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="the runtime 
 # What entering the runtime imports sets attributes of torch by itself, once.
 import_module("megatron.core.models.hybrid.hybrid_model")
 random: Any = import_module("megatron.core.tensor_parallel.random")
+dispatcher: Any = import_module("megatron.core.transformer.moe.token_dispatcher")
 
 OWNERS: dict[str, Any] = {
     "torch": torch,
@@ -24,6 +25,7 @@ OWNERS: dict[str, Any] = {
     "torch.nn.Module": torch.nn.Module,
     "torch.distributed": torch.distributed,
     "megatron.core.tensor_parallel.random": random,
+    "megatron.core.transformer.moe.token_dispatcher": dispatcher,
 }
 FACTORIES: dict[str, tuple[Any, ...]] = {
     "arange": (3,),
@@ -186,6 +188,17 @@ def test_moves_to_cuda_stay() -> None:
         assert tensor.cuda() is tensor
         assert tensor.cuda(0, non_blocking=True) is tensor
         assert module.cuda() is module
+
+
+@without_gpu
+def test_sizes_of_an_all_to_all_are_arrays_as_they_are_from_a_gpu() -> None:
+    sizes = torch.tensor([3, 5])
+    with cpu_runtime():
+        assert dispatcher.maybe_move_tensor_to_cpu(sizes, as_numpy=True).tolist() == [3, 5]
+        assert not torch.is_tensor(dispatcher.maybe_move_tensor_to_cpu(sizes, as_numpy=True))
+        assert dispatcher.maybe_move_tensor_to_cpu(sizes) is sizes
+        assert dispatcher.maybe_move_tensor_to_cpu(None, as_numpy=True) is None
+    assert dispatcher.maybe_move_tensor_to_cpu(sizes, as_numpy=True) is sizes
 
 
 @without_gpu

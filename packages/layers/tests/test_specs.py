@@ -9,11 +9,32 @@ import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import Tensor, nn
 
-from modelwright.layers import AttentionLayerSpec, MlpLayerSpec, MlpSpec, SelfAttentionSpec, StackSpec, TorchNorm
+from modelwright.layers import (
+    AttentionLayerSpec,
+    MlpLayerSpec,
+    MlpSpec,
+    MoeLayerSpec,
+    MoeSpec,
+    SelfAttentionSpec,
+    SequentialExpertsSpec,
+    SharedExpertsSpec,
+    StackSpec,
+    TorchNorm,
+)
 from modelwright.protocols import ConformanceError, ModelwrightError
 from packages.layers.tests.toy import ToyBuilder, ToyConfig, build
 
-SPECS = (SelfAttentionSpec, MlpSpec, AttentionLayerSpec, MlpLayerSpec, StackSpec)
+SPECS = (
+    SelfAttentionSpec,
+    MlpSpec,
+    AttentionLayerSpec,
+    MlpLayerSpec,
+    SequentialExpertsSpec,
+    SharedExpertsSpec,
+    MoeSpec,
+    MoeLayerSpec,
+    StackSpec,
+)
 
 
 class WrongMlp(nn.Module):

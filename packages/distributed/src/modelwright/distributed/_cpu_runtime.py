@@ -187,7 +187,21 @@ def _engine() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
 
     yield random, "_get_cuda_rng_state", _rng_state
     yield random, "_set_cuda_rng_state", _set_rng_state
+    dispatcher = import_module("megatron.core.transformer.moe.token_dispatcher")
+    yield dispatcher, "maybe_move_tensor_to_cpu", _on_the_host(dispatcher.maybe_move_tensor_to_cpu)
     yield torch.Tensor, "type", _cuda_type_name(torch.Tensor.type)
+
+
+def _on_the_host(move: Callable[..., Any]) -> Callable[..., Any]:
+    """What all-to-all reads as sizes becomes an array only on its way from a GPU; a tensor it would not take."""
+
+    @functools.wraps(move)
+    def moved(tensor: Any, **options: Any) -> Any:
+        if options.get("as_numpy") and isinstance(tensor, torch.Tensor) and not tensor.is_cuda:
+            return tensor.numpy()
+        return move(tensor, **options)
+
+    return moved
 
 
 def _cuda_type_name(tensor_type: Callable[..., Any]) -> Callable[..., Any]:

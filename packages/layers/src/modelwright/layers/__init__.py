@@ -19,6 +19,7 @@ from modelwright.layers._decoder_builder import DecoderModelBuilder, decoder_sta
 from modelwright.layers._gated_norm import GatedRMSNorm
 from modelwright.layers._lora import ColumnLora, LinearSlot, LoraLinear, RowLora, with_lora
 from modelwright.layers._model import LanguageModelShape, build_stage
+from modelwright.layers._moe_spec import MoeLayerSpec, MoeSpec, SequentialExpertsSpec, SharedExpertsSpec
 from modelwright.layers._norm import TorchNorm
 from modelwright.layers._resolve import EngineFieldError, resolve
 from modelwright.layers._rotary import ScaledRotaryEmbedding
@@ -55,10 +56,14 @@ __all__ = [
     "LoraLinear",
     "MlpLayerSpec",
     "MlpSpec",
+    "MoeLayerSpec",
+    "MoeSpec",
     "RowLora",
     "ScaledRotaryEmbedding",
     "SdpaCoreAttention",
     "SelfAttentionSpec",
+    "SequentialExpertsSpec",
+    "SharedExpertsSpec",
     "StackFunction",
     "StackModelBuilder",
     "StackSpec",

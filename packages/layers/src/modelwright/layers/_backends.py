@@ -19,6 +19,7 @@ from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinea
 from megatron.core.transformer.identity_op import IdentityOp
 
 from modelwright.layers._core_attention import SdpaCoreAttention
+from modelwright.layers._moe_spec import MoeLayerSpec, MoeSpec, SequentialExpertsSpec, SharedExpertsSpec
 from modelwright.layers._norm import TorchNorm
 from modelwright.layers._slots import as_engine
 from modelwright.layers._specs import AttentionLayerSpec, MlpLayerSpec, MlpSpec, SelfAttentionSpec, StackSpec
@@ -77,6 +78,8 @@ class Backend:
     """What stands in the slot of a norm before `norm_linear`; the identity where the two are one part."""
     norm_linear: ColumnLinearBuilder = ColumnParallelLinear
     """Splits its output over the tensor ranks; follows a norm, or holds it."""
+    column_linear: ColumnLinearBuilder = ColumnParallelLinear
+    """Splits its output over the tensor ranks; stands alone."""
     row_linear: LinearProjBuilder = RowParallelLinear
     """Splits its input over the tensor ranks."""
     core_attention: CoreAttentionBuilder = SdpaCoreAttention
@@ -110,7 +113,16 @@ def stack_spec(backend: Backend = TORCH, *, qk_norm: bool = False) -> StackSpec:
             pre_mlp_layernorm=backend.norm_before_linear,
             mlp=MlpSpec(linear_fc1=backend.norm_linear, linear_fc2=backend.row_linear),
         ),
+        moe=MoeLayerSpec(pre_mlp_layernorm=backend.norm, mlp=_moe(backend)),
         final_norm=backend.norm,
+    )
+
+
+def _moe(backend: Backend) -> MoeSpec:
+    """Behind a router there is no norm to hold, so its linears are plain."""
+    return MoeSpec(
+        experts=SequentialExpertsSpec(linear_fc1=backend.column_linear, linear_fc2=backend.row_linear),
+        shared_experts=SharedExpertsSpec(linear_fc1=backend.column_linear, linear_fc2=backend.row_linear),
     )
 
 
@@ -165,6 +177,7 @@ def _te() -> Backend:
         norm=as_engine(transformer_engine.TENorm),
         norm_before_linear=as_engine(IdentityOp),
         norm_linear=as_engine(transformer_engine.TELayerNormColumnParallelLinear),
+        column_linear=as_engine(transformer_engine.TEColumnParallelLinear),
         row_linear=as_engine(transformer_engine.TERowParallelLinear),
         core_attention=as_engine(transformer_engine.TEDotProductAttention),
     )

@@ -7,11 +7,10 @@ its default; a builder that does not fit its slot is refused when the spec is ma
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from megatron.core.fusions import fused_bias_dropout
 from megatron.core.models.hybrid.hybrid_block import HybridStack, HybridStackSubmodules
 from megatron.core.ssm.mlp_layer import MLPLayer
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
@@ -20,7 +19,9 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
+from modelwright.layers._bias_dropout_add import bias_dropout_add
 from modelwright.layers._core_attention import SdpaCoreAttention
+from modelwright.layers._moe_spec import MoeLayerSpec
 from modelwright.layers._norm import TorchNorm
 from modelwright.layers._slots import as_engine, as_function_spec, as_module_spec, check_slots
 from modelwright.protocols import (
@@ -37,6 +38,7 @@ from modelwright.protocols import (
     MlpLayerBuilder,
     MlpLayerInterface,
     ModelwrightError,
+    MoeLayerBuilder,
     NormBuilder,
     OutputLayerBuilder,
     RotaryEmbeddingBuilder,
@@ -57,8 +59,6 @@ FUSED_NAMES: Mapping[str, str] = MappingProxyType(
     }
 )
 """Where a linear holds the weights of the norm before it, and the name of a norm of its own; both begin names."""
-
-_bias_dropout_add: BiasDropoutAddBuilder = as_engine(fused_bias_dropout.get_bias_dropout_add)  # pyright: ignore[reportUnknownArgumentType]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +168,7 @@ class AttentionLayerSpec:
     """Before the attention."""
     self_attention: SelfAttentionBuilder = SelfAttentionSpec()
     """The attention with its projections."""
-    self_attn_bda: BiasDropoutAddBuilder = _bias_dropout_add
+    self_attn_bda: BiasDropoutAddBuilder = bias_dropout_add
     """Bias, dropout and residual add after it."""
 
     def __post_init__(self) -> None:
@@ -215,7 +215,7 @@ class MlpLayerSpec:
     """Before the MLP."""
     mlp: MlpBuilder = MlpSpec()
     """The MLP."""
-    mlp_bda: BiasDropoutAddBuilder = _bias_dropout_add
+    mlp_bda: BiasDropoutAddBuilder = bias_dropout_add
     """Bias, dropout and residual add after it."""
 
     def __post_init__(self) -> None:
@@ -258,6 +258,8 @@ class StackSpec:
     """Symbol `*`."""
     mlp: MlpLayerBuilder = MlpLayerSpec()
     """Symbol `-`."""
+    moe: MoeLayerBuilder = field(default_factory=MoeLayerSpec)
+    """Symbol `E`."""
     final_norm: NormBuilder = TorchNorm
     """After the last layer."""
     embedding: EmbeddingBuilder | None = None
@@ -288,7 +290,11 @@ class StackSpec:
         """
         stack = HybridStack(
             config,
-            HybridStackSubmodules(attention_layer=as_module_spec(self.attention), mlp_layer=as_module_spec(self.mlp)),
+            HybridStackSubmodules(
+                attention_layer=as_module_spec(self.attention),
+                mlp_layer=as_module_spec(self.mlp),
+                moe_layer=as_module_spec(self.moe),
+            ),
             pre_process=pre_process,
             layer_type_list=layer_type_list,
             pp_layer_offset=pp_layer_offset,
