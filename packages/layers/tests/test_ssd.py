@@ -85,6 +85,19 @@ def test_gradients_against_those_of_the_recurrence(shape: tuple[int, ...]) -> No
         assert torch.allclose(one, other, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("which", [0, 1, 3, 4], ids=["x", "dt", "B", "C"])
+def test_gradients_of_a_part_whose_memory_is_in_another_order(which: int) -> None:
+    """A mixer's parts come from a projection with the sequence first."""
+    parts = [part.requires_grad_() for part in inputs(2, 6, 4, 3, 2, 5)]
+    turned = list(parts)
+    turned[which] = parts[which].transpose(0, 1).contiguous().transpose(0, 1)
+    y, _ = scan_both(*parts, 3)
+    wanted = torch.autograd.grad(y.square().sum(), parts)
+    again, _ = scan_both(*turned, 3)
+    for got, expected in zip(torch.autograd.grad(again.square().sum(), parts), wanted, strict=True):
+        assert torch.allclose(got, expected, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("D_shape", [(4,), (4, 3)])
 def test_options(D_shape: tuple[int, ...]) -> None:
     x, dt, A, B, C = inputs(2, 7, 4, 3, 2, 5)

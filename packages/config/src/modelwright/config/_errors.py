@@ -32,6 +32,9 @@ class Problem:
     source: str | None = None
     """Where the value came from: a file name, or an override as it was written."""
 
+    excerpt: tuple[str, int] | None = None
+    """A printable value and an index in it, shown below the message with a caret at the index."""
+
     def __post_init__(self) -> None:
         """Keep the message to its line: what a file holds may stand in it, a key with a line break too."""
         if not self.message.isprintable():
@@ -39,12 +42,21 @@ class Problem:
             object.__setattr__(self, "message", one_line)
 
     def __str__(self) -> str:
-        """`FILE:LINE:COLUMN: message`, with as much of the place as is known."""
+        """`FILE:LINE:COLUMN: message`, with as much of the place as is known, and the excerpt with its caret below."""
         place = self.source or ("line" if self.line is not None else "")
         if self.line is not None:
             place += f":{self.line}" if self.source else f" {self.line}"
             place += f":{self.column}" if self.column is not None else ""
-        return f"{place}: {self.message}" if place else self.message
+        return (f"{place}: {self.message}" if place else self.message) + self._marked()
+
+    def _marked(self) -> str:
+        """The excerpt, of a long one what is near the index, and the caret."""
+        if self.excerpt is None:
+            return ""
+        text, index = self.excerpt
+        start = max(0, index - 30)
+        shown = "".join(one if one.isprintable() else "?" for one in text[start : index + 30])
+        return f"\n    {shown}\n    {' ' * (index - start)}^"
 
     def under(self, section: str) -> "Problem":
         """The same problem, seen from one section further out.

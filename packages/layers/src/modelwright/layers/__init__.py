@@ -10,6 +10,7 @@ from modelwright.layers._backends import (
     Backend,
     ColumnLinearBuilder,
     find_backend,
+    mamba_layer_spec,
     missing_for_te,
     stack_spec,
 )
@@ -18,6 +19,9 @@ from modelwright.layers._core_attention import SdpaCoreAttention
 from modelwright.layers._decoder_builder import DecoderModelBuilder, decoder_stack
 from modelwright.layers._gated_norm import GatedRMSNorm
 from modelwright.layers._lora import ColumnLora, LinearSlot, LoraLinear, RowLora, with_lora
+from modelwright.layers._mamba_kernels import TORCH_KERNELS, MambaKernels, find_kernels, missing_for_kernels
+from modelwright.layers._mamba_mixer import MambaMixer, MambaOptions
+from modelwright.layers._mamba_spec import MambaLayerSpec, MambaMixerSpec
 from modelwright.layers._model import LanguageModelShape, build_stage
 from modelwright.layers._moe_spec import MoeLayerSpec, MoeSpec, SequentialExpertsSpec, SharedExpertsSpec
 from modelwright.layers._norm import TorchNorm
@@ -40,6 +44,7 @@ from modelwright.layers._weight_map import Entry, Heads, State, WeightMap, Weigh
 __all__ = [
     "FUSED_NAMES",
     "TORCH",
+    "TORCH_KERNELS",
     "Activation",
     "ActivationFunction",
     "AttentionLayerSpec",
@@ -54,6 +59,11 @@ __all__ = [
     "LanguageModelShape",
     "LinearSlot",
     "LoraLinear",
+    "MambaKernels",
+    "MambaLayerSpec",
+    "MambaMixer",
+    "MambaMixerSpec",
+    "MambaOptions",
     "MlpLayerSpec",
     "MlpSpec",
     "MoeLayerSpec",
@@ -81,6 +91,9 @@ __all__ = [
     "check_slots",
     "decoder_stack",
     "find_backend",
+    "find_kernels",
+    "mamba_layer_spec",
+    "missing_for_kernels",
     "missing_for_te",
     "register_activation",
     "register_stack",

@@ -19,6 +19,9 @@ from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinea
 from megatron.core.transformer.identity_op import IdentityOp
 
 from modelwright.layers._core_attention import SdpaCoreAttention
+from modelwright.layers._mamba_kernels import TORCH_KERNELS, MambaKernels
+from modelwright.layers._mamba_mixer import MambaOptions
+from modelwright.layers._mamba_spec import MambaLayerSpec, MambaMixerSpec
 from modelwright.layers._moe_spec import MoeLayerSpec, MoeSpec, SequentialExpertsSpec, SharedExpertsSpec
 from modelwright.layers._norm import TorchNorm
 from modelwright.layers._slots import as_engine
@@ -114,8 +117,31 @@ def stack_spec(backend: Backend = TORCH, *, qk_norm: bool = False) -> StackSpec:
             mlp=MlpSpec(linear_fc1=backend.norm_linear, linear_fc2=backend.row_linear),
         ),
         moe=MoeLayerSpec(pre_mlp_layernorm=backend.norm, mlp=_moe(backend)),
+        mamba=mamba_layer_spec(backend),
         final_norm=backend.norm,
     )
+
+
+def mamba_layer_spec(
+    backend: Backend = TORCH, *, kernels: MambaKernels = TORCH_KERNELS, options: MambaOptions | None = None
+) -> MambaLayerSpec:
+    """A Mamba layer whose norm and projections are filled by a backend.
+
+    Args:
+        backend: Whose parts.
+        kernels: What convolves, scans and normalises.
+        options: What the mixer is beyond the sizes in the engine's config; the engine's defaults when None.
+
+    Returns:
+        The spec.
+    """
+    mixer = MambaMixerSpec(
+        in_proj=as_engine(backend.norm_linear),
+        out_proj=as_engine(backend.row_linear),
+        kernels=kernels,
+        options=options or MambaOptions(),
+    )
+    return MambaLayerSpec(norm=backend.norm_before_linear, mixer=mixer)
 
 
 def _moe(backend: Backend) -> MoeSpec:

@@ -21,6 +21,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 
 from modelwright.layers._bias_dropout_add import bias_dropout_add
 from modelwright.layers._core_attention import SdpaCoreAttention
+from modelwright.layers._mamba_spec import MambaLayerSpec
 from modelwright.layers._moe_spec import MoeLayerSpec
 from modelwright.layers._norm import TorchNorm
 from modelwright.layers._slots import as_engine, as_function_spec, as_module_spec, check_slots
@@ -34,6 +35,7 @@ from modelwright.protocols import (
     LinearFc2Builder,
     LinearProjBuilder,
     LinearQkvBuilder,
+    MambaLayerBuilder,
     MlpBuilder,
     MlpLayerBuilder,
     MlpLayerInterface,
@@ -260,6 +262,8 @@ class StackSpec:
     """Symbol `-`."""
     moe: MoeLayerBuilder = field(default_factory=MoeLayerSpec)
     """Symbol `E`."""
+    mamba: MambaLayerBuilder = field(default_factory=MambaLayerSpec)
+    """Symbol `M`."""
     final_norm: NormBuilder = TorchNorm
     """After the last layer."""
     embedding: EmbeddingBuilder | None = None
@@ -294,6 +298,7 @@ class StackSpec:
                 attention_layer=as_module_spec(self.attention),
                 mlp_layer=as_module_spec(self.mlp),
                 moe_layer=as_module_spec(self.moe),
+                mamba_layer=as_module_spec(self.mamba),
             ),
             pre_process=pre_process,
             layer_type_list=layer_type_list,

@@ -291,9 +291,9 @@ class _Scan(torch.autograd.Function):
     def forward(  # noqa: PLR0917 - autograd takes no keywords
         ctx: Any, x: Tensor, dt: Tensor, log: Tensor, B: Tensor, C: Tensor, first: Tensor, sequences: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Scan, keeping the state before each chunk."""
+        """Scan, keeping the state before each chunk. Gradients are written into views of tensors like these."""
+        dt, x, keys, queries = dt.contiguous(), x.contiguous(), B.contiguous(), C.contiguous()
         factors = _factors(log, sequences, dt.dtype)
-        x, keys, queries = x.contiguous(), B.contiguous(), C.contiguous()
         steps = dt.flatten(0, 1)[..., None]
         inputs = _summed(keys, x, steps * factors.leave)
         before, final = _passed(inputs, factors.total, first, range(x.size(1)))

@@ -2,12 +2,13 @@
 
 A map is a tuple of entries. Each names one weight of the engine, the weights of the other model it is made of, and how:
 the same tensor, several stacked along the rows, queries, keys and values interleaved by query group, or a vocabulary
-that the engine pads. Names may hold `{i}` (index of the other model's block), `{a}` and `{b}` (first and second engine
-layer of that block); such an entry stands for every block.
+that the engine pads; or several weights of the engine that are the rows of one, as a checkpoint keeps Mamba's
+projection. Names may hold `{i}` (index of the other model's block), `{a}` and `{b}` (first and second engine layer of
+that block); such an entry stands for every block.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -24,14 +25,21 @@ class WeightMapError(ModelwrightError):
 
 @dataclass(frozen=True)
 class Entry:
-    """One weight of the engine."""
+    """One weight of the engine, or several that are rows of one of the other model."""
 
     engine: str
-    """Its name in the whole model."""
+    """Its name in the whole model; what the names of several begin with."""
     other: tuple[str, ...]
     """The names of what it is made of."""
     layout: Literal["same", "rows", "qkv", "vocab"] = "same"
     """How: one tensor, stacked rows, interleaved query groups, padded rows."""
+    parts: tuple[tuple[str, int], ...] = ()
+    """How the names of several weights of the engine end, and the rows of each."""
+
+    @property
+    def engine_names(self) -> list[str]:
+        """The weights of the engine."""
+        return [f"{self.engine}.{part}" for part, _ in self.parts] or [self.engine]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +73,7 @@ class WeightMap:
             for i in range(self.blocks if per_block else 1):
                 index = {"i": i, "a": i * self.layers_per_block, "b": i * self.layers_per_block + 1}
                 names = tuple(name.format(**index) for name in entry.other)
-                yield Entry(entry.engine.format(**index), names, entry.layout)
+                yield replace(entry, engine=entry.engine.format(**index), other=names)
 
     def to_engine(self, other: State) -> dict[str, Tensor]:
         """The engine's weights, whole, from the other model's.
@@ -81,7 +89,11 @@ class WeightMap:
         """
         entries = list(self.expanded())
         _check_names(other, {name for entry in entries for name in entry.other})
-        return {entry.engine: self._joined(entry, [other[name] for name in entry.other]) for entry in entries}
+        return {
+            name: part
+            for entry in entries
+            for name, part in zip(entry.engine_names, self._joined(entry, [other[n] for n in entry.other]), strict=True)
+        }
 
     def from_engine(self, engine: State) -> dict[str, Tensor]:
         """The other model's weights from the engine's, whole.
@@ -96,27 +108,30 @@ class WeightMap:
             WeightMapError: A weight is missing or left over.
         """
         entries = list(self.expanded())
-        _check_names(engine, {entry.engine for entry in entries})
+        _check_names(engine, {name for entry in entries for name in entry.engine_names})
         return {
             name: part
             for entry in entries
-            for name, part in zip(entry.other, self._split(entry, engine[entry.engine]), strict=True)
+            for name, part in zip(entry.other, self._split(entry, [engine[n] for n in entry.engine_names]), strict=True)
         }
 
-    def _joined(self, entry: Entry, parts: list[Tensor]) -> Tensor:
+    def _joined(self, entry: Entry, parts: list[Tensor]) -> list[Tensor]:
+        """The engine's weights of an entry, from the other model's."""
         match entry.layout:
             case "same":
-                return parts[0]
+                return list(torch.split(parts[0], [rows for _, rows in entry.parts])) if entry.parts else parts
             case "rows":
-                return torch.cat(parts)
+                return [torch.cat(parts)]
             case "vocab":
                 missing = self.padded_vocab_size - self.vocab_size
-                return torch.cat([parts[0], parts[0].new_zeros(missing, *parts[0].shape[1:])])
+                return [torch.cat([parts[0], parts[0].new_zeros(missing, *parts[0].shape[1:])])]
             case "qkv":
                 grouped = [part.reshape(self.heads.groups, -1, *part.shape[1:]) for part in parts]
-                return torch.cat(grouped, dim=1).flatten(0, 1)
+                return [torch.cat(grouped, dim=1).flatten(0, 1)]
 
-    def _split(self, entry: Entry, whole: Tensor) -> list[Tensor]:
+    def _split(self, entry: Entry, wholes: list[Tensor]) -> list[Tensor]:
+        """The other model's weights of an entry, from the engine's."""
+        whole = torch.cat(wholes) if entry.parts else wholes[0]
         match entry.layout:
             case "same":
                 return [whole]

@@ -140,12 +140,14 @@ if TYPE_CHECKING:
     )
     from modelwright.protocols._ssm import (
         CausalConvolutionInterface,
+        CausalConvolutionStepInterface,
         FusedScanInterface,
         GatedNormBuilder,
         GatedNormInterface,
         MambaMixerBuilder,
         MambaMixerInterface,
         ScanInterface,
+        ScanStepInterface,
     )
     from modelwright.protocols._stack import StackBuilder, StackInterface
     from modelwright.protocols._supports import (
@@ -181,6 +183,7 @@ __all__ = [
     "BiasDropoutAddInterface",
     "BlockLayerInterface",
     "CausalConvolutionInterface",
+    "CausalConvolutionStepInterface",
     "ConformanceError",
     "CoreAttentionBuilder",
     "CoreAttentionInterface",
@@ -270,6 +273,7 @@ __all__ = [
     "RouterBuilder",
     "RouterInterface",
     "ScanInterface",
+    "ScanStepInterface",
     "SelfAttentionBuilder",
     "SelfAttentionInterface",
     "SharedExpertsBuilder",
@@ -470,12 +474,14 @@ _HOMES = {
     ),
     "_ssm": (
         "CausalConvolutionInterface",
+        "CausalConvolutionStepInterface",
         "FusedScanInterface",
         "GatedNormBuilder",
         "GatedNormInterface",
         "MambaMixerBuilder",
         "MambaMixerInterface",
         "ScanInterface",
+        "ScanStepInterface",
     ),
     "_stack": (
         "StackBuilder",

@@ -6,6 +6,7 @@ name: scan and convolution are functions, so the slot holds the function itself 
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ class ScanInterface(Protocol):
         return_final_states: bool,
         initial_states: Tensor | None,
         state_dtype: dtype | None = None,
+        seq_idx: Tensor | None = None,
+        dt_limit: tuple[float, float] = (0.0, inf),
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Scan. Called by `MambaMixer._ssm_prefill`.
 
@@ -121,6 +124,8 @@ class ScanInterface(Protocol):
             return_final_states: Whether to return the state after the last position.
             initial_states: `[b, n, d, state]`, or `None` for zeros.
             state_dtype: Type of the states; passed only to a scan that takes it.
+            seq_idx: `[b, s]`, which packed sequence a position belongs to; the engine's mixer passes none here.
+            dt_limit: The smallest and the largest `dt`, after softplus; the engine's mixer passes none.
 
         Returns:
             `[b, s, n, d]`, and with `return_final_states` the states `[b, n, d, state]`.
@@ -189,6 +194,65 @@ class CausalConvolutionInterface(Protocol):
 
         Returns:
             `[b, channels, s]`.
+        """
+        ...
+
+
+class ScanStepInterface(Protocol):
+    """The scan continued by a few tokens; the engine's is `selective_state_update` of its own kernels."""
+
+    def __call__(  # noqa: PLR0917 - the engine's call
+        self,
+        state: Tensor,
+        x: Tensor,
+        dt: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None,
+        /,
+        *,
+        z: Tensor | None,
+        dt_bias: Tensor | None,
+        dt_softplus: bool,
+    ) -> Tensor:
+        """Continue. Called by `MambaMixer._ssm_decode`.
+
+        Args:
+            state: `[b, n, d, state]`, changed in place.
+            x: `[b, s, n, d]`.
+            dt: `[b, s, n, d]`, before `dt_bias` and softplus.
+            A: `[n, d, state]`, negative.
+            B: `[b, s, groups, state]`.
+            C: `[b, s, groups, state]`.
+            D: `[n, d]`: what of `x` passes by.
+            z: `[b, s, n, d]`, the gate; `None` when a gated norm follows.
+            dt_bias: `[n, d]`.
+            dt_softplus: Whether softplus makes `dt` positive; always true here.
+
+        Returns:
+            `[b, s, n, d]`.
+        """
+        ...
+
+
+class CausalConvolutionStepInterface(Protocol):
+    """The convolution continued by a few tokens; the engine's is `causal_conv1d_update` of its own kernels."""
+
+    def __call__(
+        self, x: Tensor, conv_state: Tensor, weight: Tensor, bias: Tensor | None, activation: str, /
+    ) -> Tensor:
+        """Continue. Called by `MambaMixer._ssm_decode`.
+
+        Args:
+            x: `[b, s, channels]`.
+            conv_state: `[b, channels, width]`, the last inputs; changed in place.
+            weight: `[channels, width]`.
+            bias: `[channels]`.
+            activation: `"silu"`.
+
+        Returns:
+            `[b, s, channels]`.
         """
         ...
 
