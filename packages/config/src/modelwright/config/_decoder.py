@@ -145,6 +145,12 @@ class DecoderConfig(ModelConfig, abc.ABC):
         return _rounded_up(-(-8 * self.hidden_size // 3), 64)
 
     @property
+    def context_limit(self) -> int | None:
+        """Tokens that the model can read at once; None where no layer counts positions or remembers them singly."""
+        counts = self.position_embedding == "learned" or self.symbols & {"*", "+", "D"}
+        return self.seq_length if counts else None
+
+    @property
     def padded_vocab_size(self) -> int:
         """Rows of the embedding. They do not depend on the number of ranks, so that checkpoints can be resharded."""
         return _rounded_up(self.vocab_size, self.vocab_multiple)

@@ -1,4 +1,7 @@
-"""Generation: a trained model continues a text, on one process, with the engine's key-value cache."""
+"""Generation: a trained model continues a text, on one process, with what the engine's context keeps of it.
+
+Attention keeps keys and values of every token, Mamba layers a state whose size does not depend on their number.
+"""
 
 import codecs
 from collections.abc import Callable, Iterator
@@ -100,7 +103,7 @@ def generate(loaded: LoadedModel, prompt: str, *, tokens: int, sampling: Samplin
         ModelwrightError: The prompt is empty.
     """
     prefix = list(prompt.encode())
-    limit = getattr(loaded.run.model, "seq_length", None)
+    limit = getattr(loaded.run.model, "context_limit", None)
     if not prefix:
         raise ModelwrightError("`prompt` must hold at least one character, but is empty.")
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
