@@ -20,7 +20,8 @@ def pages() -> dict[str, str]:
     run = [cls for cls in classes() if cls not in own and not _belongs_to_family(cls)]
     found = {"run.md": _page("A run", "What a file with `modelwright: 1` holds.", "run", run)}
     for family in families():
-        parts = [family, *(cls for cls in classes() if cls not in own and _belongs_to_family(cls))]
+        held = json_schema(family.kind)["$defs"]
+        parts = [family, *(cls for cls in classes() if _belongs_to_family(cls) and cls.__name__ in held)]
         line = f"What a file with `kind: {family.kind}` holds, or the section `model` of a run. "
         found[f"{family.kind}.md"] = _page(f"`{family.kind}`", line + f"Version {family.version}.", family.kind, parts)
     return found

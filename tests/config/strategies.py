@@ -24,7 +24,10 @@ from modelwright.config import (
 from modelwright.config._schema import _nested_classes  # pyright: ignore[reportPrivateUsage]
 from tests.config.families import families
 
-SMALL = {"num_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "vocab_size": 96, "seq_length": 32}
+SMALL = {
+    "num_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "vocab_size": 96, "seq_length": 32, "num_experts": 4,
+    "top_k": 2,
+}  # fmt: skip
 TRICKY = [
     "no",
     "null",
@@ -123,8 +126,9 @@ def start(cls: type[Config]) -> Config:
     """A valid config to change."""
     if cls is RunConfig:
         return RunConfig(model=preset("gpt_tiny"))
-    required = {field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING}
-    return cls(**{name: value for name, value in SMALL.items() if name in required})
+    # Where the number of layers has a default, it stands against another way to say which layers there are.
+    said = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING or f.name == "num_layers"}
+    return cls(**{name: value for name, value in SMALL.items() if name in said})
 
 
 @st.composite

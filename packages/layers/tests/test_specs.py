@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from modelwright.layers import (
     AttentionLayerSpec,
+    LatentAttentionLayerSpec,
+    LatentAttentionSpec,
     MlpLayerSpec,
     MlpSpec,
     MoeLayerSpec,
@@ -33,6 +35,8 @@ SPECS = (
     SharedExpertsSpec,
     MoeSpec,
     MoeLayerSpec,
+    LatentAttentionSpec,
+    LatentAttentionLayerSpec,
     StackSpec,
 )
 

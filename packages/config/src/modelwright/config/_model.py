@@ -47,6 +47,17 @@ class ModelConfig(Config):
         """
         return ()
 
+    def training_problems(self, parallelism: Parallelism) -> Iterable[Problem]:
+        """What keeps this model from being trained as `parallelism` says, though it can be cut so.
+
+        Args:
+            parallelism: Sizes of the axes.
+
+        Returns:
+            Problems with paths relative to this config; none by default.
+        """
+        return ()
+
     def engine_fields(self) -> Mapping[str, Any]:
         """What this model is in the words of the engine's `TransformerConfig`; a family overrides it.
 

@@ -73,6 +73,7 @@ class RunConfig(Config):
             rule = "`name` must start with a letter or digit and hold letters, digits, spaces and `._+-`"
             yield Problem("name", f"{rule}, because it names a folder, but {described(self.name)} was given.")
         yield from (problem.under("model") for problem in self.model.layout_problems(self.parallelism))
+        yield from (problem.under("model") for problem in self.model.training_problems(self.parallelism))
         yield from (problem.under("train") for problem in self._batch_problems())
 
     def _batch_problems(self) -> Iterator[Problem]:

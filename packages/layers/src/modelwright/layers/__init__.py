@@ -18,6 +18,7 @@ from modelwright.layers._causal_conv import causal_conv, causal_conv_step
 from modelwright.layers._core_attention import SdpaCoreAttention
 from modelwright.layers._decoder_builder import DecoderModelBuilder, decoder_stack
 from modelwright.layers._gated_norm import GatedRMSNorm
+from modelwright.layers._latent_attention import DuplicatedLinear, LatentAttentionLayerSpec, LatentAttentionSpec
 from modelwright.layers._lora import ColumnLora, LinearSlot, LoraLinear, RowLora, with_lora
 from modelwright.layers._mamba_kernels import TORCH_KERNELS, MambaKernels, find_kernels, missing_for_kernels
 from modelwright.layers._mamba_mixer import MambaMixer, MambaOptions
@@ -52,11 +53,14 @@ __all__ = [
     "ColumnLinearBuilder",
     "ColumnLora",
     "DecoderModelBuilder",
+    "DuplicatedLinear",
     "EngineFieldError",
     "Entry",
     "GatedRMSNorm",
     "Heads",
     "LanguageModelShape",
+    "LatentAttentionLayerSpec",
+    "LatentAttentionSpec",
     "LinearSlot",
     "LoraLinear",
     "MambaKernels",

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer import MLATransformerConfig, TransformerConfig
 
 from modelwright.config import ConfigError, ModelConfig, Parallelism, Precision, Problem, quoted_list
 from modelwright.distributed import NormalInit, virtual_stages
@@ -64,9 +64,11 @@ def resolve(config: ModelConfig, parallelism: Parallelism, precision: Precision)
     fields["init_method"] = NormalInit(std)
     # The engine's scale for hybrid stacks: one residual add a layer (utils.scaled_init_method_normal).
     fields["output_layer_init_method"] = NormalInit(std / math.sqrt(layers))
-    given = _passed_through(config.engine, owned=set(fields))
+    # The engine has a class of its own for models with latent attention, and for nothing else.
+    made = MLATransformerConfig if fields.get("multi_latent_attention") else TransformerConfig
+    given = _passed_through(made, config.engine, owned=set(fields))
     try:
-        return TransformerConfig(**fields, **given)
+        return made(**fields, **given)
     except (AssertionError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise EngineFieldError((Problem("engine", f"the engine refuses these fields together: {reason}"),)) from error
@@ -110,17 +112,17 @@ def _precision_fields(precision: Precision) -> dict[str, Any]:
     }
 
 
-def _passed_through(given: Mapping[str, Any], *, owned: set[str]) -> dict[str, Any]:
+def _passed_through(made: type[TransformerConfig], given: Mapping[str, Any], *, owned: set[str]) -> dict[str, Any]:
     """The values of `engine:` as the engine takes them; everything that is wrong with them in one error."""
-    hints = typing.get_type_hints(TransformerConfig)
-    known = {field.name for field in dataclasses.fields(TransformerConfig) if not field.name.startswith("_")}
+    hints = typing.get_type_hints(made)
+    known = {field.name for field in dataclasses.fields(made) if not field.name.startswith("_")}
     values, problems = dict[str, Any](), list[Problem]()
     for name, value in given.items():
         if name in owned:
             message = f"`engine.{name}` is owned by a field of the model, parallelism or precision; set that one."
         elif name not in known:
             near = did_you_mean(name, known - owned) or "."
-            message = f"`engine.{name}` is not a field of the engine's `TransformerConfig`{near}"
+            message = f"`engine.{name}` is not a field of the engine's `{made.__name__}`{near}"
         else:
             values[name] = _engine_value(value, hints[name])
             message = _misfit(name, values[name], hints[name])

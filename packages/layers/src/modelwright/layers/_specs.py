@@ -21,6 +21,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 
 from modelwright.layers._bias_dropout_add import bias_dropout_add
 from modelwright.layers._core_attention import SdpaCoreAttention
+from modelwright.layers._latent_attention import LatentAttentionLayerSpec
 from modelwright.layers._mamba_spec import MambaLayerSpec
 from modelwright.layers._moe_spec import MoeLayerSpec
 from modelwright.layers._norm import TorchNorm
@@ -31,6 +32,7 @@ from modelwright.protocols import (
     BiasDropoutAddBuilder,
     CoreAttentionBuilder,
     EmbeddingBuilder,
+    LatentAttentionLayerBuilder,
     LinearFc1Builder,
     LinearFc2Builder,
     LinearProjBuilder,
@@ -260,6 +262,8 @@ class StackSpec:
     """Symbol `*`."""
     mlp: MlpLayerBuilder = MlpLayerSpec()
     """Symbol `-`."""
+    latent_attention: LatentAttentionLayerBuilder = field(default_factory=LatentAttentionLayerSpec)
+    """Symbol `+`."""
     moe: MoeLayerBuilder = field(default_factory=MoeLayerSpec)
     """Symbol `E`."""
     mamba: MambaLayerBuilder = field(default_factory=MambaLayerSpec)
@@ -297,6 +301,7 @@ class StackSpec:
             HybridStackSubmodules(
                 attention_layer=as_module_spec(self.attention),
                 mlp_layer=as_module_spec(self.mlp),
+                mla_layer=as_module_spec(self.latent_attention),
                 moe_layer=as_module_spec(self.moe),
                 mamba_layer=as_module_spec(self.mamba),
             ),
