@@ -17,6 +17,7 @@ from megatron.core.transformer.moe.shared_experts import SharedExpertMLP
 from megatron.core.transformer.transformer_layer import MoETransformerLayer, TransformerLayerSubmodules
 
 from modelwright.layers._bias_dropout_add import bias_dropout_add
+from modelwright.layers._moe_tracker import track_losses_of_every_model
 from modelwright.layers._norm import TorchNorm
 from modelwright.layers._slots import as_engine, as_function_spec, check_slots
 from modelwright.protocols import (
@@ -131,6 +132,7 @@ class MoeSpec:
         name: str | None = None,
     ) -> MoELayer:
         """Build the mixture of one layer."""
+        track_losses_of_every_model()
         parts = MoESubmodules(
             experts=as_engine(self.experts),
             shared_experts=as_engine(self.shared_experts),
