@@ -72,6 +72,8 @@ def values(cls: type, field: str) -> st.SearchStrategy[Any]:
         return st.one_of(*[configs(family) for family in families()])
     if field == "activation":
         return st.sampled_from(["swiglu", "geglu", "gelu", "gelu_tanh", "relu", "squared_relu", "silu"])
+    if field == "pattern":
+        return st.sampled_from(["*E", "*-*E", "+E+-", "*E|*-", "*-", "E"])
     return of_hint(hint)
 
 

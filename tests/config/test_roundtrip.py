@@ -20,6 +20,15 @@ WITH: dict[str, dict[str, Any]] = {
     "Parallelism.virtual_pipeline": {"pipeline": 2},
     "Parallelism.stages": {"pipeline": 2},
     "RunConfig.parallelism": {"model": HolderConfig()},
+    "MoeModelConfig.qk_norm_over": {"qk_norm": True},
+    "MoeModelConfig.pattern": {"num_layers": None, "pattern": "*E"},
+    "MoeModelConfig.first_dense_layers": {"num_layers": 10**41},
+    "MoeModelConfig.shared_expert_ffn_hidden_size": {"shared_experts": 1},
+    "MoeModelConfig.shared_expert_gate": {"shared_experts": 1},
+    "MoeModelConfig.router_groups": {"num_experts": 64, "router_groups": 1, "router_top_groups": 1},
+    "MoeModelConfig.router_top_groups": {"router_groups": 2, "router_top_groups": 2},
+    "MoeModelConfig.expert_bias": {"router_score": "sigmoid"},
+    "MoeModelConfig.pad_to_capacity": {"capacity_factor": 1.0},
 }
 
 
