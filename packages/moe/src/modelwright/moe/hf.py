@@ -1,0 +1,89 @@
+"""How a model of experts corresponds to Hugging Face transformers' Mixtral, Qwen3-MoE and OLMoE, in both directions.
+
+`MixtralForCausalLM`, `Qwen3MoeForCausalLM` and `OlmoeForCausalLM` hold the same weights under the same names: those of
+`model.state_dict()` in transformers 5, where the experts of a layer are one tensor with the expert in front, as in the
+engine's whole model. Saved files may name each expert; loading them with transformers gives these.
+"""
+
+from collections.abc import Iterator
+
+from modelwright.layers import Entry, Heads, WeightMap
+from modelwright.moe.config import MoeModelConfig
+
+_ENDS = (
+    Entry("embedding.word_embeddings.weight", ("model.embed_tokens.weight",), "vocab"),
+    Entry("decoder.final_norm.weight", ("model.norm.weight",)),
+)
+_OUTPUT = Entry("output_layer.weight", ("lm_head.weight",), "vocab")
+_NORMS = (
+    Entry("decoder.layers.{a}.input_layernorm.weight", ("model.layers.{i}.input_layernorm.weight",)),
+    Entry("decoder.layers.{b}.pre_mlp_layernorm.weight", ("model.layers.{i}.post_attention_layernorm.weight",)),
+)
+_ATTENTION = (
+    Entry(
+        "decoder.layers.{a}.self_attention.linear_qkv.weight",
+        tuple(f"model.layers.{{i}}.self_attn.{name}_proj.weight" for name in "qkv"),
+        "qkv",
+    ),
+    Entry("decoder.layers.{a}.self_attention.linear_proj.weight", ("model.layers.{i}.self_attn.o_proj.weight",)),
+)
+_QK_NORM = tuple(
+    Entry(
+        f"decoder.layers.{{a}}.self_attention.{name}_layernorm.weight",
+        (f"model.layers.{{i}}.self_attn.{name}_norm.weight",),
+    )
+    for name in "qk"
+)
+_QKV_BIAS = Entry(
+    "decoder.layers.{a}.self_attention.linear_qkv.bias",
+    tuple(f"model.layers.{{i}}.self_attn.{name}_proj.bias" for name in "qkv"),
+    "qkv",
+)
+_SECOND = {
+    "-": (
+        Entry(
+            "decoder.layers.{b}.mlp.linear_fc1.weight",
+            ("model.layers.{i}.mlp.gate_proj.weight", "model.layers.{i}.mlp.up_proj.weight"),
+            "rows",
+        ),
+        Entry("decoder.layers.{b}.mlp.linear_fc2.weight", ("model.layers.{i}.mlp.down_proj.weight",)),
+    ),
+    "E": (
+        Entry("decoder.layers.{b}.mlp.router.weight", ("model.layers.{i}.mlp.gate.weight",)),
+        Entry(
+            "decoder.layers.{b}.mlp.experts.experts.linear_fc1.weight", ("model.layers.{i}.mlp.experts.gate_up_proj",)
+        ),
+        Entry("decoder.layers.{b}.mlp.experts.experts.linear_fc2.weight", ("model.layers.{i}.mlp.experts.down_proj",)),
+    ),
+}
+"""What the second layer of a block holds."""
+
+
+def moe_map(config: MoeModelConfig) -> WeightMap:
+    """The map for one config.
+
+    Args:
+        config: With SwiGLU, RMSNorm, rope and routed experts alone, as these models have them; with or without norms
+            of queries and keys, a bias on queries, keys and values, tied embeddings, and blocks with an MLP.
+
+    Returns:
+        A map whose `to_engine` and `from_engine` are each other's inverse, between names in the whole models.
+    """
+    return WeightMap(
+        entries=(*_ENDS, *(() if config.tie_embeddings else (_OUTPUT,)), *_blocks(config)),
+        blocks=config.blocks,
+        heads=Heads(heads=config.heads, groups=config.resolved_query_groups, head_dim=config.resolved_head_dim),
+        vocab_size=config.vocab_size,
+        padded_vocab_size=config.padded_vocab_size,
+    )
+
+
+def _blocks(config: MoeModelConfig) -> Iterator[Entry]:
+    """Blocks are not all alike, so each has entries of its own."""
+    attention = (*_NORMS, *_ATTENTION, *(_QK_NORM if config.qk_norm else ()))
+    if config.qkv_bias:
+        attention += (_QKV_BIAS,)
+    for i, second in enumerate(config.layers[1::2]):
+        index = {"i": i, "a": 2 * i, "b": 2 * i + 1}
+        for entry in (*attention, *_SECOND[second]):
+            yield Entry(entry.engine.format(**index), tuple(name.format(**index) for name in entry.other), entry.layout)
