@@ -96,3 +96,11 @@ def test_every_layout_trains_what_one_rank_trains(
     model, reference = one_rank
     assert reference[-1].loss < reference[0].loss - 0.5
     assert_layout_parity(two_ranks, replace(RUN, model=model), LAYOUTS[layout], reference=reference)
+
+
+@pytest.mark.parametrize("layout", ["expert 2", "data 2"])
+def test_experts_with_biases_too(layout: str, two_ranks: RankPool) -> None:
+    """The engine refuses them where ranks split an expert: each would add the bias of fc2."""
+    assert isinstance(RUN.model, MoePartsConfig)
+    run = replace(RUN, model=replace(RUN.model, bias=True, activation="gelu"))
+    assert_layout_parity(two_ranks, run, LAYOUTS[layout])

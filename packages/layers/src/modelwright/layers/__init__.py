@@ -18,13 +18,20 @@ from modelwright.layers._causal_conv import causal_conv, causal_conv_step
 from modelwright.layers._core_attention import SdpaCoreAttention
 from modelwright.layers._decoder_builder import DecoderModelBuilder, decoder_stack
 from modelwright.layers._gated_norm import GatedRMSNorm
+from modelwright.layers._grouped_experts import GroupedExperts
 from modelwright.layers._latent_attention import DuplicatedLinear, LatentAttentionLayerSpec, LatentAttentionSpec
 from modelwright.layers._lora import ColumnLora, LinearSlot, LoraLinear, RowLora, with_lora
 from modelwright.layers._mamba_kernels import TORCH_KERNELS, MambaKernels, find_kernels, missing_for_kernels
 from modelwright.layers._mamba_mixer import MambaMixer, MambaOptions
 from modelwright.layers._mamba_spec import MambaLayerSpec, MambaMixerSpec
 from modelwright.layers._model import LanguageModelShape, build_stage
-from modelwright.layers._moe_spec import MoeLayerSpec, MoeSpec, SequentialExpertsSpec, SharedExpertsSpec
+from modelwright.layers._moe_spec import (
+    GroupedExpertsSpec,
+    MoeLayerSpec,
+    MoeSpec,
+    SequentialExpertsSpec,
+    SharedExpertsSpec,
+)
 from modelwright.layers._norm import TorchNorm
 from modelwright.layers._resolve import EngineFieldError, resolve
 from modelwright.layers._rotary import ScaledRotaryEmbedding
@@ -40,6 +47,7 @@ from modelwright.layers._specs import (
 from modelwright.layers._ssd import ssd_scan, ssd_step
 from modelwright.layers._stack_builder import StackModelBuilder
 from modelwright.layers._stack_registry import StackFunction, register_stack, registered_stack
+from modelwright.layers._token_dispatcher import LocalTokenDispatcher, token_dispatcher
 from modelwright.layers._weight_map import Entry, Heads, State, WeightMap, WeightMapError
 
 __all__ = [
@@ -57,11 +65,14 @@ __all__ = [
     "EngineFieldError",
     "Entry",
     "GatedRMSNorm",
+    "GroupedExperts",
+    "GroupedExpertsSpec",
     "Heads",
     "LanguageModelShape",
     "LatentAttentionLayerSpec",
     "LatentAttentionSpec",
     "LinearSlot",
+    "LocalTokenDispatcher",
     "LoraLinear",
     "MambaKernels",
     "MambaLayerSpec",
@@ -106,5 +117,6 @@ __all__ = [
     "ssd_scan",
     "ssd_step",
     "stack_spec",
+    "token_dispatcher",
     "with_lora",
 ]

@@ -19,19 +19,23 @@ from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinea
 from megatron.core.transformer.identity_op import IdentityOp
 
 from modelwright.layers._core_attention import SdpaCoreAttention
+from modelwright.layers._grouped_experts import GroupedExperts
 from modelwright.layers._mamba_kernels import TORCH_KERNELS, MambaKernels
 from modelwright.layers._mamba_mixer import MambaOptions
 from modelwright.layers._mamba_spec import MambaLayerSpec, MambaMixerSpec
-from modelwright.layers._moe_spec import MoeLayerSpec, MoeSpec, SequentialExpertsSpec, SharedExpertsSpec
+from modelwright.layers._moe_spec import GroupedExpertsSpec, MoeLayerSpec, MoeSpec, SharedExpertsSpec
 from modelwright.layers._norm import TorchNorm
 from modelwright.layers._slots import as_engine
 from modelwright.layers._specs import AttentionLayerSpec, MlpLayerSpec, MlpSpec, SelfAttentionSpec, StackSpec
+from modelwright.layers._token_dispatcher import token_dispatcher
 from modelwright.protocols import (
     CoreAttentionBuilder,
+    ExpertsBuilder,
     LinearProjBuilder,
     LinearProjInterface,
     ModelwrightError,
     NormBuilder,
+    TokenDispatcherBuilder,
     did_you_mean,
 )
 
@@ -87,6 +91,10 @@ class Backend:
     """Splits its input over the tensor ranks."""
     core_attention: CoreAttentionBuilder = SdpaCoreAttention
     """Attends."""
+    experts: ExpertsBuilder = GroupedExperts
+    """The experts of one rank."""
+    token_dispatcher: TokenDispatcherBuilder | None = token_dispatcher
+    """Brings tokens to their experts and back; None takes the engine's."""
 
 
 TORCH = Backend()
@@ -147,7 +155,8 @@ def mamba_layer_spec(
 def _moe(backend: Backend) -> MoeSpec:
     """Behind a router there is no norm to hold, so its linears are plain."""
     return MoeSpec(
-        experts=SequentialExpertsSpec(linear_fc1=backend.column_linear, linear_fc2=backend.row_linear),
+        token_dispatcher=backend.token_dispatcher,
+        experts=backend.experts,
         shared_experts=SharedExpertsSpec(linear_fc1=backend.column_linear, linear_fc2=backend.row_linear),
     )
 
@@ -206,4 +215,9 @@ def _te() -> Backend:
         column_linear=as_engine(transformer_engine.TEColumnParallelLinear),
         row_linear=as_engine(transformer_engine.TERowParallelLinear),
         core_attention=as_engine(transformer_engine.TEDotProductAttention),
+        experts=GroupedExpertsSpec(
+            linear_fc1=as_engine(transformer_engine.TEColumnParallelGroupedLinear),
+            linear_fc2=as_engine(transformer_engine.TERowParallelGroupedLinear),
+        ),
+        token_dispatcher=None,
     )

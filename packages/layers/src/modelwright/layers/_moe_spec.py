@@ -1,29 +1,34 @@
 """Specs of the mixture-of-experts layer: the layer, the mixture in it, its experts and its shared experts.
 
 `MoeLayerSpec` is symbol `E` of the stack pattern. Its mixture is the engine's, with the parts of a `MoeSpec`: router,
-token dispatcher, experts and shared experts. The engine chooses the dispatcher itself, by `moe_token_dispatcher_type`;
-a builder in the dispatcher's slot replaces that choice.
+token dispatcher, experts and shared experts. The engine has no slot for the dispatcher and chooses one itself, by
+`moe_token_dispatcher_type`; a builder in the dispatcher's slot replaces that choice.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, override
 
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.mlp import MLPSubmodules
-from megatron.core.transformer.moe.experts import SequentialMLP
+from megatron.core.transformer.moe.experts import GroupedMLPSubmodules, SequentialMLP, TEGroupedMLP
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
 from megatron.core.transformer.moe.router import TopKRouter
 from megatron.core.transformer.moe.shared_experts import SharedExpertMLP
 from megatron.core.transformer.transformer_layer import MoETransformerLayer, TransformerLayerSubmodules
+from torch import Tensor
 
 from modelwright.layers._bias_dropout_add import bias_dropout_add
+from modelwright.layers._grouped_experts import GroupedExperts
 from modelwright.layers._moe_tracker import track_losses_of_every_model
 from modelwright.layers._norm import TorchNorm
 from modelwright.layers._slots import as_engine, as_function_spec, check_slots
+from modelwright.layers._token_dispatcher import LocalTokenDispatcher, token_dispatcher
 from modelwright.protocols import (
     BiasDropoutAddBuilder,
     ExpertsBuilder,
     ExpertsInterface,
+    GroupedLinearFc1Builder,
+    GroupedLinearFc2Builder,
     LinearFc1Builder,
     LinearFc2Builder,
     ModelwrightError,
@@ -71,6 +76,38 @@ class SequentialExpertsSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GroupedExpertsSpec:
+    """The engine's experts in grouped products, with linears that hold those of all experts; fills `MoeSpec.experts`.
+
+    The engine's grouped linears are Transformer Engine's, so there is no default that runs anywhere.
+    """
+
+    linear_fc1: GroupedLinearFc1Builder
+    """Widens the rows of every expert; twice as wide for a gated activation."""
+    linear_fc2: GroupedLinearFc2Builder
+    """Narrows them."""
+
+    def __post_init__(self) -> None:
+        check_slots(self)
+
+    def __call__(
+        self,
+        num_local_experts: int,
+        config: "TransformerConfig",
+        /,
+        *,
+        pg_collection: "ProcessGroupCollection",
+        name: str | None = None,
+    ) -> ExpertsInterface:
+        """Build the experts of one rank."""
+        parts = GroupedMLPSubmodules(linear_fc1=as_engine(self.linear_fc1), linear_fc2=as_engine(self.linear_fc2))
+        experts: ExpertsInterface = as_engine(
+            TEGroupedMLP(num_local_experts, config, parts, pg_collection=pg_collection, name=name)
+        )
+        return experts
+
+
+@dataclass(frozen=True, kw_only=True)
 class SharedExpertsSpec:
     """The engine's shared experts, one MLP that sees every token, with these parts; fills `MoeSpec.shared_experts`."""
 
@@ -113,9 +150,9 @@ class MoeSpec:
 
     router: RouterBuilder = TopKRouter
     """Chooses experts for each token."""
-    token_dispatcher: TokenDispatcherBuilder | None = None
+    token_dispatcher: TokenDispatcherBuilder | None = token_dispatcher
     """Brings tokens to their experts and back; None takes the engine's of `moe_token_dispatcher_type`."""
-    experts: ExpertsBuilder = SequentialExpertsSpec()
+    experts: ExpertsBuilder = GroupedExperts
     """The experts of one rank."""
     shared_experts: SharedExpertsBuilder = SharedExpertsSpec()
     """See every token; built where the config gives `moe_shared_expert_intermediate_size`."""
@@ -138,10 +175,27 @@ class MoeSpec:
             shared_experts=as_engine(self.shared_experts),
             router=as_engine(self.router),
         )
-        layer = MoELayer(config, parts, pg_collection=pg_collection, is_mtp_layer=is_mtp_layer, name=name)
+        layer = _Mixture(config, parts, pg_collection=pg_collection, is_mtp_layer=is_mtp_layer, name=name)
         if self.token_dispatcher is not None:
             _replace_dispatcher(layer, self.token_dispatcher, pg_collection)
         return layer
+
+
+class _Mixture(MoELayer):
+    """The engine's mixture, which lets experts pick their rows out of the tokens where both can."""
+
+    @override
+    def routed_experts_compute(self, hidden_states: Tensor, probs: Tensor) -> tuple[Tensor, None]:
+        dispatcher, experts, config = as_engine(self.token_dispatcher), self.experts, as_engine(self.config)
+        if (
+            not isinstance(dispatcher, LocalTokenDispatcher)
+            or not isinstance(experts, GroupedExperts)
+            or config.moe_apply_probs_on_input
+            or config.overlap_dispatch_backward_with_experts_wgrad
+        ):
+            computed: tuple[Tensor, None] = as_engine(super()).routed_experts_compute(hidden_states, probs)
+            return computed
+        return experts.run(hidden_states, probs, dispatcher.routes), None
 
 
 def _replace_dispatcher(layer: Any, build: TokenDispatcherBuilder, pg_collection: "ProcessGroupCollection") -> None:
