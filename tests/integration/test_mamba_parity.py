@@ -17,6 +17,7 @@ TINY = MambaModelConfig(
     seq_length=64,
 )
 HYBRID = replace(TINY, num_layers=None, pattern="M-*M-M*-", num_attention_heads=4, position_embedding="rope")
+SPARSE = replace(HYBRID, pattern="M*-EM*-E", num_experts=4, top_k=2, expert_ffn_hidden_size=64)
 TRAIN = TrainConfig(steps=20, micro_batch=2, global_batch=8, lr=1e-3)
 RUNS = {"mamba": RunConfig(model=TINY, train=TRAIN), "hybrid": RunConfig(model=HYBRID, train=TRAIN)}
 LAYOUTS = {
@@ -40,6 +41,15 @@ def test_every_layout_agrees_with_one_rank(
     model: str, layout: str, one_rank: dict[str, list[CurvePoint]], two_ranks: RankPool
 ) -> None:
     assert_layout_parity(two_ranks, RUNS[model], LAYOUTS[layout], reference=one_rank[model])
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [Parallelism(expert=2), Parallelism(pipeline=2), Parallelism(tensor=2, sequence=True)],
+    ids=["expert 2", "pipeline 2", "tensor 2, sequence"],
+)
+def test_all_four_symbols_agree_with_one_rank(layout: Parallelism, two_ranks: RankPool) -> None:
+    assert_layout_parity(two_ranks, RunConfig(model=SPARSE, train=TRAIN), layout)
 
 
 @pytest.mark.parametrize("wrap", [TorchFSDP2(), MegatronDDP(distributed_optimizer=True)], ids=["fsdp2", "distributed"])

@@ -76,6 +76,6 @@ def test_the_weights_of_another_config(groups: ProcessGroupCollection) -> None:
         "the weights must be exactly those of the map, but 2 are missing (decoder.layers.1.mlp.linear_fc1.weight,"
         " decoder.layers.1.mlp.linear_fc2.weight) and 3 are left over"
         " (decoder.layers.1.mlp.experts.experts.linear_fc1.weight,"
-        " decoder.layers.1.mlp.experts.experts.linear_fc2.weight, decoder.layers.1.mlp.router.weight); is the config the"
-        " one of this checkpoint?"
+        " decoder.layers.1.mlp.experts.experts.linear_fc2.weight, decoder.layers.1.mlp.router.weight); is the config"
+        " the one of this checkpoint?"
     )

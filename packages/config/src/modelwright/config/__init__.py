@@ -25,6 +25,7 @@ from modelwright.config._codec import dumps, fingerprint, load, loads, migrate, 
 from modelwright.config._decoder import DecoderConfig
 from modelwright.config._diff import ABSENT, Difference, diff
 from modelwright.config._errors import ConfigError, Problem
+from modelwright.config._experts import ExpertsConfig
 from modelwright.config._frozen import FrozenMapping, PlainValue
 from modelwright.config._layout import check_layout
 from modelwright.config._migrations import Migration, migration, missing_migrations
@@ -62,6 +63,7 @@ __all__ = [
     "Count",
     "DecoderConfig",
     "Difference",
+    "ExpertsConfig",
     "Fraction",
     "FrozenMapping",
     "LinearSchedule",

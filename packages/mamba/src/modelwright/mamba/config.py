@@ -1,7 +1,7 @@
-"""What a Mamba model is: the inputs of a stack of Mamba-2 layers, alone or with attention and MLPs. No torch.
+"""What a Mamba model is: the inputs of a stack of Mamba-2 layers, alone or with attention, MLPs and experts. No torch.
 
-A stack is a pattern of one symbol per layer: `M` Mamba-2 (arXiv:2405.21060), `*` attention, `-` MLP, and `|` where a
-stage ends. Importing this module registers the kind `mamba`.
+A stack is a pattern of one symbol per layer: `M` Mamba-2 (arXiv:2405.21060), `*` attention, `-` MLP, `E` mixture of
+experts, and `|` where a stage ends. Importing this module registers the kind `mamba`.
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, override
 
 from modelwright.config import (
     Count,
-    DecoderConfig,
+    ExpertsConfig,
     Parallelism,
     PositiveFloat,
     Problem,
@@ -23,13 +23,13 @@ from modelwright.config import (
 
 __all__ = ["MambaModelConfig", "hybrid_pattern"]
 
-_SYMBOLS = {"M": "Mamba", "*": "attention", "-": "MLP"}
+_SYMBOLS = {"M": "Mamba", "*": "attention", "-": "MLP", "E": "experts"}
 
 
 @register_config
 @config_class
-class MambaModelConfig(DecoderConfig):
-    """A stack of Mamba-2 layers, alone or with layers of attention and MLP between them."""
+class MambaModelConfig(ExpertsConfig):
+    """A stack of Mamba-2 layers, alone or with layers of attention, MLP and experts between them."""
 
     kind: ClassVar[str] = "mamba"
     builder: ClassVar[str] = "modelwright.mamba.builder:MambaModelBuilder"
@@ -40,12 +40,18 @@ class MambaModelConfig(DecoderConfig):
     num_attention_heads: Count | None = None
     """Query heads of the attention layers; needed where the pattern has some."""
 
+    num_experts: Count | None = None
+    """Routed experts of a layer; needed where the pattern has experts."""
+
+    top_k: Count | None = None
+    """Experts that each token is sent to; needed where the pattern has experts."""
+
     position_embedding: Literal["rope", "learned", "none"] = "none"
     """How positions enter: not at all, since Mamba layers know the order; rotary in attention; or a learned table."""
 
     pattern: str | None = None
-    """The layers one by one: `M` Mamba-2, `*` attention, `-` MLP, `|` where a stage ends; None: `num_layers` times `M`.
-    `hybrid_pattern` makes one."""
+    """The layers one by one: `M` Mamba-2, `*` attention, `-` MLP, `E` experts, `|` where a stage ends;
+    None: `num_layers` times `M`. `hybrid_pattern` makes one."""
 
     mamba_state_dim: Count = 128
     """Size of the state that each channel keeps."""
@@ -105,7 +111,7 @@ class MambaModelConfig(DecoderConfig):
     @property
     @override
     def stack_pattern(self) -> str:
-        """One symbol for each layer: `M` Mamba-2, `*` attention, `-` MLP; `|` where a stage ends."""
+        """One symbol for each layer: `M` Mamba-2, `*` attention, `-` MLP, `E` experts; `|` where a stage ends."""
         return "M" * (self.num_layers or 0) if self.pattern is None else self.pattern
 
     @property
@@ -219,13 +225,14 @@ class MambaModelConfig(DecoderConfig):
             yield Problem("pattern", message)
 
 
-def hybrid_pattern(num_layers: int, *, attention: int = 0, mlp: int = 0) -> str:
+def hybrid_pattern(num_layers: int, *, attention: int = 0, mlp: int = 0, experts: int = 0) -> str:
     """Spread layers of other kinds evenly among Mamba layers.
 
     Args:
         num_layers: Layers in all.
         attention: How many of them are attention.
         mlp: How many of them are MLPs.
+        experts: How many of them are mixtures of experts.
 
     Returns:
         A pattern with exactly so many of each.
@@ -233,10 +240,11 @@ def hybrid_pattern(num_layers: int, *, attention: int = 0, mlp: int = 0) -> str:
     Raises:
         ValueError: There are more layers of other kinds than layers.
     """
-    counts = {"M": num_layers - attention - mlp, "*": attention, "-": mlp}
+    counts = {"M": num_layers - attention - mlp - experts, "*": attention, "-": mlp, "E": experts}
     if min(counts.values()) < 0:
         raise ValueError(
-            f"`attention` + `mlp` must be at most `num_layers`, but {attention} + {mlp} is more than {num_layers}."
+            f"`attention` + `mlp` + `experts` must be at most `num_layers`, but {attention} + {mlp} + {experts} "
+            f"is more than {num_layers}."
         )
     pattern = ""
     for position in range(num_layers):

@@ -25,10 +25,13 @@ def mamba_tiny() -> MambaModelConfig:
 def hybrid_tiny() -> MambaModelConfig:
     """A hybrid of bytes that trains in minutes on two CPU cores; the one of `docs/examples/hybrid-tiny.yaml`."""
     return MambaModelConfig(
-        pattern="M-M*M-M-",
+        pattern="M*M-M*ME",
         hidden_size=256,
         num_attention_heads=8,
         num_query_groups=4,
+        num_experts=4,
+        top_k=2,
+        expert_ffn_hidden_size=256,
         mamba_state_dim=32,
         mamba_head_dim=32,
         mamba_num_groups=2,
