@@ -20,6 +20,7 @@ from modelwright.config import (
     register_config,
     register_preset_module,
 )
+from modelwright.protocols import ModelwrightError
 
 __all__ = ["MambaModelConfig", "hybrid_pattern"]
 
@@ -127,20 +128,31 @@ class MambaModelConfig(ExpertsConfig):
     @property
     @override
     def heads(self) -> int:
-        """`num_attention_heads`; without attention, heads that the tensor ranks divide, as the engine wants them."""
-        return self.resolved_mamba_heads if self.num_attention_heads is None else self.num_attention_heads
+        """`num_attention_heads`; without attention, a number that the tensor ranks divide, as the engine wants it."""
+        if "*" in self.symbols:
+            return super().heads
+        return self.resolved_mamba_heads if "M" in self.symbols else self.resolved_ffn_hidden_size
+
+    @property
+    @override
+    def resolved_query_groups(self) -> int:
+        return super().resolved_query_groups if "*" in self.symbols else self.heads
 
     @property
     @override
     def resolved_head_dim(self) -> int:
-        return self.mamba_head_dim if self.num_attention_heads is None else super().resolved_head_dim
+        return super().resolved_head_dim if "*" in self.symbols else self.mamba_head_dim
 
     @property
     def resolved_mamba_heads(self) -> int:
         """`mamba_num_heads`, or what stands for it."""
-        if self.mamba_num_heads is not None:
-            return self.mamba_num_heads
-        return int(self.expand * self.hidden_size) // self.mamba_head_dim
+        return self._channels // self.mamba_head_dim if self.mamba_num_heads is None else self.mamba_num_heads
+
+    @property
+    def _channels(self) -> int:
+        """`expand` × `hidden_size` as floats have it, which hold whole numbers up to 2**53; 0 beyond."""
+        channels = self.expand * self.hidden_size if self.hidden_size < 2**53 else math.inf
+        return int(channels) if channels < 2**53 else 0
 
     @override
     def engine_fields(self) -> Mapping[str, Any]:
@@ -158,7 +170,8 @@ class MambaModelConfig(ExpertsConfig):
         yield from wrong
         if not wrong:
             yield from super().problems()
-        yield from self._scan_problems()
+        if "M" in self.symbols:
+            yield from self._scan_problems()
 
     def _pattern_problems(self) -> Iterator[Problem]:
         """Rules of the pattern alone."""
@@ -183,19 +196,17 @@ class MambaModelConfig(ExpertsConfig):
 
     def _scan_problems(self) -> Iterator[Problem]:
         """Rules of the Mamba layers."""
-        if self.mamba_num_heads is None:
-            channels = int(min(self.expand * self.hidden_size, 2**53)) if self.hidden_size < 2**53 else 0
-            if channels < 1 or channels % self.mamba_head_dim:
-                rule = "`expand` × `hidden_size` must be a multiple of `mamba_head_dim`"
-                given = f"{self.expand} × {self.hidden_size} is not a multiple of {self.mamba_head_dim}"
-                yield Problem("mamba_head_dim", f"{rule}, but {given}; or say `mamba_num_heads`.")
-                return
-        heads, groups = self.resolved_mamba_heads, self.mamba_num_groups
-        yield from divides("mamba_num_groups", groups, "mamba_num_heads", heads)
+        if self.mamba_num_heads is None and (not self._channels or self._channels % self.mamba_head_dim):
+            rule = "`expand` × `hidden_size` must be a multiple of `mamba_head_dim`"
+            given = f"{self.expand} × {self.hidden_size} is not a multiple of {self.mamba_head_dim}"
+            yield Problem("mamba_head_dim", f"{rule}, but {given}; change one of them, or say `mamba_num_heads`.")
+        else:
+            yield from divides("mamba_num_groups", self.mamba_num_groups, "mamba_num_heads", self.resolved_mamba_heads)
         for name in ("a_init_range", "dt_init_range", "dt_limit"):
             low, high = getattr(self, name)
             if not low <= high:
-                yield Problem(name, f"`{name}` must be a lower and an upper bound, but {low} is not below {high}.")
+                given = f"{low} and {high} were given; give the lower one first."
+                yield Problem(name, f"`{name}` must be a lower and an upper bound, but {given}")
 
     @override
     def layout_problems(self, parallelism: Parallelism) -> Iterator[Problem]:
@@ -238,14 +249,16 @@ def hybrid_pattern(num_layers: int, *, attention: int = 0, mlp: int = 0, experts
         A pattern with exactly so many of each.
 
     Raises:
-        ValueError: There are more layers of other kinds than layers.
+        ModelwrightError: There are more layers of other kinds than layers, or fewer than none.
     """
     counts = {"M": num_layers - attention - mlp - experts, "*": attention, "-": mlp, "E": experts}
-    if min(counts.values()) < 0:
-        raise ValueError(
-            f"`attention` + `mlp` + `experts` must be at most `num_layers`, but {attention} + {mlp} + {experts} "
-            f"is more than {num_layers}."
-        )
+    for name, count in (("attention", attention), ("mlp", mlp), ("experts", experts)):
+        if count < 0:
+            raise ModelwrightError(f"`{name}` must be at least 0, but {count} was given; leave it out for none.")
+    if counts["M"] < 0:
+        rule = "`attention` + `mlp` + `experts` must be at most `num_layers`"
+        given = f"{attention} + {mlp} + {experts} is more than {num_layers}"
+        raise ModelwrightError(f"{rule}, but {given}; take fewer of them.")
     pattern = ""
     for position in range(num_layers):
         # How far each kind lags behind its even share at the middle of this position; the furthest comes next.

@@ -1,0 +1,275 @@
+"""`MambaModelBuilder` builds the engine's model that a config describes: names, shapes, values, parts, one forward."""
+
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import replace as with_parts
+from typing import Any
+
+import pytest
+import torch
+from megatron.core.models.hybrid.hybrid_model import HybridModel
+from megatron.core.process_groups_config import ProcessGroupCollection
+from torch import Tensor, nn
+
+from modelwright.builders import builder_for
+from modelwright.config import NoWrap, Parallelism, Precision, fingerprint, replace
+from modelwright.distributed import BuildError, total_parameters
+from modelwright.layers import TORCH_KERNELS, MambaLayerSpec, MambaMixer
+from modelwright.mamba import MambaModelBuilder, MambaModelConfig
+from modelwright.mamba.builder import mamba_stack
+from modelwright.protocols import ConformanceError, MambaMixerBuilder, ModelwrightError
+from packages.mamba.tests.test_presets import parameters
+
+MAMBA = MambaModelConfig(
+    num_layers=2,
+    hidden_size=16,
+    mamba_state_dim=4,
+    mamba_head_dim=8,
+    mamba_num_groups=2,
+    chunk_size=4,
+    vocab_size=60,
+    vocab_multiple=32,
+    seq_length=8,
+)
+HYBRID = replace(MAMBA, num_layers=None, pattern="M*-", num_attention_heads=4, ffn_hidden_size=24)
+ONE_RANK: dict[str, Any] = {"parallelism": Parallelism(), "precision": Precision(), "wrap": NoWrap()}
+MAMBA_LAYER = {
+    "decoder.layers.{i}.norm.weight": (16,),
+    # z, x, B, C, dt of 4 heads of 8 channels and 2 groups of 4 states.
+    "decoder.layers.{i}.mixer.in_proj.weight": (2 * 32 + 2 * 8 + 4, 16),
+    "decoder.layers.{i}.mixer.conv1d_weight": (32 + 2 * 8, 1, 4),
+    "decoder.layers.{i}.mixer.conv1d_bias": (32 + 2 * 8,),
+    "decoder.layers.{i}.mixer.dt_bias": (4,),
+    "decoder.layers.{i}.mixer.A_log": (4,),
+    "decoder.layers.{i}.mixer.D": (4,),
+    "decoder.layers.{i}.mixer.norm.weight": (32,),
+    "decoder.layers.{i}.mixer.out_proj.weight": (16, 32),
+}
+ATTENTION_LAYER = {
+    "decoder.layers.{i}.input_layernorm.weight": (16,),
+    "decoder.layers.{i}.self_attention.linear_qkv.weight": (48, 16),
+    "decoder.layers.{i}.self_attention.linear_proj.weight": (16, 16),
+}
+MLP_LAYER = {
+    "decoder.layers.{i}.pre_mlp_layernorm.weight": (16,),
+    "decoder.layers.{i}.mlp.linear_fc1.weight": (48, 16),
+    "decoder.layers.{i}.mlp.linear_fc2.weight": (16, 24),
+}
+ENDS = {
+    "embedding.word_embeddings.weight": (64, 16),
+    "decoder.final_norm.weight": (16,),
+    "output_layer.weight": (64, 16),
+}
+
+
+def layers(*of: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """The shapes of layers one after another, and of what stands around them."""
+    return {name.format(i=i): shape for i, layer in enumerate(of) for name, shape in layer.items()} | ENDS
+
+
+def build(groups: ProcessGroupCollection, config: MambaModelConfig, seed: int = 1, **options: Any) -> HybridModel:
+    (stage,) = MambaModelBuilder(config, **options).build_distributed_models(groups, **ONE_RANK, seed=seed)
+    assert isinstance(stage, HybridModel)
+    return stage
+
+
+def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def losses(model: HybridModel, config: MambaModelConfig) -> Tensor:
+    """[b, s]."""
+    torch.manual_seed(0)
+    tokens = torch.randint(config.vocab_size, (2, config.seq_length + 1))
+    positions = torch.arange(config.seq_length).expand(2, -1)
+    answer: Tensor = model(
+        input_ids=tokens[:, :-1], position_ids=positions, attention_mask=None, labels=tokens[:, 1:].contiguous()
+    )
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (MAMBA, layers(MAMBA_LAYER, MAMBA_LAYER)),
+        (HYBRID, layers(MAMBA_LAYER, ATTENTION_LAYER, MLP_LAYER)),
+    ],
+    ids=["mamba", "hybrid"],
+)
+def test_names_and_shapes(
+    groups: ProcessGroupCollection, config: MambaModelConfig, expected: dict[str, tuple[int, ...]]
+) -> None:
+    assert shapes(build(groups, config)) == expected
+    assert shapes(MambaModelBuilder(config).build_model(groups)) == expected
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MAMBA,
+        HYBRID,
+        replace(MAMBA, tie_embeddings=True, mamba_bias=True, conv_bias=False),
+        replace(MAMBA, d_per_channel=True, gated_norm=False, conv_width=3),
+        replace(MAMBA, mamba_num_heads=6, mamba_num_groups=3),
+        replace(HYBRID, pattern="--", num_attention_heads=None, mamba_head_dim=7),
+    ],
+)
+def test_the_number_of_parameters(groups: ProcessGroupCollection, config: MambaModelConfig) -> None:
+    assert total_parameters([build(groups, config)]) == parameters(config)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MAMBA,
+        HYBRID,
+        replace(HYBRID, position_embedding="rope"),
+        replace(MAMBA, position_embedding="learned", norm_before_gate=True, dt_limit=(0.01, 0.05)),
+    ],
+    ids=["mamba", "hybrid", "rope", "options"],
+)
+def test_the_first_loss_is_that_of_guessing(groups: ProcessGroupCollection, config: MambaModelConfig) -> None:
+    """An untrained model knows nothing: the loss is the logarithm of the vocabulary."""
+    model = build(groups, config)
+    loss = losses(model, config)
+    assert loss.shape == (2, 8)
+    assert loss.mean().item() == pytest.approx(math.log(config.padded_vocab_size), abs=0.05)
+    loss.mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_the_future_is_hidden(groups: ProcessGroupCollection) -> None:
+    model = build(groups, replace(HYBRID, init_std=0.5))
+    tokens, positions = torch.arange(8)[None], torch.arange(8)[None]
+    changed = tokens.clone()
+    changed[0, 5] = 40
+    one, other = (model(input_ids=given, position_ids=positions, attention_mask=None)[0] for given in (tokens, changed))
+    assert torch.allclose(one[:5], other[:5], atol=1e-5)
+    assert not torch.allclose(one[5:], other[5:], atol=1e-4)
+
+
+def test_initial_values_are_in_their_ranges(groups: ProcessGroupCollection) -> None:
+    config = replace(MAMBA, mamba_head_dim=1, mamba_num_groups=2, a_init_range=(2.0, 3.0), dt_init_range=(0.01, 0.02))
+    mixer = build(groups, config).decoder.layers[1].mixer
+    assert isinstance(mixer, MambaMixer)
+    decay, step = mixer.A_log.exp(), nn.functional.softplus(mixer.dt_bias)
+    for values, low, high in ((decay, 2.0, 3.0), (step, 0.01, 0.02)):
+        assert low - 1e-5 <= values.min() < values.max() <= high + 1e-5
+    assert torch.equal(mixer.D, torch.ones(32))
+    assert mixer.conv1d_weight.abs().max() <= 0.5
+
+
+def test_the_same_seed_gives_the_same_parameters(groups: ProcessGroupCollection) -> None:
+    first, second, other = (dict(build(groups, HYBRID, seed).named_parameters()) for seed in (1, 1, 2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    drawn = {name for name in first if not torch.equal(first[name], other[name])}
+    assert drawn == {name for name in first if "norm" not in name and not name.endswith(".D")}
+
+
+@pytest.mark.parametrize("config", [MAMBA, HYBRID], ids=["mamba", "hybrid"])
+def test_building_on_the_meta_device_gives_the_same(groups: ProcessGroupCollection, config: MambaModelConfig) -> None:
+    direct, meta = (build(groups, config, meta=meta).state_dict() for meta in (False, True))
+    assert direct.keys() == meta.keys()
+    for name, value in direct.items():
+        assert value is meta[name] is None or torch.equal(value, meta[name]), name
+
+
+def test_building_changes_no_config(groups: ProcessGroupCollection) -> None:
+    before = fingerprint(HYBRID)
+    build(groups, HYBRID)
+    assert fingerprint(HYBRID) == before
+
+
+def test_the_builder_of_the_kind() -> None:
+    assert type(builder_for(MAMBA)) is MambaModelBuilder
+
+
+def test_a_layout_that_does_not_fit_is_refused_with_the_groups_that_do_not() -> None:
+    with pytest.raises(BuildError, match=r"(?s)`tp` is not set.*`mamba_num_groups` must be a multiple of `tensor`"):
+        MambaModelBuilder(MAMBA).build_distributed_models(
+            ProcessGroupCollection(), parallelism=Parallelism(tensor=4), precision=Precision(), wrap=NoWrap()
+        )
+
+
+class Averaging(nn.Module):
+    """A mixer of one's own: each position becomes the mean of those up to it, times a learned scale."""
+
+    def __init__(
+        self,
+        config: Any,
+        /,
+        *,
+        d_model: int,
+        layer_number: int,
+        pg_collection: Any,
+        pp_layer_offset: int,
+        name: str | None,
+    ) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(d_model))
+
+    def forward(
+        self, hidden_SBH: Tensor, /, *, inference_context: Any = None, packed_seq_params: Any = None
+    ) -> tuple[Tensor, Tensor | None]:
+        counts = torch.arange(1, hidden_SBH.size(0) + 1, device=hidden_SBH.device).view(-1, 1, 1)
+        return hidden_SBH.cumsum(0) / counts * self.scale, None
+
+
+def test_a_mixer_of_ones_own(groups: ProcessGroupCollection) -> None:
+    averaging: MambaMixerBuilder = Averaging
+    spec = with_parts(mamba_stack(HYBRID), mamba=MambaLayerSpec(mixer=averaging))
+    model = build(groups, HYBRID, spec=spec)
+    own = {"decoder.layers.{i}.norm.weight": (16,), "decoder.layers.{i}.mixer.scale": (16,)}
+    assert shapes(model) == layers(own, ATTENTION_LAYER, MLP_LAYER)
+    losses(model, HYBRID).mean().backward()
+    assert model.decoder.layers[0].mixer.scale.grad is not None
+    # The family's own spec is as it was.
+    assert shapes(build(groups, HYBRID)) == layers(MAMBA_LAYER, ATTENTION_LAYER, MLP_LAYER)
+
+
+def test_a_mixer_that_does_not_fit_is_refused_when_the_spec_is_made() -> None:
+    with pytest.raises(ConformanceError, match=r"cannot fill `MambaMixerBuilder`"):
+        MambaLayerSpec(mixer=nn.Linear)  # type: ignore[arg-type]  # that is the test
+
+
+INSTALL = "pip install --no-build-isolation 'modelwright-layers[kernels]'"
+MISSING = (
+    f"mamba-ssm and causal-conv1d are not installed ({INSTALL}) and CUDA is not usable (it needs a GPU and its driver)"
+)
+
+
+@pytest.fixture
+def neither_packages_nor_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """On every machine the same."""
+    monkeypatch.setattr("modelwright.layers._mamba_kernels.find_spec", lambda name: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    yield
+
+
+@pytest.mark.usefixtures("neither_packages_nor_cuda")
+def test_kernels_that_are_not_there_are_refused_before_anything_is_built() -> None:
+    with pytest.raises(ModelwrightError) as caught:
+        MambaModelBuilder(replace(MAMBA, kernels="mamba_ssm"))
+    assert str(caught.value) == (
+        f"`kernels: mamba_ssm` cannot be used here, because {MISSING}; use `torch`, which runs anywhere, or `auto`, "
+        "which takes `mamba_ssm` where it can be used."
+    )
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.usefixtures("neither_packages_nor_cuda")
+def test_auto_says_what_it_took(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="modelwright"):
+        MambaModelBuilder(MAMBA)
+    assert caplog.messages == [f"kernels auto takes torch, because `mamba_ssm` cannot be used: {MISSING}"]
+
+
+def test_torch_says_nothing(groups: ProcessGroupCollection, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="modelwright.layers"):
+        mixer = build(groups, replace(MAMBA, kernels="torch")).decoder.layers[0].mixer
+    assert isinstance(mixer, MambaMixer)
+    assert mixer.kernels is TORCH_KERNELS
+    assert not caplog.messages

@@ -1,0 +1,404 @@
+"""What a Mamba's config derives and refuses. No torch."""
+
+import dataclasses
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelwright.config import (
+    ConfigError,
+    Llama3RopeScaling,
+    Parallelism,
+    RunConfig,
+    check_layout,
+    dumps,
+    fingerprint,
+    load,
+    loads,
+    replace,
+)
+from modelwright.mamba import MambaModelConfig, hybrid_pattern
+from modelwright.protocols import ModelwrightError
+
+SMALL = MambaModelConfig(num_layers=4, hidden_size=64, mamba_head_dim=16, vocab_size=250, seq_length=64)
+HYBRID = replace(SMALL, num_layers=None, pattern="M-|M*", num_attention_heads=4, num_query_groups=2)
+EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "mamba-tiny.yaml"
+EMPTY_STAGE = "`pattern` must have a layer in every stage, but one is empty; take a `|` out, or add a layer."
+HUGE = 10**400
+
+
+def message_of(function: Any, *args: Any, **values: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        function(*args, **values)
+    return str(caught.value)
+
+
+def test_importing_loads_no_torch() -> None:
+    code = (
+        "import sys, modelwright.mamba as m, modelwright.mamba.presets; m.mamba_tiny(); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "False\n"
+
+
+def test_the_stack_of_a_pure_model() -> None:
+    assert SMALL.stack_pattern == SMALL.layers == "MMMM"
+    assert (SMALL.symbols, SMALL.blocks) == ({"M"}, 4)
+    assert (SMALL.resolved_mamba_heads, SMALL.padded_vocab_size) == (8, 256)
+
+
+def test_the_stack_of_a_hybrid() -> None:
+    assert HYBRID.stack_pattern == "M-|M*"
+    assert HYBRID.layers == "M-M*"
+    assert (HYBRID.symbols, HYBRID.blocks) == ({"M", "-", "*"}, 4)
+    assert replace(HYBRID, num_layers=4).blocks == 4
+    assert (HYBRID.heads, HYBRID.resolved_query_groups, HYBRID.resolved_head_dim) == (4, 2, 16)
+
+
+def test_heads_of_the_scan() -> None:
+    assert replace(SMALL, expand=1.5).resolved_mamba_heads == 6
+    assert replace(SMALL, mamba_num_heads=6, expand=1.1).resolved_mamba_heads == 6
+    fields = replace(SMALL, mamba_num_groups=2).engine_fields()
+    names = ("mamba_state_dim", "mamba_head_dim", "mamba_num_heads", "mamba_num_groups", "num_layers")
+    assert [fields[name] for name in names] == [128, 16, 8, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"num_attention_heads": 3, "num_query_groups": 3}, (8, 8, 16)),
+        ({"num_layers": None, "pattern": "--", "ffn_hidden_size": 96, "mamba_head_dim": 17}, (96, 96, 17)),
+    ],
+    ids=["Mamba alone", "MLP alone"],
+)
+def test_fields_of_layers_that_are_not_there_have_no_effect(
+    changes: dict[str, Any], expected: tuple[int, int, int]
+) -> None:
+    """The engine wants heads that the tensor ranks divide, though no layer is attention."""
+    config = replace(SMALL, mamba_num_groups=2, **changes)
+    fields = config.engine_fields()
+    assert (fields["num_attention_heads"], fields["num_query_groups"], fields["kv_channels"]) == expected
+    check_layout(config, Parallelism(tensor=2))
+
+
+def pattern(text: str, **changes: Any) -> dict[str, Any]:
+    return {"num_layers": None, "pattern": text, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_layers": None}, "`num_layers` must be given where `pattern` is not; set one of them."),
+        (
+            pattern("MM-XM"),
+            (
+                "`pattern` must be made of `M` (Mamba), `*` (attention), `-` (MLP) and `|` (end of a stage), but holds"
+                " `X`.\n    MM-XM\n       ^"
+            ),
+        ),
+        (pattern("MM||M"), f"{EMPTY_STAGE}\n    MM||M\n       ^"),
+        (pattern("|MM"), f"{EMPTY_STAGE}\n    |MM\n    ^"),
+        (pattern("MM|"), f"{EMPTY_STAGE}\n    MM|\n      ^"),
+        (pattern(""), f"{EMPTY_STAGE}\n    \n    ^"),
+        (
+            pattern("MM", num_layers=3),
+            "`num_layers` must be the number of layers in `pattern`, but 3 is not 2; leave it out.",
+        ),
+        (
+            pattern("M*"),
+            "`num_attention_heads` must be given for a model with attention layers, but is null; set it.",
+        ),
+        (
+            pattern("M*", num_attention_heads=7),
+            (
+                "`num_attention_heads` must divide `hidden_size`, but 7 does not divide 64;"
+                " use 1, 2, 4, 8, 16, 32 or 64."
+            ),
+        ),
+        (
+            pattern("M*", num_attention_heads=8, num_query_groups=3),
+            "`num_query_groups` must divide `num_attention_heads`, but 3 does not divide 8; use 1, 2, 4 or 8.",
+        ),
+        (
+            pattern("M*", num_attention_heads=8, rope_scaling=Llama3RopeScaling()),
+            "`rope_scaling` needs `position_embedding: rope`, but `none` was given; set it to null.",
+        ),
+        (
+            {"hidden_size": 10},
+            (
+                "`expand` × `hidden_size` must be a multiple of `mamba_head_dim`, but 2.0 × 10 is not a multiple of 16;"
+                " change one of them, or say `mamba_num_heads`."
+            ),
+        ),
+        (
+            {"expand": 1e308, "hidden_size": 10**15},
+            (
+                "`expand` × `hidden_size` must be a multiple of `mamba_head_dim`, but 1e+308 × 1000000000000000 is not"
+                " a multiple of 16; change one of them, or say `mamba_num_heads`."
+            ),
+        ),
+        (
+            {"mamba_num_heads": 6, "mamba_num_groups": 4},
+            "`mamba_num_groups` must divide `mamba_num_heads`, but 4 does not divide 6; use 1, 2, 3 or 6.",
+        ),
+        (
+            {"a_init_range": (2.0, 1.0)},
+            (
+                "`a_init_range` must be a lower and an upper bound, but 2.0 and 1.0 were given;"
+                " give the lower one first."
+            ),
+        ),
+        (
+            {"dt_init_range": (0.1, 0.01)},
+            (
+                "`dt_init_range` must be a lower and an upper bound, but 0.1 and 0.01 were given;"
+                " give the lower one first."
+            ),
+        ),
+        (
+            {"dt_limit": (float("nan"), 1.0)},
+            "`dt_limit` must be a lower and an upper bound, but nan and 1.0 were given; give the lower one first.",
+        ),
+        ({"a_init_range": (0.0, 1.0)}, "`a_init_range[0]` must be above 0.0, but 0.0 was given."),
+        ({"expand": 0.0}, "`expand` must be above 0.0, but 0.0 was given."),
+        ({"chunk_size": 0}, "`chunk_size` must be at least 1, but 0 was given."),
+        (
+            {"kernels": "cuda"},
+            '`kernels` must be `auto`, `torch` or `mamba_ssm`, but the string "cuda" was given.',
+        ),
+        (
+            {"mamba_state_dims": 3},
+            "`mamba_state_dims` is not a field of `mamba`; did you mean `mamba_state_dim`?",
+        ),
+        (
+            {"activation": "swigelu"},
+            (
+                "`activation` must be `swiglu`, `geglu`, `gelu`, `gelu_tanh`, `relu`, `squared_relu` or `silu`,"
+                " but `swigelu` was given; did you mean `swiglu`?"
+            ),
+        ),
+    ],
+)
+def test_rules(changes: dict[str, Any], message: str) -> None:
+    assert message_of(replace, SMALL, **changes) == message
+
+
+def test_everything_that_is_wrong_is_said_at_once() -> None:
+    wrong = pattern("MMXM", mamba_num_groups=3, dt_limit=(1.0, 0.5))
+    assert message_of(replace, SMALL, **wrong).splitlines() == [
+        "`pattern` must be made of `M` (Mamba), `*` (attention), `-` (MLP) and `|` (end of a stage), but holds `X`.",
+        "    MMXM",
+        "      ^",
+        "`mamba_num_groups` must divide `mamba_num_heads`, but 3 does not divide 8; use 1, 2, 4 or 8.",
+        "`dt_limit` must be a lower and an upper bound, but 1.0 and 0.5 were given; give the lower one first.",
+    ]
+
+
+def test_a_file_says_where() -> None:
+    text = "kind: mamba\npattern: 'M-Q'\nhidden_size: 64\nvocab_size: 256\nseq_length: 64\n"
+    assert message_of(loads, text).splitlines() == [
+        (
+            "line 2:10: `pattern` must be made of `M` (Mamba), `*` (attention), `-` (MLP) and `|` (end of a stage),"
+            " but holds `Q`."
+        ),
+        "    M-Q",
+        "      ^",
+    ]
+
+
+@pytest.mark.parametrize("name", ["num_layers", "hidden_size", "vocab_size", "seq_length", "num_attention_heads"])
+@pytest.mark.parametrize("given", [10**22, HUGE], ids=["10**22", "10**400"])
+def test_huge_numbers(name: str, given: int) -> None:
+    """Those that a stranger's file may hold: taken or refused at once, without an overflow."""
+    config = replace(SMALL, mamba_num_heads=8, mamba_num_groups=2, **{name: given})
+    assert loads(dumps(config)) == config
+    check_layout(config, Parallelism(tensor=2))
+
+
+@pytest.mark.parametrize("name", ["hidden_size", "mamba_head_dim", "mamba_num_groups"])
+def test_huge_numbers_that_do_not_fit(name: str) -> None:
+    assert str(HUGE) in message_of(replace, SMALL, **{name: HUGE})
+    assert message_of(replace, SMALL, expand=0.25, hidden_size=HUGE).startswith("`expand` × `hidden_size` must be")
+
+
+@pytest.mark.parametrize(
+    ("config", "axes"),
+    [
+        (replace(SMALL, mamba_num_groups=2), {"tensor": 2, "sequence": True}),
+        (SMALL, {"pipeline": 2, "virtual_pipeline": 2}),
+        (SMALL, {"pipeline": 2, "stages": (1, 3)}),
+        (SMALL, {"context": 2}),
+        (replace(SMALL, mamba_num_groups=8), {"tensor": 2, "context": 2}),
+        (replace(SMALL, mamba_num_groups=2), {"tensor": 2, "context": 4}),
+        (HYBRID, {"pipeline": 2}),
+        (replace(HYBRID, mamba_num_groups=2), {"pipeline": 2, "tensor": 2}),
+        (replace(HYBRID, pattern="M-*M"), {"pipeline": 2, "virtual_pipeline": 2}),
+        (replace(HYBRID, pattern="-*"), {"tensor": 2}),
+    ],
+)
+def test_layouts_that_fit(config: MambaModelConfig, axes: dict[str, Any]) -> None:
+    check_layout(config, Parallelism(**axes))
+
+
+@pytest.mark.parametrize(
+    ("config", "axes", "expected"),
+    [
+        (
+            SMALL,
+            {"tensor": 3},
+            [
+                (
+                    "`vocab_multiple` 128 pads the vocabulary to 256, which must be a multiple of `tensor`,"
+                    " but is not a multiple of 3; use a multiple of 3."
+                ),
+                "`mamba_num_heads` must be a multiple of `tensor`, but 8 is not a multiple of 3; use 6 or 9.",
+                "`mamba_num_groups` must be a multiple of `tensor`, but 1 is not a multiple of 3; use 3.",
+            ],
+        ),
+        (
+            replace(SMALL, mamba_num_heads=6, mamba_num_groups=2),
+            {"tensor": 2, "context": 2},
+            [
+                (
+                    "`mamba_num_heads` must be a multiple of `tensor` × `context`, but 6 is not a multiple of 4;"
+                    " use 4 or 8."
+                )
+            ],
+        ),
+        (
+            replace(SMALL, mamba_num_heads=6, mamba_num_groups=3),
+            {"context": 2},
+            [
+                (
+                    "`mamba_num_groups` / `tensor` must be a multiple or a divisor of `context`, but 3 is neither of 2;"
+                    " change one of them."
+                )
+            ],
+        ),
+        (
+            HYBRID,
+            {"tensor": 4},
+            [
+                "`num_query_groups` must be a multiple of `tensor`, but 2 is not a multiple of 4; use 4.",
+                (
+                    "`pattern` must have `pipeline` × `virtual_pipeline` = 1 stages, but `|` makes 2;"
+                    " change the boundaries or the parallelism."
+                ),
+                "`mamba_num_groups` must be a multiple of `tensor`, but 1 is not a multiple of 4; use 4.",
+            ],
+        ),
+        (
+            HYBRID,
+            {"pipeline": 2, "stages": (2, 2)},
+            ["`parallelism.stages` must be null where `pattern` has stage boundaries; leave one of them out."],
+        ),
+        (
+            replace(SMALL, num_layers=None, pattern="M-M"),
+            {"pipeline": 2},
+            [
+                (
+                    "`num_layers` must be a multiple of `pipeline` × `virtual_pipeline`, but 3 is not a multiple of 2;"
+                    " use 2 or 4."
+                )
+            ],
+        ),
+        (
+            SMALL,
+            {"pipeline": 2, "stages": (1, 2)},
+            ["`num_layers` must be the sum of `parallelism.stages`, but 4 is not 3; change one of them."],
+        ),
+        (
+            replace(SMALL, seq_length=66),
+            {"context": 2},
+            ["`seq_length` must be a multiple of 2 × `context`, but 66 is not a multiple of 4; use 64 or 68."],
+        ),
+        (SMALL, {"expert": 2}, ["`expert` must be 1, but 2 was given: a `mamba` has no experts to split."]),
+    ],
+)
+def test_layouts_that_do_not_fit(config: MambaModelConfig, axes: dict[str, Any], expected: list[str]) -> None:
+    assert message_of(check_layout, config, Parallelism(**axes)).splitlines() == expected
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ((4, 0, 0), "MMMM"),
+        ((8, 1, 0), "MM*MMMMM"),
+        ((8, 0, 4), "M-M-M-M-"),
+        ((10, 2, 2), "M*M-MM*M-M"),
+        ((24, 3, 6), "M-M*MM-MM-M*MM-MM-M*MM-M"),
+        ((1, 1, 0), "*"),
+        ((0, 0, 0), ""),
+    ],
+)
+def test_patterns_made(counts: tuple[int, int, int], expected: str) -> None:
+    num_layers, attention, mlp = counts
+    assert hybrid_pattern(num_layers, attention=attention, mlp=mlp) == expected
+
+
+@pytest.mark.parametrize("num_layers", [5, 12, 52, 97])
+def test_patterns_have_exactly_so_many_and_spread_them(num_layers: int) -> None:
+    for attention in range(0, num_layers + 1, 3):
+        for mlp in range(0, num_layers - attention + 1, 4):
+            made = hybrid_pattern(num_layers, attention=attention, mlp=mlp)
+            counts = {"*": attention, "-": mlp, "M": num_layers - attention - mlp}
+            assert {kind: made.count(kind) for kind in counts} == counts
+            for kind, count in counts.items():
+                at = [index for index, one in enumerate(made) if one == kind]
+                gaps = [after - before for before, after in pairwise(at)]
+                assert all(gap < 2 * num_layers / count + 1 for gap in gaps), (made, kind)
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        (
+            {"attention": 3, "mlp": 2},
+            "`attention` + `mlp` must be at most `num_layers`, but 3 + 2 is more than 4; take fewer of them.",
+        ),
+        ({"attention": -1}, "`attention` must be at least 0, but -1 was given; leave it out for none."),
+        ({"attention": 6, "mlp": -3}, "`mlp` must be at least 0, but -3 was given; leave it out for none."),
+    ],
+)
+def test_patterns_that_cannot_be_made(counts: dict[str, int], message: str) -> None:
+    with pytest.raises(ModelwrightError) as caught:
+        hybrid_pattern(4, **counts)
+    assert str(caught.value) == message
+
+
+MOVED: dict[str, Any] = {
+    "engine": {"foo": 1}, "num_layers": 2, "hidden_size": 512, "num_attention_heads": 4, "num_query_groups": 2,
+    "head_dim": 64, "ffn_hidden_size": 99, "activation": "gelu", "normalization": "layernorm", "norm_epsilon": 1e-6,
+    "position_embedding": "learned", "rotary_base": 1e6, "rotary_percent": 0.5, "vocab_size": 17, "vocab_multiple": 1,
+    "rope_scaling": Llama3RopeScaling(factor=4.0, low_freq_factor=2.0, high_freq_factor=8.0, original_seq_length=10),
+    "seq_length": 32, "tie_embeddings": True, "linear_bias": True, "qkv_bias": True, "qk_norm": True,
+    "attention_dropout": 0.1, "hidden_dropout": 0.1, "init_std": 0.0, "pattern": "M-|-M", "mamba_state_dim": 3,
+    "mamba_head_dim": 32, "mamba_num_heads": 3, "mamba_num_groups": 2, "expand": 1.5, "conv_width": 2,
+    "conv_bias": False, "conv_init": 0.25, "mamba_bias": True, "chunk_size": 7, "gated_norm": False,
+    "norm_before_gate": True, "d_per_channel": True, "a_init_range": (1.0, 2.0), "dt_init_range": (0.01, 0.02),
+    "dt_init_floor": 1e-3, "dt_limit": (0.001, 0.5), "kernels": "torch",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(MambaModelConfig)])
+def test_every_field_comes_back(name: str) -> None:
+    config = replace(SMALL, **{name: MOVED[name]})
+    assert config != SMALL
+    for full in (False, True):
+        assert loads(dumps(config, full=full)) == config
+        assert loads(dumps(config, full=full, format="json"), format="json") == config
+    assert MambaModelConfig.from_dict(config.as_dict()) == config
+    assert fingerprint(MambaModelConfig.from_dict(config.as_dict())) == fingerprint(config) != fingerprint(SMALL)
+
+
+@pytest.mark.skipif(not EXAMPLE.exists(), reason="the package stands alone")
+def test_the_example_is_a_valid_run() -> None:
+    run = load(EXAMPLE)
+    assert isinstance(run, RunConfig)
+    assert isinstance(run.model, MambaModelConfig)
+    assert run.parallelism.world_size() == 2
+    assert loads(dumps(run)) == loads(dumps(run, full=True)) == run

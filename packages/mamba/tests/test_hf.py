@@ -1,0 +1,106 @@
+"""The map to the names of Hugging Face's Mamba-2 covers the model that is built, and loses nothing either way."""
+
+from typing import Any
+
+import pytest
+import torch
+from megatron.core.process_groups_config import ProcessGroupCollection
+from torch import Tensor
+
+from modelwright.config import replace
+from modelwright.distributed import local_shards
+from modelwright.layers import WeightMapError
+from modelwright.mamba import MambaModelConfig
+from modelwright.mamba.hf import mamba2_map
+from packages.mamba.tests.test_builder import MAMBA, build
+
+EXACT = replace(MAMBA, vocab_size=64)
+MIXER = {
+    "in_proj.weight": (84, 16),
+    "conv1d.weight": (48, 1, 4),
+    "conv1d.bias": (48,),
+    "dt_bias": (4,),
+    "A_log": (4,),
+    "D": (4,),
+    "norm.weight": (32,),
+    "out_proj.weight": (16, 32),
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "tied": {"tie_embeddings": True},
+    "biases": {"mamba_bias": True},
+    "no convolution bias": {"conv_bias": False},
+    "no norm": {"gated_norm": False},
+    "one group": {"mamba_num_groups": 1},
+}
+
+
+def state(groups: ProcessGroupCollection, config: MambaModelConfig) -> dict[str, Tensor]:
+    """Every parameter by its name in a checkpoint, no two alike."""
+    torch.manual_seed(0)
+    model = build(groups, config)
+    return {shard.key: torch.randn_like(local) for shard, local in local_shards(model, groups)}
+
+
+def expected_shapes(config: MambaModelConfig) -> dict[str, tuple[int, ...]]:
+    mixer: dict[str, tuple[int, ...]] = dict(MIXER)
+    if config.mamba_bias:
+        mixer |= {"in_proj.bias": (84,), "out_proj.bias": (16,)}
+    if not config.conv_bias:
+        del mixer["conv1d.bias"]
+    if not config.gated_norm:
+        del mixer["norm.weight"]
+    if config.mamba_num_groups == 1:
+        mixer |= {"in_proj.weight": (76, 16), "conv1d.weight": (40, 1, 4), "conv1d.bias": (40,)}
+    found: dict[str, tuple[int, ...]] = {
+        "backbone.embeddings.weight": (config.vocab_size, 16),
+        "backbone.norm_f.weight": (16,),
+    }
+    found |= {} if config.tie_embeddings else {"lm_head.weight": (config.vocab_size, 16)}
+    for layer in range(2):
+        found[f"backbone.layers.{layer}.norm.weight"] = (16,)
+        found |= {f"backbone.layers.{layer}.mixer.{name}": shape for name, shape in mixer.items()}
+    return found
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_names_and_shapes(groups: ProcessGroupCollection, option: str) -> None:
+    config = replace(MAMBA, **OPTIONS[option])
+    found = {name: tuple(t.shape) for name, t in mamba2_map(config).from_engine(state(groups, config)).items()}
+    assert found == expected_shapes(config)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_there_and_back(groups: ProcessGroupCollection, option: str) -> None:
+    config = replace(EXACT, **OPTIONS[option])
+    engine, weights = state(groups, config), mamba2_map(config)
+    back = weights.to_engine(weights.from_engine(engine))
+    assert back.keys() == engine.keys()
+    for name, tensor in engine.items():
+        assert torch.equal(back[name], tensor), name
+
+
+def test_rows_that_pad_the_vocabulary_come_back_as_zero(groups: ProcessGroupCollection) -> None:
+    engine, weights = state(groups, MAMBA), mamba2_map(MAMBA)
+    table = weights.to_engine(weights.from_engine(engine))["output_layer.weight"]
+    assert torch.equal(table[:60], engine["output_layer.weight"][:60])
+    assert torch.equal(table[60:], torch.zeros(4, 16))
+
+
+def test_the_rows_of_a_projection_stand_as_z_x_b_c_dt(groups: ProcessGroupCollection) -> None:
+    engine = state(groups, MAMBA)
+    whole = mamba2_map(MAMBA).from_engine(engine)["backbone.layers.1.mixer.in_proj.weight"]
+    rows = dict(zip(("z", "x", "B", "C", "dt"), whole.split([32, 32, 8, 8, 4]), strict=True))
+    for name, part in rows.items():
+        assert torch.equal(part, engine[f"decoder.layers.1.mixer.in_proj.weight.{name}"])
+
+
+def test_the_weights_of_another_config(groups: ProcessGroupCollection) -> None:
+    weights = mamba2_map(MAMBA).from_engine(state(groups, MAMBA))
+    with pytest.raises(WeightMapError) as caught:
+        mamba2_map(replace(MAMBA, tie_embeddings=True, num_layers=3)).to_engine(weights)
+    assert str(caught.value) == (
+        "the weights must be exactly those of the map, but 9 are missing (backbone.layers.2.mixer.A_log, "
+        "backbone.layers.2.mixer.D, backbone.layers.2.mixer.conv1d.bias, backbone.layers.2.mixer.conv1d.weight) and 1 "
+        "are left over (lm_head.weight); is the config the one of this checkpoint?"
+    )
