@@ -6,7 +6,7 @@ import warnings
 import torch
 from torch import nn
 
-from modelwright.config import NoWrap, Parallelism, Precision, RunConfig
+from modelwright.config import ModelConfig, NoWrap, Parallelism, Precision, RunConfig
 from modelwright.gpt import GPTModelConfig
 
 TINY = GPTModelConfig(
@@ -53,3 +53,39 @@ def losses_with_the_engines_sends(run: RunConfig) -> list[float]:
 
     hook = Hook(name="the engine's default", phase="after_wrap", function=as_shipped)
     return [record.loss for record in train(run, hooks=[hook])]
+
+
+def logits_and_gradients(
+    config: ModelConfig,
+    parallelism: Parallelism,
+    whole: dict[str, torch.Tensor],
+    tokens_BS: torch.Tensor,
+    weights_BSV: torch.Tensor,
+) -> tuple[torch.Tensor, dict[str, list[tuple[tuple[int, ...], tuple[int, ...], torch.Tensor]]]]:
+    """Logits [b, s, v] of a model with the given whole weights, and what this rank holds of the gradients.
+
+    The gradients are those of the sum of the logits times `weights_BSV`; each comes by the name of the whole weight,
+    in parts: the shape of the whole, where the part begins, and the part.
+    """
+    quiet()
+    from modelwright.builders import builder_for
+    from modelwright.distributed import initialize, load_whole_state, local_shards
+
+    groups = initialize(parallelism)
+    (model,) = builder_for(config).build_distributed_models(
+        groups, parallelism=parallelism, precision=Precision(), wrap=NoWrap()
+    )
+    load_whole_state([model], whole, groups)
+    positions = torch.arange(tokens_BS.size(1)).expand_as(tokens_BS)
+    answer: torch.Tensor = model(tokens_BS, positions, None, runtime_gather_output=True)
+    answer = answer[..., : weights_BSV.size(-1)]
+    (answer * weights_BSV).sum().backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            assert parameter.grad is not None
+            parameter.copy_(parameter.grad)
+    parts: dict[str, list[tuple[tuple[int, ...], tuple[int, ...], torch.Tensor]]] = {}
+    for shard, local in local_shards(model, groups):
+        part = (tuple(shard.global_shape), tuple(shard.global_offset), local.detach().clone())
+        parts.setdefault(shard.key, []).append(part)
+    return answer.detach(), parts

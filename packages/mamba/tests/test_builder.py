@@ -2,7 +2,6 @@
 
 import logging
 import math
-from collections.abc import Iterator
 from dataclasses import replace as with_parts
 from typing import Any
 
@@ -242,11 +241,10 @@ MISSING = (
 
 
 @pytest.fixture
-def neither_packages_nor_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def neither_packages_nor_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """On every machine the same."""
     monkeypatch.setattr("modelwright.layers._mamba_kernels.find_spec", lambda name: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    yield
 
 
 @pytest.mark.usefixtures("neither_packages_nor_cuda")
