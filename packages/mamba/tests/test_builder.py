@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from modelwright.builders import builder_for
 from modelwright.config import NoWrap, Parallelism, Precision, fingerprint, replace
 from modelwright.distributed import BuildError, total_parameters
-from modelwright.layers import TORCH_KERNELS, MambaLayerSpec, MambaMixer
-from modelwright.mamba import MambaModelBuilder, MambaModelConfig
-from modelwright.mamba.builder import mamba_stack
+from modelwright.layers import TORCH_KERNELS, MambaKernels, MambaLayerSpec, MambaMixer, ssd_scan
+from modelwright.mamba import MambaModelBuilder, MambaModelConfig, mamba_stack
 from modelwright.protocols import ConformanceError, MambaMixerBuilder, ModelwrightError
 from packages.mamba.tests.test_presets import parameters
 
@@ -227,6 +226,20 @@ def test_a_mixer_of_ones_own(groups: ProcessGroupCollection) -> None:
     assert model.decoder.layers[0].mixer.scale.grad is not None
     # The family's own spec is as it was.
     assert shapes(build(groups, HYBRID)) == layers(MAMBA_LAYER, ATTENTION_LAYER, MLP_LAYER)
+
+
+def test_kernels_of_ones_own_keep_what_the_config_says(groups: ProcessGroupCollection) -> None:
+    calls: list[int] = []
+
+    def counted(*given: Any, **options: Any) -> Any:
+        calls.append(given[5])
+        return ssd_scan(*given, **options)
+
+    spec = mamba_stack(replace(MAMBA, conv_bias=False), kernels=MambaKernels(scan=counted))
+    model = build(groups, replace(MAMBA, conv_bias=False), spec=spec)
+    assert model.decoder.layers[0].mixer.conv1d_bias is None
+    losses(model, MAMBA)
+    assert calls == [MAMBA.chunk_size] * 2
 
 
 def test_a_mixer_that_does_not_fit_is_refused_when_the_spec_is_made() -> None:

@@ -1,6 +1,6 @@
 """The Mamba family: Mamba-2 and hybrids of Mamba, attention and MLP; config, builder, presets and name maps.
 
-`import modelwright.mamba` loads no torch; the builder is imported when it is first asked for.
+`import modelwright.mamba` loads no torch; the builder and its spec are imported when they are first asked for.
 """
 
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ from modelwright.mamba.config import MambaModelConfig, hybrid_pattern
 from modelwright.mamba.presets import hybrid_tiny, mamba2_2_7b, mamba2_130m, mamba_tiny, nemotron_h_8b
 
 if TYPE_CHECKING:
-    from modelwright.mamba.builder import MambaModelBuilder
+    from modelwright.mamba.builder import MambaModelBuilder, mamba_stack
 
 __all__ = [
     "MambaModelBuilder",
@@ -18,15 +18,17 @@ __all__ = [
     "hybrid_tiny",
     "mamba2_2_7b",
     "mamba2_130m",
+    "mamba_stack",
     "mamba_tiny",
     "nemotron_h_8b",
 ]
 
 
 def __getattr__(name: str) -> object:
-    """Import the builder when it is asked for (PEP 562)."""
-    if name == "MambaModelBuilder":
-        from modelwright.mamba.builder import MambaModelBuilder
+    """Import the builder and its spec when they are asked for (PEP 562)."""
+    if name in {"MambaModelBuilder", "mamba_stack"}:
+        from modelwright.mamba import builder
 
-        return MambaModelBuilder
+        found: object = getattr(builder, name)
+        return found
     raise AttributeError(f"module `{__name__}` has no attribute `{name}`")

@@ -7,6 +7,7 @@ from modelwright.layers import (
     TORCH,
     Backend,
     DecoderModelBuilder,
+    MambaKernels,
     MambaOptions,
     StackSpec,
     decoder_stack,
@@ -16,12 +17,15 @@ from modelwright.layers import (
 from modelwright.mamba.config import MambaModelConfig
 
 
-def mamba_stack(config: MambaModelConfig, backend: Backend = TORCH) -> StackSpec:
+def mamba_stack(
+    config: MambaModelConfig, backend: Backend = TORCH, *, kernels: MambaKernels | None = None
+) -> StackSpec:
     """What fills the slots of a Mamba model: the spec to change with `dataclasses.replace`.
 
     Args:
         config: Decides on the kernels and on all that a mixer is beyond the sizes in the engine's config.
         backend: Whose parts fill the generic slots.
+        kernels: What convolves, scans and normalises; what the config names when None.
 
     Returns:
         The spec.
@@ -43,7 +47,7 @@ def mamba_stack(config: MambaModelConfig, backend: Backend = TORCH) -> StackSpec
         dt_init_floor=config.dt_init_floor,
         dt_limit=config.dt_limit,
     )
-    mamba = mamba_layer_spec(backend, kernels=find_kernels(config.kernels), options=options)
+    mamba = mamba_layer_spec(backend, kernels=kernels or find_kernels(config.kernels), options=options)
     return replace(decoder_stack(config, backend), mamba=mamba)
 
 
