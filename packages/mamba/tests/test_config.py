@@ -96,8 +96,8 @@ def pattern(text: str, **changes: Any) -> dict[str, Any]:
         (
             pattern("MM-XM"),
             (
-                "`pattern` must be made of `M` (Mamba), `*` (attention), `-` (MLP) and `|` (end of a stage), but holds"
-                " `X`.\n    MM-XM\n       ^"
+                "`pattern` must be made of `M` (Mamba), `*` (attention), `-` (MLP), `E` (experts) and `|` (end of"
+                " a stage), but holds `X`.\n    MM-XM\n       ^"
             ),
         ),
         (pattern("MM||M"), f"{EMPTY_STAGE}\n    MM||M\n       ^"),
@@ -190,7 +190,8 @@ def test_rules(changes: dict[str, Any], message: str) -> None:
 def test_everything_that_is_wrong_is_said_at_once() -> None:
     wrong = pattern("MMXM", mamba_num_groups=3, dt_limit=(1.0, 0.5))
     assert message_of(replace, SMALL, **wrong).splitlines() == [
-        "`pattern` must be made of `M` (Mamba), `*` (attention), `-` (MLP) and `|` (end of a stage), but holds `X`.",
+        "`pattern` must be made of `M` (Mamba), `*` (attention), `-` (MLP), `E` (experts) and `|` (end of a stage), "
+        "but holds `X`.",
         "    MMXM",
         "      ^",
         "`mamba_num_groups` must divide `mamba_num_heads`, but 3 does not divide 8; use 1, 2, 4 or 8.",
@@ -202,8 +203,8 @@ def test_a_file_says_where() -> None:
     text = "kind: mamba\npattern: 'M-Q'\nhidden_size: 64\nvocab_size: 256\nseq_length: 64\n"
     assert message_of(loads, text).splitlines() == [
         (
-            "line 2:10: `pattern` must be made of `M` (Mamba), `*` (attention), `-` (MLP) and `|` (end of a stage),"
-            " but holds `Q`."
+            "line 2:10: `pattern` must be made of `M` (Mamba), `*` (attention), `-` (MLP), `E` (experts) and `|` (end of"
+            " a stage), but holds `Q`."
         ),
         "    M-Q",
         "      ^",
@@ -358,7 +359,8 @@ def test_patterns_have_exactly_so_many_and_spread_them(num_layers: int) -> None:
     [
         (
             {"attention": 3, "mlp": 2},
-            "`attention` + `mlp` must be at most `num_layers`, but 3 + 2 is more than 4; take fewer of them.",
+            "`attention` + `mlp` + `experts` must be at most `num_layers`, but 3 + 2 + 0 is more than 4; take fewer of "
+            "them.",
         ),
         ({"attention": -1}, "`attention` must be at least 0, but -1 was given; leave it out for none."),
         ({"attention": 6, "mlp": -3}, "`mlp` must be at least 0, but -3 was given; leave it out for none."),
@@ -380,7 +382,12 @@ MOVED: dict[str, Any] = {
     "mamba_head_dim": 32, "mamba_num_heads": 3, "mamba_num_groups": 2, "expand": 1.5, "conv_width": 2,
     "conv_bias": False, "conv_init": 0.25, "mamba_bias": True, "chunk_size": 7, "gated_norm": False,
     "norm_before_gate": True, "d_per_channel": True, "a_init_range": (1.0, 2.0), "dt_init_range": (0.01, 0.02),
-    "dt_init_floor": 1e-3, "dt_limit": (0.001, 0.5), "kernels": "torch",
+    "dt_init_floor": 1e-3, "dt_limit": (0.001, 0.5), "kernels": "torch", "num_experts": 8, "top_k": 2,
+    "expert_ffn_hidden_size": 32, "shared_experts": 1, "shared_expert_ffn_hidden_size": 16, "shared_expert_gate": True,
+    "expert_latent_size": 8, "router_score": "sigmoid", "router_pre_softmax": True, "router_groups": 2,
+    "router_top_groups": 1, "router_scaling": 2.5, "router_dtype": "float64", "expert_bias": True,
+    "expert_bias_rate": 0.01, "load_balancing": "none", "load_balancing_coefficient": 0.1, "z_loss_coefficient": 0.1,
+    "capacity_factor": 1.5, "drop_policy": "position", "pad_to_capacity": True, "dispatcher": "allgather",
 }  # fmt: skip
 
 
