@@ -190,8 +190,10 @@ def test_rules(changes: dict[str, Any], message: str) -> None:
 def test_everything_that_is_wrong_is_said_at_once() -> None:
     wrong = pattern("MMXM", mamba_num_groups=3, dt_limit=(1.0, 0.5))
     assert message_of(replace, SMALL, **wrong).splitlines() == [
-        "`pattern` must be made of `M` (Mamba), `*` (attention), `-` (MLP), `E` (experts) and `|` (end of a stage), "
-        "but holds `X`.",
+        (
+            "`pattern` must be made of `M` (Mamba), `*` (attention), `-` (MLP), `E` (experts) and `|` (end of a stage), "
+            "but holds `X`."
+        ),
         "    MMXM",
         "      ^",
         "`mamba_num_groups` must divide `mamba_num_heads`, but 3 does not divide 8; use 1, 2, 4 or 8.",
@@ -203,8 +205,8 @@ def test_a_file_says_where() -> None:
     text = "kind: mamba\npattern: 'M-Q'\nhidden_size: 64\nvocab_size: 256\nseq_length: 64\n"
     assert message_of(loads, text).splitlines() == [
         (
-            "line 2:10: `pattern` must be made of `M` (Mamba), `*` (attention), `-` (MLP), `E` (experts) and `|` (end of"
-            " a stage), but holds `Q`."
+            "line 2:10: `pattern` must be made of `M` (Mamba), `*` (attention), `-` (MLP), `E` (experts) and `|` (end"
+            " of a stage), but holds `Q`."
         ),
         "    M-Q",
         "      ^",
@@ -359,8 +361,10 @@ def test_patterns_have_exactly_so_many_and_spread_them(num_layers: int) -> None:
     [
         (
             {"attention": 3, "mlp": 2},
-            "`attention` + `mlp` + `experts` must be at most `num_layers`, but 3 + 2 + 0 is more than 4; take fewer of "
-            "them.",
+            (
+                "`attention` + `mlp` + `experts` must be at most `num_layers`, but 3 + 2 + 0 is more than 4; take fewer of "
+                "them."
+            ),
         ),
         ({"attention": -1}, "`attention` must be at least 0, but -1 was given; leave it out for none."),
         ({"attention": 6, "mlp": -3}, "`mlp` must be at least 0, but -3 was given; leave it out for none."),
