@@ -162,10 +162,50 @@ def _on_cpu(factory: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _process_groups() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
-    """Groups whose backend is named outright."""
+    """Groups whose backend is named outright, and what gloo does less of than nccl."""
     dist = torch.distributed
     for name in ("init_process_group", "new_group", "new_subgroups", "new_subgroups_by_enumeration"):
         yield dist, name, _over_gloo(getattr(dist, name))
+    yield dist, "all_gather", _gather_uneven(dist.all_gather)
+    yield dist, "reduce_scatter", _scatter_uneven(dist.reduce_scatter)
+
+
+# Gloo gathers and scatters parts of one size, nccl of any; ranks that split experts have as many rows as were routed.
+def _gather_uneven(gather: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(gather)
+    def gathered(tensor_list: list[torch.Tensor], tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if _even(tensor_list) or kwargs.get("async_op"):
+            return gather(tensor_list, tensor, *args, **kwargs)
+        padded = tensor.new_zeros(max(part.size(0) for part in tensor_list), *tensor.shape[1:])
+        padded[: tensor.size(0)] = tensor
+        room = [torch.empty_like(padded) for _ in tensor_list]
+        gather(room, padded, *args, **kwargs)
+        for part, filled in zip(tensor_list, room, strict=True):
+            part.copy_(filled[: part.size(0)])
+        return None
+
+    return gathered
+
+
+def _scatter_uneven(scatter: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(scatter)
+    def scattered(output: torch.Tensor, input_list: list[torch.Tensor], *args: Any, **kwargs: Any) -> Any:
+        if _even(input_list) or kwargs.get("async_op"):
+            return scatter(output, input_list, *args, **kwargs)
+        longest = max(part.size(0) for part in input_list)
+        padded = [part.new_zeros(longest, *part.shape[1:]) for part in input_list]
+        for room, part in zip(padded, input_list, strict=True):
+            room[: part.size(0)] = part
+        filled = torch.empty_like(padded[0])
+        scatter(filled, padded, *args, **kwargs)
+        output.copy_(filled[: output.size(0)])
+        return None
+
+    return scattered
+
+
+def _even(parts: list[torch.Tensor]) -> bool:
+    return all(part.shape == parts[0].shape for part in parts)
 
 
 def _over_gloo(make_group: Callable[..., Any]) -> Callable[..., Any]:
