@@ -1,13 +1,15 @@
 """Mixtures of experts made of the parts that layers give: initial values and training, on two ranks as on one."""
 
+import math
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from modelwright.config import Parallelism, replace
+from modelwright.config import Parallelism, RunConfig, replace
 from modelwright.testing import CurvePoint, RankPool, assert_layout_parity, reference_curve
+from tests.integration.jobs import quiet
 from tests.integration.moe_models import LAYOUTS, RUN, MoePartsConfig
 
 DISPATCHERS = ("allgather", "alltoall")
@@ -104,3 +106,129 @@ def test_experts_with_biases_too(layout: str, two_ranks: RankPool) -> None:
     assert isinstance(RUN.model, MoePartsConfig)
     run = replace(RUN, model=replace(RUN.model, bias=True, activation="gelu"))
     assert_layout_parity(two_ranks, run, LAYOUTS[layout])
+
+
+def uneven(sizes: list[int]) -> tuple[list[float], list[float]]:
+    """What the ranks gather of rows 0, 1, …, and what each gets of their sum, scaled by its rank."""
+    from modelwright.distributed import initialize
+
+    rank = initialize(Parallelism(tensor=2)).tp.rank()
+    whole = torch.arange(float(sum(sizes)))[:, None]
+    room = [torch.full_like(part, -1) for part in whole.split(sizes)]
+    torch.distributed.all_gather(room, whole.split(sizes)[rank].clone())
+    mine = torch.full((sizes[rank], 1), -1.0)
+    torch.distributed.reduce_scatter(mine, [part * (rank + 1) for part in whole.split(sizes)])
+    return torch.cat(room).flatten().tolist(), mine.flatten().tolist()
+
+
+@pytest.mark.parametrize("sizes", [[3, 3], [1, 4], [0, 5], [4, 0]])
+def test_parts_of_any_size_are_gathered_and_scattered(sizes: list[int], two_ranks: RankPool) -> None:
+    """As nccl does; gloo alone refuses them."""
+    found = two_ranks.run(uneven, sizes)
+    assert [gathered for gathered, _ in found] == [[float(i) for i in range(sum(sizes))]] * 2
+    assert [value for _, mine in found for value in mine] == [3.0 * i for i in range(sum(sizes))]
+
+
+CAPACITY = {"moe_router_load_balancing_type": "none", "moe_expert_capacity_factor": 0.75}
+LOSSES: dict[str, dict[str, Any]] = {
+    "auxiliary loss": {"moe_router_load_balancing_type": "aux_loss", "moe_aux_loss_coeff": 1.0},
+    "auxiliary loss of a sequence": {"moe_router_load_balancing_type": "seq_aux_loss", "moe_aux_loss_coeff": 1.0},
+    "z-loss": {"moe_router_load_balancing_type": "none", "moe_z_loss_coeff": 1.0},
+    "bias of experts": {
+        "moe_router_load_balancing_type": "none",
+        "moe_router_score_function": "sigmoid",
+        "moe_router_enable_expert_bias": True,
+        "moe_router_bias_update_rate": 1e-2,
+    },
+}
+
+
+@pytest.mark.parametrize("layout", ["expert 2", "data 2", "tensor 2, sequence", "context 2"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_balancing_does_not_depend_on_the_layout(loss: str, layout: str, two_ranks: RankPool) -> None:
+    run = replace(RUN, model=replace(RUN.model, engine=LOSSES[loss]), train=replace(RUN.train, steps=3))
+    reference = reference_curve(two_ranks, run)
+    plain = reference_curve(two_ranks, replace(RUN, train=run.train))
+    assert any(abs(one.grad_norm - other.grad_norm) > 1e-3 for one, other in zip(reference, plain, strict=True))
+    assert_layout_parity(two_ranks, run, LAYOUTS[layout], reference=reference)
+
+
+@pytest.mark.parametrize("layout", ["expert 2", "data 2", "pipeline 2", "expert tensor 2 of data 2"])
+def test_capacity_agrees_where_a_rank_routes_whole_sequences(layout: str, two_ranks: RankPool) -> None:
+    """It is counted on the tokens of a rank: tensor and context ranks, which hold parts of them, drop others."""
+    run = replace(RUN, model=replace(RUN.model, engine=CAPACITY), train=replace(RUN.train, steps=3))
+    assert_layout_parity(two_ranks, run, LAYOUTS[layout])
+
+
+def losses(run: RunConfig) -> list[float]:
+    quiet()
+    from modelwright.training import train
+
+    return [record.loss for record in train(run)]
+
+
+def test_capacity_trains_where_ranks_split_experts(two_ranks: RankPool) -> None:
+    run = replace(RUN, model=replace(RUN.model, engine=CAPACITY), parallelism=LAYOUTS["tensor 2, sequence"])
+    curves = two_ranks.run(losses, run)
+    assert curves[0] == curves[1]
+    assert curves[0][-1] < curves[0][0] - 0.5
+
+
+def routing(config: MoePartsConfig, parallelism: Parallelism) -> list[Any]:
+    """What a recorder read after each of two batches, and after a third that nothing was recorded of."""
+    from modelwright.builders import builder_for
+    from modelwright.config import MegatronDDP, Precision
+    from modelwright.distributed import initialize
+    from modelwright.layers import RoutingRecorder
+    from modelwright.training import connect, run_batch, synthetic_batch
+
+    groups = initialize(parallelism)
+    stages = builder_for(config).build_distributed_models(
+        groups, parallelism=parallelism, precision=Precision(), wrap=MegatronDDP(), seed=3
+    )
+    connect(stages, None, groups)
+    found: list[Any] = []
+    with RoutingRecorder(stages) as recorder:
+        for seed in (1, 2):
+            batch = synthetic_batch(size=8, seq_length=32, vocab_size=256, seed=seed)
+            run_batch(stages, batch, groups, parallelism, micro_batch=2)
+            found.append(recorder.read(groups))
+        run_batch([stage.eval() for stage in stages], batch, groups, parallelism, micro_batch=2, forward_only=True)
+        found.append(recorder.read(groups))
+    run_batch([stage.train() for stage in stages], batch, groups, parallelism, micro_batch=2)
+    found.append(recorder.read(groups))
+    return found
+
+
+ROUTED = {
+    "dropless": RUN.model.engine,
+    "dropped": CAPACITY,
+    "padded": {**CAPACITY, "moe_pad_expert_input_to_capacity": True},
+    "recomputed": {**RUN.model.engine, "recompute_granularity": "selective", "recompute_modules": ("moe",)},
+}
+
+
+@pytest.mark.parametrize("name", ROUTED)
+def test_routing_is_recorded_alike_under_every_layout(name: str, two_ranks: RankPool) -> None:
+    config = replace(RUN.model, engine=ROUTED[name])
+    assert isinstance(config, MoePartsConfig)
+    one = two_ranks.run(routing, config, Parallelism(), ranks=1)[0]
+    first, second, evaluated, closed = one
+    assert (evaluated, closed) == ((), ())
+    assert first != second
+    for entry in (*first, *second):
+        limited = name in ("dropped", "padded")  # what is left of a token's choices after a drop weighs everything
+        assert sum(entry.tokens_per_expert) + entry.dropped == 8 * 32 * 2
+        assert (entry.dropped > 0) == limited
+        assert (0.2 if limited else 0.6) < entry.entropy <= math.log(2)
+    assert [entry.layer for entry in first] == [2, 4]
+    for layout in ("expert 2", "data 2", "pipeline 2") + (("tensor 2, sequence",) if name == "dropless" else ()):
+        for found in two_ranks.run(routing, config, LAYOUTS[layout]):
+            for here, there in zip(found[:2], one[:2], strict=True):
+                for entry, expected in zip(here, there, strict=True):
+                    assert counted(entry) == counted(expected), layout
+                    assert entry.entropy == pytest.approx(expected.entropy, abs=1e-5), layout
+
+
+def counted(entry: Any) -> tuple[Any, ...]:
+    return entry.layer, entry.tokens_per_expert, entry.dropped

@@ -191,8 +191,8 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
     wrong = pattern("MMXM", mamba_num_groups=3, dt_limit=(1.0, 0.5))
     assert message_of(replace, SMALL, **wrong).splitlines() == [
         (
-            "`pattern` must be made of `M` (Mamba), `*` (attention), `-` (MLP), `E` (experts) and `|` (end of a stage), "
-            "but holds `X`."
+            "`pattern` must be made of `M` (Mamba), `*` (attention), `-` (MLP), `E` (experts) and `|` (end of a stage),"
+            " but holds `X`."
         ),
         "    MMXM",
         "      ^",
@@ -362,8 +362,8 @@ def test_patterns_have_exactly_so_many_and_spread_them(num_layers: int) -> None:
         (
             {"attention": 3, "mlp": 2},
             (
-                "`attention` + `mlp` + `experts` must be at most `num_layers`, but 3 + 2 + 0 is more than 4; take fewer of "
-                "them."
+                "`attention` + `mlp` + `experts` must be at most `num_layers`, but 3 + 2 + 0 is more than 4; take fewer"
+                " of them."
             ),
         ),
         ({"attention": -1}, "`attention` must be at least 0, but -1 was given; leave it out for none."),

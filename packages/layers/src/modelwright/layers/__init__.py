@@ -35,6 +35,7 @@ from modelwright.layers._moe_spec import (
 from modelwright.layers._norm import TorchNorm
 from modelwright.layers._resolve import EngineFieldError, resolve
 from modelwright.layers._rotary import ScaledRotaryEmbedding
+from modelwright.layers._routing import LayerRouting, RoutingRecorder
 from modelwright.layers._slots import as_engine, as_function_spec, as_module_spec, check_slots
 from modelwright.layers._specs import (
     FUSED_NAMES,
@@ -71,6 +72,7 @@ __all__ = [
     "LanguageModelShape",
     "LatentAttentionLayerSpec",
     "LatentAttentionSpec",
+    "LayerRouting",
     "LinearSlot",
     "LocalTokenDispatcher",
     "LoraLinear",
@@ -83,6 +85,7 @@ __all__ = [
     "MlpSpec",
     "MoeLayerSpec",
     "MoeSpec",
+    "RoutingRecorder",
     "RowLora",
     "ScaledRotaryEmbedding",
     "SdpaCoreAttention",
