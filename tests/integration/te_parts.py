@@ -15,10 +15,11 @@ from megatron.core.tensor_parallel import (
     set_tensor_model_parallel_attributes,
 )
 from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, rms_norm
+from torch.nn.functional import layer_norm, linear, rms_norm
 
-from modelwright.layers import Backend, TorchNorm
+from modelwright.layers import Backend, GroupedExpertsSpec, TorchNorm
 
 EXTRA = torch.arange(4, dtype=torch.uint8)
 
@@ -85,9 +86,91 @@ class StandInNorm(TorchNorm):
         assert torch.equal(state, EXTRA)
 
 
+def _merge_extra_states(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """A checkpoint holds the state of each expert; the part has one for all."""
+    for name in [name for name in state if name.startswith(f"{prefix}_extra_state") and name[-1].isdigit()]:
+        del state[name]
+
+
+class StandInGroupedLinear(nn.Module):
+    """The linears of all experts of a rank in one part, named and described as `TEGroupedLinear` does it."""
+
+    dim: int
+
+    def __init__(
+        self,
+        num_gemms: int,
+        input_size: int,
+        output_size: int,
+        *,
+        config: Any,
+        init_method: Any,
+        bias: bool,
+        skip_bias_add: bool,
+        is_expert: bool,
+        tp_comm_buffer_name: str,
+        pg_collection: Any,
+        name: str | None,
+    ) -> None:
+        super().__init__()
+        self.num_gemms, self.groups = num_gemms, pg_collection
+        shape = [output_size, input_size]
+        shape[self.dim] //= pg_collection.expt_tp.size()
+        for i in range(num_gemms):
+            weight = torch.empty(shape, dtype=config.params_dtype)
+            init_method(weight)
+            parameter = made_anew(weight, dim=self.dim)
+            own_groups = pg_collection.ep.size() > 1 or pg_collection.expt_tp.size() != pg_collection.tp.size()
+            parameter.allreduce = not (is_expert and own_groups)  # type: ignore[attr-defined]
+            self.register_parameter(f"weight{i}", parameter)
+        self.register_load_state_dict_pre_hook(_merge_extra_states)
+
+    def forward(self, tokens: Tensor, tokens_per_expert: list[int], /) -> tuple[Tensor, Tensor | None]:
+        parts = tokens.split(tokens_per_expert)
+        return torch.cat([linear(part, self.get_parameter(f"weight{i}")) for i, part in enumerate(parts)]), None
+
+    def get_extra_state(self) -> Tensor:
+        return EXTRA
+
+    def set_extra_state(self, state: Any) -> None:
+        assert state is None or torch.equal(state, EXTRA)
+
+    def sharded_state_dict(self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None) -> dict[str, Any]:
+        expert = self.groups.ep.rank() * self.num_gemms
+        found: dict[str, Any] = {}
+        for i in range(self.num_gemms):
+            part = make_sharded_tensors_for_checkpoint(
+                {"weight": self.get_parameter(f"weight{i}"), "_extra_state": EXTRA},
+                prefix,
+                {"weight": self.dim},
+                (*sharded_offsets, (len(sharded_offsets), expert + i, self.groups.ep.size() * self.num_gemms)),
+                tp_group=self.groups.expt_tp,
+                dp_cp_group=metadata["dp_cp_group"],
+            )
+            for sharded in part.values():
+                sharded.replica_id = (*sharded.replica_id[:2], self.groups.expt_dp.rank())
+            found[f"{prefix}weight{i}"] = part[f"{prefix}weight"]
+            found[f"{prefix}_extra_state{i or ''}"] = part[f"{prefix}_extra_state"]
+        return found
+
+
+class StandInGroupedColumnLinear(StandInGroupedLinear):
+    """Splits its output."""
+
+    dim = 0
+
+
+class StandInGroupedRowLinear(StandInGroupedLinear):
+    """Splits its input."""
+
+    dim = 1
+
+
 STAND_IN = Backend(
     norm=StandInNorm,
     norm_before_linear=IdentityOp,
     norm_linear=StandInNormLinear,
     row_linear=StandInRowLinear,
+    experts=GroupedExpertsSpec(linear_fc1=StandInGroupedColumnLinear, linear_fc2=StandInGroupedRowLinear),
+    token_dispatcher=None,
 )

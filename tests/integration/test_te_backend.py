@@ -29,6 +29,8 @@ from modelwright.config import (
 from modelwright.gpt import GPTModelConfig
 from modelwright.protocols import (
     CoreAttentionBuilder,
+    GroupedLinearFc1Builder,
+    GroupedLinearFc2Builder,
     LinearFc1Builder,
     LinearFc2Builder,
     LinearProjBuilder,
@@ -139,6 +141,9 @@ def declared(name: str) -> type:
         ("TELayerNormColumnParallelLinear", LinearFc1Builder),
         ("TERowParallelLinear", LinearProjBuilder),
         ("TERowParallelLinear", LinearFc2Builder),
+        ("TEColumnParallelLinear", LinearFc1Builder),
+        ("TEColumnParallelGroupedLinear", GroupedLinearFc1Builder),
+        ("TERowParallelGroupedLinear", GroupedLinearFc2Builder),
         ("TEDotProductAttention", CoreAttentionBuilder),
     ],
 )
