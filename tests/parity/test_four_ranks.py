@@ -8,6 +8,7 @@ from modelwright.config import MegatronDDP, Parallelism, RunConfig, TorchFSDP2, 
 from modelwright.testing import CurvePoint, RankPool, assert_layout_parity, reference_curve
 from tests.integration.jobs import TINY
 from tests.integration.modules import Place, assert_modules_agree
+from tests.integration.test_moe_parity import run_of
 
 RUN = RunConfig(model=TINY, train=TrainConfig(steps=20, micro_batch=2, global_batch=8, lr=1e-3))
 
@@ -21,6 +22,16 @@ FOUR_RANKS = {
     "context 2 × data 2": (Parallelism(context=2, data=2), MegatronDDP()),
     "tensor 2 × context 2": (Parallelism(tensor=2, context=2), MegatronDDP()),
     "pipeline 4": (Parallelism(pipeline=4), MegatronDDP()),
+}
+
+EXPERTS = {
+    "expert 2 × tensor 2": Parallelism(tensor=2, sequence=True, data=2, expert=2),
+    "expert 2 × tensor 2, whole experts": Parallelism(tensor=2, sequence=True, data=2, expert=2, expert_tensor=1),
+    "expert 2 × data 2": Parallelism(data=4, expert=2),
+    "expert 2 × expert tensor 2": Parallelism(data=4, expert=2, expert_tensor=2),
+    "expert 4": Parallelism(data=4, expert=4),
+    "expert 2 × pipeline 2": Parallelism(pipeline=2, data=2, expert=2),
+    "expert 2 × context 2": Parallelism(context=2, data=2, expert=2, expert_tensor=1),
 }
 
 COMPOSITES: dict[str, dict[str, Place]] = {
@@ -57,6 +68,19 @@ def one_rank(four_ranks: RankPool) -> list[CurvePoint]:
 def test_four_ranks_agree_with_one(layout: str, one_rank: list[CurvePoint], four_ranks: RankPool) -> None:
     parallelism, wrap = FOUR_RANKS[layout]
     assert_layout_parity(four_ranks, RUN, parallelism, wrap=wrap, reference=one_rank)
+
+
+@pytest.fixture(scope="module")
+def one_rank_of_experts(four_ranks: RankPool) -> dict[str, list[CurvePoint]]:
+    return {name: reference_curve(four_ranks, run_of(name)) for name in ("alltoall", "allgather", "deepseek")}
+
+
+@pytest.mark.parametrize("layout", EXPERTS)
+@pytest.mark.parametrize("variant", ["alltoall", "allgather", "deepseek"])
+def test_experts_on_four_ranks_agree_with_one(
+    layout: str, variant: str, one_rank_of_experts: dict[str, list[CurvePoint]], four_ranks: RankPool
+) -> None:
+    assert_layout_parity(four_ranks, run_of(variant), EXPERTS[layout], reference=one_rank_of_experts[variant])
 
 
 @pytest.mark.parametrize("composite", COMPOSITES)

@@ -1,0 +1,111 @@
+"""Models of experts give one loss curve whatever the layout: two ranks here, four in `tests/parity`.
+
+Left out is what differs by nature, as `docs/moe.md` says: capacity is counted on the tokens of one rank, which layouts
+that cut the sequence change; the global balancing loss looks at all data ranks at once.
+"""
+
+from typing import Any
+
+import pytest
+
+from modelwright.config import MegatronDDP, Parallelism, RunConfig, TorchFSDP2, TrainConfig, Wrap, replace
+from modelwright.moe import LatentAttention, MoeModelConfig
+from modelwright.testing import CurvePoint, RankPool, assert_layout_parity, reference_curve
+
+MODEL = MoeModelConfig(
+    num_layers=2,
+    hidden_size=32,
+    num_attention_heads=4,
+    num_query_groups=2,
+    ffn_hidden_size=64,
+    num_experts=4,
+    top_k=2,
+    expert_ffn_hidden_size=32,
+    vocab_size=256,
+    seq_length=32,
+)
+TRAIN = TrainConfig(steps=20, micro_batch=2, global_batch=8, lr=5e-3)
+LATENT = LatentAttention(query_rank=16, key_value_rank=12, head_dim=8, rotary_head_dim=4, value_head_dim=8)
+VARIANTS: dict[str, dict[str, Any]] = {
+    "alltoall": {"z_loss_coefficient": 1e-3},
+    "allgather": {"dispatcher": "allgather"},
+    "deepseek": {
+        "latent_attention": LATENT,
+        "num_query_groups": None,
+        "qk_norm": True,
+        "num_layers": None,
+        "pattern": "+-+E",
+        "shared_experts": 1,
+        "router_score": "sigmoid",
+        "router_groups": 2,
+        "router_top_groups": 1,
+        "router_scaling": 2.5,
+        "expert_bias": True,
+        "load_balancing": "seq_aux",
+    },
+    "gated": {"shared_experts": 2, "shared_expert_gate": True, "router_pre_softmax": True},
+    "capacity": {"capacity_factor": 0.75, "drop_policy": "position"},
+    "capacity by weight": {"capacity_factor": 0.75},
+    "padded": {"capacity_factor": 1.0, "pad_to_capacity": True, "drop_policy": "position"},
+    "global balance": {"load_balancing": "global_aux"},
+}
+LAYOUTS = {
+    "expert 2": Parallelism(data=2, expert=2),
+    "expert tensor 2": Parallelism(data=2, expert_tensor=2),
+    "tensor 2, sequence": Parallelism(tensor=2, sequence=True),
+    "tensor 2, sequence, expert 2": Parallelism(tensor=2, sequence=True, expert=2, expert_tensor=1),
+    "pipeline 2": Parallelism(pipeline=2),
+    "data 2": Parallelism(data=2),
+    "context 2": Parallelism(context=2),
+}
+ONE_SEQUENCE = ("expert 2", "expert tensor 2", "pipeline 2", "data 2")
+CASES = [
+    *(("alltoall", layout) for layout in LAYOUTS),
+    *(("allgather", layout) for layout in LAYOUTS),
+    *(("deepseek", layout) for layout in LAYOUTS),
+    *(("gated", layout) for layout in ("expert 2", "tensor 2, sequence")),
+    *(("capacity", layout) for layout in ONE_SEQUENCE),
+    *(("capacity by weight", layout) for layout in ONE_SEQUENCE),
+    *(("padded", layout) for layout in ("expert 2", "expert tensor 2", "pipeline 2")),
+    *(("global balance", layout) for layout in ("tensor 2, sequence", "pipeline 2")),
+]
+
+
+def run_of(variant: str) -> RunConfig:
+    """Where the least weighty tokens are dropped, few steps: tokens in a run of one letter weigh nearly the same, and
+    sooner or later rounding chooses between them.
+    """
+    train = replace(TRAIN, steps=5) if variant == "capacity by weight" else TRAIN
+    return RunConfig(model=replace(MODEL, **VARIANTS[variant]), train=train)
+
+
+@pytest.fixture(scope="module")
+def one_rank(two_ranks: RankPool) -> dict[str, list[CurvePoint]]:
+    """The curve of every variant."""
+    return {variant: reference_curve(two_ranks, run_of(variant)) for variant in VARIANTS}
+
+
+@pytest.mark.parametrize(("variant", "layout"), CASES)
+def test_every_layout_agrees_with_one_rank(
+    variant: str, layout: str, one_rank: dict[str, list[CurvePoint]], two_ranks: RankPool
+) -> None:
+    assert_layout_parity(two_ranks, run_of(variant), LAYOUTS[layout], reference=one_rank[variant])
+
+
+@pytest.mark.parametrize("wrap", [MegatronDDP(distributed_optimizer=True), TorchFSDP2()], ids=["sharded adam", "fsdp2"])
+def test_wraps_agree_too(wrap: Wrap, one_rank: dict[str, list[CurvePoint]], two_ranks: RankPool) -> None:
+    layout = LAYOUTS["data 2"] if isinstance(wrap, TorchFSDP2) else LAYOUTS["expert 2"]
+    assert_layout_parity(two_ranks, run_of("alltoall"), layout, wrap=wrap, reference=one_rank["alltoall"])
+
+
+@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant != "capacity by weight"])
+def test_training_learns(variant: str, one_rank: dict[str, list[CurvePoint]]) -> None:
+    """Equal curves prove nothing when nothing is learnt."""
+    assert one_rank[variant][-1].loss < one_rank[variant][0].loss - 0.5
+
+
+def test_dropped_tokens_are_missed(one_rank: dict[str, list[CurvePoint]]) -> None:
+    """Capacity bites: without it the same model trains to another curve."""
+    for name in ("capacity", "capacity by weight", "padded"):
+        pairs = zip(one_rank[name], one_rank["allgather"], strict=False)
+        assert max(abs(short.grad_norm - whole.grad_norm) for short, whole in pairs) > 1e-2
