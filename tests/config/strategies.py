@@ -73,7 +73,11 @@ def values(cls: type, field: str) -> st.SearchStrategy[Any]:
     if field == "activation":
         return st.sampled_from(["swiglu", "geglu", "gelu", "gelu_tanh", "relu", "squared_relu", "silu"])
     if field == "pattern":
-        return st.sampled_from(["*E", "*-*E", "+E+-", "*E|*-", "*-", "E"])
+        moe, mamba = (
+            st.sampled_from(["*E", "*-*E", "+E+-", "*E|*-", "*-", "E"]),
+            st.text("M*-E|", min_size=1, max_size=4),
+        )
+        return st.none() | moe | mamba
     return of_hint(hint)
 
 
@@ -91,7 +95,7 @@ def of_hint(hint: Any) -> st.SearchStrategy[Any]:
     if origin is Literal:
         return st.sampled_from(args)
     if origin is tuple:
-        return st.lists(of_hint(args[0]), max_size=4).map(tuple)
+        return st.lists(of_hint(args[0]), max_size=4).map(tuple) if ... in args else st.tuples(*map(of_hint, args))
     plain: dict[Any, st.SearchStrategy[Any]] = {
         int: st.integers(), float: st.floats(), bool: st.booleans(), str: TEXT, types.NoneType: st.none()
     }  # fmt: skip
