@@ -1,16 +1,19 @@
-"""Hugging Face transformers' Mamba-2 as the oracle: the same weights give the same logits and the same gradients."""
+"""Hugging Face transformers as the oracle: its Mamba-2 and its Nemotron-H with the same weights give the same logits
+and the same gradients."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import Mamba2Config, Mamba2ForCausalLM
+from transformers import Mamba2Config, Mamba2ForCausalLM, NemotronHConfig, NemotronHForCausalLM
 
 from modelwright.config import Parallelism, replace
 from modelwright.layers import WeightMap
 from modelwright.mamba import MambaModelConfig
-from modelwright.mamba.hf import mamba2_map
+from modelwright.mamba.hf import mamba2_map, nemotron_h_map
 from modelwright.testing import RankPool
 from tests.integration.jobs import logits_and_gradients
 
@@ -82,7 +85,12 @@ def randomised(model: nn.Module) -> nn.Module:
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """Each once: without the output layer where it is the embedding."""
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    return {in_checkpoint(name): parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def in_checkpoint(name: str) -> str:
+    """The name that transformers gives it when it saves."""
+    return name.replace("model.", "backbone.", 1) if name.startswith("model.") else name
 
 
 def gathered(ranks: list[dict[str, list[tuple[tuple[int, ...], tuple[int, ...], Tensor]]]]) -> dict[str, Tensor]:
@@ -116,7 +124,7 @@ def compare(
     for logits, _ in found:
         torch.testing.assert_close(logits, expected.detach(), atol=1e-4, rtol=0)
     gradients = weights.from_engine(gathered([parts for _, parts in found]))
-    wanted = {name: parameter.grad for name, parameter in model.named_parameters()}
+    wanted = {in_checkpoint(name): parameter.grad for name, parameter in model.named_parameters()}
     assert gradients.keys() == wanted.keys()
     for name, gradient in wanted.items():
         assert gradient is not None
@@ -151,4 +159,63 @@ def test_the_map_is_its_own_inverse(case: str) -> None:
     back = mamba2_map(config).from_engine(mamba2_map(config).to_engine(weights))
     assert back.keys() == weights.keys()
     for name, value in weights.items():
+        assert torch.equal(back[name], value), name
+
+
+NEMOTRON = replace(
+    SHAPE,
+    num_layers=None,
+    pattern="M-M*-M",
+    num_attention_heads=8,
+    num_query_groups=2,
+    head_dim=16,
+    ffn_hidden_size=96,
+    activation="squared_relu",
+    dt_limit=(0.001, float("inf")),  # what transformers makes of `time_step_min`, whatever `time_step_limit` says
+)
+HYBRIDS: dict[str, tuple[dict[str, Any], int, int]] = {
+    "hybrid": ({}, 2, 32),
+    "a length that no chunk divides": ({}, 2, 37),
+    "eight groups, a chunk longer than the sequence": ({"mamba_num_groups": 8, "chunk_size": 64}, 1, 21),
+    "more heads than the width has": ({"mamba_num_heads": 12, "pattern": "*-M-"}, 2, 24),
+    "attention and MLP alone": ({"pattern": "*-*-", "num_query_groups": 8}, 2, 24),
+}
+
+
+def nemotron_h(config: MambaModelConfig) -> NemotronHForCausalLM:
+    """A Nemotron-H of the same shape."""
+    return NemotronHForCausalLM(
+        NemotronHConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            hybrid_override_pattern=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.resolved_query_groups,
+            head_dim=config.resolved_head_dim,
+            intermediate_size=config.resolved_ffn_hidden_size,
+            ssm_state_size=config.mamba_state_dim,
+            mamba_num_heads=config.resolved_mamba_heads,
+            mamba_head_dim=config.mamba_head_dim,
+            n_groups=config.mamba_num_groups,
+            chunk_size=config.chunk_size,
+        )
+    )
+
+
+@pytest.mark.parametrize("parallelism", [Parallelism(), TENSOR_2], ids=["one rank", "tensor 2"])
+@pytest.mark.parametrize("case", HYBRIDS)
+def test_logits_and_gradients_are_those_of_nemotron_h(case: str, parallelism: Parallelism, two_ranks: RankPool) -> None:
+    changes, batch, length = HYBRIDS[case]
+    config = replace(NEMOTRON, **changes)
+    model = randomised(nemotron_h(config))
+    compare(config, model, nemotron_h_map(config), parallelism, tokens_of(config, batch, length), two_ranks)
+
+
+def test_the_names_of_nemotron_h_are_those_of_its_checkpoints(tmp_path: Path) -> None:
+    model = nemotron_h(NEMOTRON)
+    model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    back = nemotron_h_map(NEMOTRON).from_engine(nemotron_h_map(NEMOTRON).to_engine(saved))
+    assert back.keys() == saved.keys()
+    for name, value in saved.items():
         assert torch.equal(back[name], value), name

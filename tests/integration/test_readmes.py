@@ -8,7 +8,9 @@ import pytest
 from modelwright.testing import RankPool
 
 ROOT = Path(__file__).parents[2]
-READMES = sorted([ROOT / "README.md", ROOT / "docs/distributed.md", *ROOT.glob("packages/*/README.md")])
+READMES = sorted(
+    [ROOT / "README.md", ROOT / "docs/distributed.md", ROOT / "docs/mamba.md", *ROOT.glob("packages/*/README.md")]
+)
 
 
 def python_blocks(readme: Path) -> str:

@@ -1,4 +1,4 @@
-"""The map to the names of Hugging Face's Mamba-2 covers the model that is built, and loses nothing either way."""
+"""The maps to the names of Hugging Face cover the models that are built, and lose nothing either way."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from modelwright.config import replace
 from modelwright.distributed import local_shards
 from modelwright.layers import WeightMapError
 from modelwright.mamba import MambaModelConfig
-from modelwright.mamba.hf import mamba2_map
-from packages.mamba.tests.test_builder import MAMBA, build
+from modelwright.mamba.hf import mamba2_map, nemotron_h_map
+from packages.mamba.tests.test_builder import HYBRID, MAMBA, build
 
 EXACT = replace(MAMBA, vocab_size=64)
 MIXER = {
@@ -75,6 +75,27 @@ def test_there_and_back(groups: ProcessGroupCollection, option: str) -> None:
     config = replace(EXACT, **OPTIONS[option])
     engine, weights = state(groups, config), mamba2_map(config)
     back = weights.to_engine(weights.from_engine(engine))
+    assert back.keys() == engine.keys()
+    for name, tensor in engine.items():
+        assert torch.equal(back[name], tensor), name
+
+
+def test_a_hybrid_has_the_names_of_nemotron_h(groups: ProcessGroupCollection) -> None:
+    config = replace(HYBRID, activation="squared_relu", vocab_size=64, num_query_groups=2)
+    engine, weights = state(groups, config), nemotron_h_map(config)
+    theirs = weights.from_engine(engine)
+    shapes = {name: tuple(t.shape) for name, t in theirs.items() if ".layers." in name and ".layers.0." not in name}
+    assert shapes == {
+        "backbone.layers.1.norm.weight": (16,),
+        "backbone.layers.1.mixer.q_proj.weight": (16, 16),
+        "backbone.layers.1.mixer.k_proj.weight": (8, 16),
+        "backbone.layers.1.mixer.v_proj.weight": (8, 16),
+        "backbone.layers.1.mixer.o_proj.weight": (16, 16),
+        "backbone.layers.2.norm.weight": (16,),
+        "backbone.layers.2.mixer.up_proj.weight": (24, 16),
+        "backbone.layers.2.mixer.down_proj.weight": (16, 24),
+    }
+    back = weights.to_engine(theirs)
     assert back.keys() == engine.keys()
     for name, tensor in engine.items():
         assert torch.equal(back[name], tensor), name

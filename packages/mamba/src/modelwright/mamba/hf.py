@@ -1,10 +1,14 @@
-"""How a Mamba model's weights correspond to those of Hugging Face transformers' `Mamba2ForCausalLM`, both ways."""
+"""How a Mamba model's weights correspond to those of Hugging Face transformers, in both directions.
+
+`mamba2_map` is for `Mamba2ForCausalLM`, `nemotron_h_map` for `NemotronHForCausalLM`; the names of both are those of
+published checkpoints.
+"""
+
+from collections.abc import Iterator
 
 from modelwright.layers import Entry, Heads, WeightMap
 from modelwright.mamba.config import MambaModelConfig
 
-_MIXER = "decoder.layers.{i}.mixer"
-_OTHER = "backbone.layers.{i}.mixer"
 _SAME = ("A_log", "D", "dt_bias", "out_proj.weight")
 
 
@@ -17,6 +21,45 @@ def mamba2_map(config: MambaModelConfig) -> WeightMap:
     Returns:
         A map whose `to_engine` and `from_engine` are each other's inverse.
     """
+    return _map(config)
+
+
+def nemotron_h_map(config: MambaModelConfig) -> WeightMap:
+    """The map for one config.
+
+    Args:
+        config: Of layers of Mamba, attention and MLP, with RMSNorm and an activation without a gate, as Nemotron-H has
+            them; tied or not.
+
+    Returns:
+        A map whose `to_engine` and `from_engine` are each other's inverse. transformers calls `model` what is
+        `backbone` in a checkpoint and here, and renames it when it loads and saves. It also keeps step sizes above
+        `time_step_min`, which `dt_limit` has to say for equal results.
+    """
+    return _map(config)
+
+
+def _map(config: MambaModelConfig) -> WeightMap:
+    """Both name what they share alike."""
+    entries = [
+        Entry("embedding.word_embeddings.weight", ("backbone.embeddings.weight",), "vocab"),
+        Entry("decoder.final_norm.weight", ("backbone.norm_f.weight",)),
+    ]
+    if not config.tie_embeddings:
+        entries.append(Entry("output_layer.weight", ("lm_head.weight",), "vocab"))
+    of_symbol = {"M": _mamba, "*": _attention, "-": _mlp}
+    for index, symbol in enumerate(config.layers):
+        entries += of_symbol[symbol](config, f"decoder.layers.{index}", f"backbone.layers.{index}")
+    return WeightMap(
+        entries=tuple(entries),
+        blocks=1,
+        heads=Heads(heads=config.heads, groups=config.resolved_query_groups, head_dim=config.resolved_head_dim),
+        vocab_size=config.vocab_size,
+        padded_vocab_size=config.padded_vocab_size,
+    )
+
+
+def _mamba(config: MambaModelConfig, ours: str, theirs: str) -> Iterator[Entry]:
     heads, states = config.resolved_mamba_heads, config.mamba_num_groups * config.mamba_state_dim
     channels = heads * config.mamba_head_dim
     convolved = (("x", channels), ("B", states), ("C", states))
@@ -27,20 +70,21 @@ def mamba2_map(config: MambaModelConfig) -> WeightMap:
     parts = {"in_proj.weight": projected, "conv1d.weight": convolved}
     parts |= {"conv1d.bias": convolved} if config.conv_bias else {}
     parts |= {"in_proj.bias": projected} if config.mamba_bias else {}
-    entries = [Entry(f"{_MIXER}.{name}", (f"{_OTHER}.{name}",)) for name in names]
-    entries += [Entry(f"{_MIXER}.{name}", (f"{_OTHER}.{name}",), parts=rows) for name, rows in parts.items()]
-    entries += [
-        Entry("embedding.word_embeddings.weight", ("backbone.embeddings.weight",), "vocab"),
-        Entry("decoder.layers.{i}.norm.weight", ("backbone.layers.{i}.norm.weight",)),
-        Entry("decoder.final_norm.weight", ("backbone.norm_f.weight",)),
-    ]
-    if not config.tie_embeddings:
-        entries.append(Entry("output_layer.weight", ("lm_head.weight",), "vocab"))
-    return WeightMap(
-        entries=tuple(entries),
-        blocks=config.blocks,
-        layers_per_block=1,
-        heads=Heads(heads=1, groups=1, head_dim=1),
-        vocab_size=config.vocab_size,
-        padded_vocab_size=config.padded_vocab_size,
-    )
+    yield Entry(f"{ours}.norm.weight", (f"{theirs}.norm.weight",))
+    for name in names:
+        yield Entry(f"{ours}.mixer.{name}", (f"{theirs}.mixer.{name}",))
+    for name, rows in parts.items():
+        yield Entry(f"{ours}.mixer.{name}", (f"{theirs}.mixer.{name}",), parts=rows)
+
+
+def _attention(_: MambaModelConfig, ours: str, theirs: str) -> Iterator[Entry]:
+    queries, keys, values = (f"{theirs}.mixer.{name}_proj.weight" for name in "qkv")
+    yield Entry(f"{ours}.input_layernorm.weight", (f"{theirs}.norm.weight",))
+    yield Entry(f"{ours}.self_attention.linear_qkv.weight", (queries, keys, values), "qkv")
+    yield Entry(f"{ours}.self_attention.linear_proj.weight", (f"{theirs}.mixer.o_proj.weight",))
+
+
+def _mlp(_: MambaModelConfig, ours: str, theirs: str) -> Iterator[Entry]:
+    yield Entry(f"{ours}.pre_mlp_layernorm.weight", (f"{theirs}.norm.weight",))
+    yield Entry(f"{ours}.mlp.linear_fc1.weight", (f"{theirs}.mixer.up_proj.weight",))
+    yield Entry(f"{ours}.mlp.linear_fc2.weight", (f"{theirs}.mixer.down_proj.weight",))
