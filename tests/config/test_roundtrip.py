@@ -28,6 +28,7 @@ WITH: dict[str, dict[str, Any]] = {
     "MoeModelConfig.router_groups": {"num_experts": 64, "router_groups": 1, "router_top_groups": 1},
     "MoeModelConfig.router_top_groups": {"router_groups": 2, "router_top_groups": 2},
     "MoeModelConfig.expert_bias": {"router_score": "sigmoid"},
+    "MambaModelConfig.pattern": {"num_attention_heads": 4, "num_experts": 4, "top_k": 2},
     "MoeModelConfig.pad_to_capacity": {"capacity_factor": 1.0},
 }
 
