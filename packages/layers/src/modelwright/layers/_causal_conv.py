@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
+from modelwright.layers._recomputed import recomputed
 from modelwright.protocols import ModelwrightError
 
 
@@ -42,10 +43,14 @@ def causal_conv(
     _check(x.size(1), weight, activation)
     width, s = weight.size(1), x.size(2)
     past = x.new_zeros(x.size(0), width - 1, x.size(1)) if initial_states is None else initial_states.mT.to(x.dtype)
-    inputs = torch.cat([past, x.mT], dim=1)
     if final_states_out is not None:
-        final_states_out.copy_(inputs[:, s:].mT.detach())
-    return _convolved(inputs, weight, bias, activation, seq_idx).to(x.dtype).mT
+        tail = torch.cat([past, x[..., max(0, s - width + 1) :].mT], dim=1)
+        final_states_out.copy_(tail[:, tail.size(1) - width + 1 :].mT.detach())
+
+    def convolved(past: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return _convolved(torch.cat([past, x.mT], dim=1), weight, bias, activation, seq_idx).to(x.dtype).mT
+
+    return recomputed(convolved, past, x, weight, bias)
 
 
 def causal_conv_step(

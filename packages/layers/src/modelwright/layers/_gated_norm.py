@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm, silu
 
+from modelwright.layers._recomputed import recomputed
 from modelwright.layers._slots import as_engine
 from modelwright.protocols import ModelwrightError
 
@@ -66,6 +67,9 @@ class GatedRMSNorm(nn.Module):
         Returns:
             The shape and dtype of `hidden_SBH`.
         """
+        return recomputed(self._normed, hidden_SBH, gate)
+
+    def _normed(self, hidden_SBH: Tensor, gate: Tensor | None) -> Tensor:
         work = torch.promote_types(hidden_SBH.dtype, torch.float32)
         values = hidden_SBH.to(work)
         opened = None if gate is None else silu(gate.to(work))
