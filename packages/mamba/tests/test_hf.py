@@ -1,5 +1,6 @@
 """The maps to the names of Hugging Face cover the models that are built, and lose nothing either way."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from modelwright.config import replace
 from modelwright.distributed import local_shards
-from modelwright.layers import WeightMapError
+from modelwright.layers import WeightMap, WeightMapError
 from modelwright.mamba import MambaModelConfig
 from modelwright.mamba.hf import mamba2_map, nemotron_h_map
 from packages.mamba.tests.test_builder import HYBRID, MAMBA, build
@@ -30,7 +31,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "tied": {"tie_embeddings": True},
     "biases": {"mamba_bias": True},
     "no convolution bias": {"conv_bias": False},
-    "no norm": {"gated_norm": False},
     "one group": {"mamba_num_groups": 1},
 }
 
@@ -48,8 +48,6 @@ def expected_shapes(config: MambaModelConfig) -> dict[str, tuple[int, ...]]:
         mixer |= {"in_proj.bias": (84,), "out_proj.bias": (16,)}
     if not config.conv_bias:
         del mixer["conv1d.bias"]
-    if not config.gated_norm:
-        del mixer["norm.weight"]
     if config.mamba_num_groups == 1:
         mixer |= {"in_proj.weight": (76, 16), "conv1d.weight": (40, 1, 4), "conv1d.bias": (40,)}
     found: dict[str, tuple[int, ...]] = {
@@ -125,3 +123,58 @@ def test_the_weights_of_another_config(groups: ProcessGroupCollection) -> None:
         "backbone.layers.2.mixer.D, backbone.layers.2.mixer.conv1d.bias, backbone.layers.2.mixer.conv1d.weight) and 1 "
         "are left over (lm_head.weight); is the config the one of this checkpoint?"
     )
+
+
+@pytest.mark.parametrize(
+    ("make", "config", "message"),
+    [
+        (
+            mamba2_map,
+            HYBRID,
+            ("`pattern` must be made of `M` alone for `Mamba2ForCausalLM`, but holds `*`; use `nemotron_h_map`."),
+        ),
+        (
+            mamba2_map,
+            replace(MAMBA, gated_norm=False),
+            (
+                "`gated_norm` must be `true` for `Mamba2ForCausalLM`, which has nothing else, but is `false`; change "
+                "it, or use a map of your own."
+            ),
+        ),
+        (
+            mamba2_map,
+            replace(MAMBA, normalization="layernorm"),
+            (
+                "`normalization` must be `rmsnorm` for `Mamba2ForCausalLM`, which has nothing else, but is "
+                "`layernorm`; change it, or use a map of your own."
+            ),
+        ),
+        (
+            nemotron_h_map,
+            replace(HYBRID, position_embedding="rope"),
+            (
+                "`position_embedding` must be `none` for `NemotronHForCausalLM`, which has nothing else, but is "
+                "`rope`; change it, or use a map of your own."
+            ),
+        ),
+        (
+            nemotron_h_map,
+            HYBRID,
+            (
+                "`activation` must have no gate for `NemotronHForCausalLM`, but `swiglu` has one; it is "
+                "`squared_relu` in published models."
+            ),
+        ),
+    ],
+)
+def test_a_model_that_computes_something_else_is_refused(
+    make: Callable[[MambaModelConfig], WeightMap], config: MambaModelConfig, message: str
+) -> None:
+    with pytest.raises(WeightMapError) as caught:
+        make(config)
+    assert str(caught.value) == message
+
+
+def test_fields_of_layers_that_are_not_there_are_not_asked() -> None:
+    mamba2_map(replace(MAMBA, qk_norm=True, linear_bias=True))
+    nemotron_h_map(replace(HYBRID, pattern="M*", norm_epsilon=1e-6))

@@ -4,11 +4,22 @@
 published checkpoints.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
-from modelwright.layers import Entry, Heads, WeightMap
+from modelwright.config import activation_is_gated
+from modelwright.layers import Entry, Heads, WeightMap, WeightMapError
 from modelwright.mamba.config import MambaModelConfig
 
+# What transformers has no choice of, for every model and for those with layers of a symbol.
+_NEEDED: Mapping[str, Mapping[str, object]] = MappingProxyType(
+    {
+        "": {"normalization": "rmsnorm", "position_embedding": "none"},
+        "M": {"gated_norm": True, "norm_before_gate": False, "d_per_channel": False},
+        "*": {"linear_bias": False, "qkv_bias": False, "qk_norm": False},
+        "-": {"linear_bias": False},
+    }
+)
 _SAME = ("A_log", "D", "dt_bias", "out_proj.weight")
 
 
@@ -20,7 +31,15 @@ def mamba2_map(config: MambaModelConfig) -> WeightMap:
 
     Returns:
         A map whose `to_engine` and `from_engine` are each other's inverse.
+
+    Raises:
+        WeightMapError: That model computes something else than the config says.
     """
+    other = next((symbol for symbol in config.layers if symbol != "M"), None)
+    if other is not None:
+        rule = "`pattern` must be made of `M` alone for `Mamba2ForCausalLM`"
+        raise WeightMapError(f"{rule}, but holds `{other}`; use `nemotron_h_map`.")
+    _check(config, "Mamba2ForCausalLM")
     return _map(config)
 
 
@@ -35,8 +54,30 @@ def nemotron_h_map(config: MambaModelConfig) -> WeightMap:
         A map whose `to_engine` and `from_engine` are each other's inverse. transformers calls `model` what is
         `backbone` in a checkpoint and here, and renames it when it loads and saves. It also keeps step sizes above
         `time_step_min`, which `dt_limit` has to say for equal results.
+
+    Raises:
+        WeightMapError: That model computes something else than the config says.
     """
+    _check(config, "NemotronHForCausalLM")
+    if "-" in config.symbols and activation_is_gated(config.activation):
+        rule = "`activation` must have no gate for `NemotronHForCausalLM`"
+        raise WeightMapError(f"{rule}, but `{config.activation}` has one; it is `squared_relu` in published models.")
     return _map(config)
+
+
+def _check(config: MambaModelConfig, model: str) -> None:
+    """Refuse what would load and then compute something else."""
+    for symbol, fields in _NEEDED.items():
+        for name, needed in fields.items() if symbol in {"", *config.symbols} else ():
+            given = getattr(config, name)
+            if given != needed:
+                rule = f"`{name}` must be `{_written(needed)}` for `{model}`, which has nothing else"
+                raise WeightMapError(f"{rule}, but is `{_written(given)}`; change it, or use a map of your own.")
+
+
+def _written(value: object) -> str:
+    """As a file has it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _map(config: MambaModelConfig) -> WeightMap:
