@@ -69,6 +69,7 @@ def test_a_pattern_with_boundaries_says_what_each_stage_holds(two_ranks: RankPoo
     reference = reference_curve(two_ranks, run)
     uneven = replace(run, model=replace(HYBRID, pattern="M-*M-|M*-"), parallelism=Parallelism(pipeline=2))
     assert_layout_parity(two_ranks, uneven, Parallelism(pipeline=2), reference=reference)
+    assert reference_curve(two_ranks, uneven) == reference
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from modelwright.distributed import StageError, layers_of, staged_pattern
         ("MMM*-M", 1, Parallelism(pipeline=3), "MM|M*|-M"),
         ("*-|*-*-", 2, Parallelism(pipeline=2), "*-|*-*-"),
         ("*|-*-|*-", 2, Parallelism(pipeline=3), "*|-*-|*-"),
+        ("*-|*-", 2, Parallelism(), "*-*-"),
     ],
 )
 def test_boundaries(pattern: str, unit: int, parallelism: Parallelism, staged: str) -> None:
@@ -30,7 +31,7 @@ def test_layers_that_do_not_divide() -> None:
     )
 
 
-@pytest.mark.parametrize("parallelism", [Parallelism(), Parallelism(pipeline=3)])
+@pytest.mark.parametrize("parallelism", [Parallelism(pipeline=3), Parallelism(pipeline=4)])
 def test_boundaries_for_another_number_of_stages(parallelism: Parallelism) -> None:
     with pytest.raises(StageError) as caught:
         staged_pattern("*-|*-", parallelism)

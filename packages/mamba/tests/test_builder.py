@@ -216,6 +216,12 @@ class Averaging(nn.Module):
         return hidden_SBH.cumsum(0) / counts * self.scale, None
 
 
+def test_boundaries_mean_nothing_on_one_stage(groups: ProcessGroupCollection) -> None:
+    cut, whole = (dict(build(groups, replace(HYBRID, pattern=made)).named_parameters()) for made in ("M*|-", "M*-"))
+    assert cut.keys() == whole.keys()
+    assert all(torch.equal(cut[name], whole[name]) for name in whole)
+
+
 def test_a_mixer_of_ones_own(groups: ProcessGroupCollection) -> None:
     averaging: MambaMixerBuilder = Averaging
     spec = with_parts(mamba_stack(HYBRID), mamba=MambaLayerSpec(mixer=averaging))

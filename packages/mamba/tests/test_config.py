@@ -237,6 +237,7 @@ def test_huge_numbers_that_do_not_fit(name: str) -> None:
         (SMALL, {"context": 2}),
         (replace(SMALL, mamba_num_groups=8), {"tensor": 2, "context": 2}),
         (replace(SMALL, mamba_num_groups=2), {"tensor": 2, "context": 4}),
+        (HYBRID, {}),
         (HYBRID, {"pipeline": 2}),
         (replace(HYBRID, mamba_num_groups=2), {"pipeline": 2, "tensor": 2}),
         (replace(HYBRID, pattern="M-*M"), {"pipeline": 2, "virtual_pipeline": 2}),
@@ -284,11 +285,11 @@ def test_layouts_that_fit(config: MambaModelConfig, axes: dict[str, Any]) -> Non
         ),
         (
             HYBRID,
-            {"tensor": 4},
+            {"tensor": 4, "pipeline": 3},
             [
                 "`num_query_groups` must be a multiple of `tensor`, but 2 is not a multiple of 4; use 4.",
                 (
-                    "`pattern` must have `pipeline` × `virtual_pipeline` = 1 stages, but `|` makes 2;"
+                    "`pattern` must have `pipeline` × `virtual_pipeline` = 3 stages, but `|` makes 2;"
                     " change the boundaries or the parallelism."
                 ),
                 "`mamba_num_groups` must be a multiple of `tensor`, but 1 is not a multiple of 4; use 4.",

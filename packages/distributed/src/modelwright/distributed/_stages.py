@@ -21,7 +21,8 @@ def staged_pattern(pattern: str, parallelism: Parallelism, *, unit: int = 1) -> 
     """Put a boundary between each stage and the next.
 
     Args:
-        pattern: One symbol per layer; returned as it is when it holds boundaries already or there is one stage.
+        pattern: One symbol per layer; boundaries that it holds already stay, but where there is one stage they mean
+            nothing and go: a model that was trained on a pipeline is read on one process.
         parallelism: Sizes of the axes.
         unit: Symbols that stay together (2 for a transformer block, attention and MLP).
 
@@ -32,6 +33,8 @@ def staged_pattern(pattern: str, parallelism: Parallelism, *, unit: int = 1) -> 
         StageError: The units do not divide by the stages, or given boundaries make another number of stages.
     """
     count = parallelism.pipeline * parallelism.virtual_pipeline
+    if count == 1:
+        pattern = pattern.replace(BOUNDARY, "")
     if BOUNDARY in pattern:
         _check_given(pattern, count)
         return pattern

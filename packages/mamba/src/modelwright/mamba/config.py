@@ -228,7 +228,8 @@ class MambaModelConfig(ExpertsConfig):
             yield from super().stage_problems(parallelism)
             return
         stages, count = self.pattern.count("|") + 1, parallelism.pipeline * parallelism.virtual_pipeline
-        if stages != count:
+        # On one stage boundaries mean nothing, so that what was trained on a pipeline can be read on one process.
+        if stages != count > 1:
             rule = f"`pattern` must have `pipeline` × `virtual_pipeline` = {count} stages, but `|` makes {stages}"
             yield Problem("pattern", f"{rule}; change the boundaries or the parallelism.")
         elif parallelism.stages is not None:
