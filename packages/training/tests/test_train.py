@@ -46,8 +46,9 @@ class Diary:
 
 
 def values(records: Sequence[StepRecord]) -> list[dict[str, float | None]]:
-    """Everything but the clock."""
-    return [dataclasses.asdict(record) | {"tokens_per_s": None} for record in records]
+    """Everything but the clock, and what a meter measured."""
+    given = [dataclasses.asdict(record) for record in records]
+    return [{name: value for name, value in one.items() if name not in ("tokens_per_s", "more")} for one in given]
 
 
 def test_the_loss_falls() -> None:
@@ -176,3 +177,18 @@ def test_gradients_need_a_wrap() -> None:
         "`wrap.kind` must keep the gradients that the engine's optimizer reads, but is none; use ddp to train, on one "
         "rank too."
     )
+
+
+def test_a_meter_is_asked_after_every_step() -> None:
+    """It is shown the stages once; what it says stands in the records."""
+    shown: list[str] = []
+
+    def meter(stages: Sequence[nn.Module], pg_collection: Any, /) -> Any:
+        shown.append(f"{type(unwrapped(stages[0])).__name__} on {pg_collection.dp.size()} rank")
+        counts = iter(range(100))
+        return lambda: {"asked": next(counts)}
+
+    records = train(bigram_run(3), meter=meter)
+    assert shown == ["Bigram on 1 rank"]
+    assert [record.more for record in records] == [{"asked": 0}, {"asked": 1}, {"asked": 2}]
+    assert train(bigram_run(1))[0].more == {}

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         latest_checkpoint,
     )
     from modelwright.training._schedule import connect, run_batch
-    from modelwright.training._train import Observer, StepRecord, builder_of, train
+    from modelwright.training._train import Meter, Observer, StepRecord, builder_of, train
 
 __all__ = [
     "Batch",
@@ -40,6 +40,7 @@ __all__ = [
     "DataError",
     "LaunchError",
     "LoadedModel",
+    "Meter",
     "Observer",
     "RankFailure",
     "Sampling",

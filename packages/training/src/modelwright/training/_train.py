@@ -4,8 +4,8 @@ Everything that computes is the engine's; here is the order of the calls, and wh
 """
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,6 +42,26 @@ class StepRecord:
     """Of the whole job."""
     val_loss: float | None = None
     """On the held-out text, where it was measured."""
+    more: Mapping[str, object] = field(default_factory=dict[str, object])
+    """What the run's meter measured."""
+
+
+class Meter(Protocol):
+    """Makes what measures each step of a run beside its loss."""
+
+    def __call__(
+        self, stages: Sequence[nn.Module], pg_collection: "ProcessGroupCollection", /
+    ) -> Callable[[], Mapping[str, object]]:
+        """Look at a built model, once.
+
+        Args:
+            stages: Wrapped, of this rank.
+            pg_collection: The process groups of this rank.
+
+        Returns:
+            What is called on every rank after each step, for values by name; the same on every rank.
+        """
+        ...
 
 
 class Observer(Protocol):
@@ -84,6 +104,7 @@ def train(
     spec: Any = None,
     hooks: Sequence[Hook] = (),
     observer: Observer | None = None,
+    meter: Meter | None = None,
 ) -> list[StepRecord]:
     """Train as one rank of the job that this process was started in, or alone.
 
@@ -94,6 +115,7 @@ def train(
         spec: A stack spec in place of the one the config selects.
         hooks: Run around the wrap of the build.
         observer: Told about every step.
+        meter: Measures every step; on every rank, as the observer need not be.
 
     Returns:
         A record of each step of this call, the same on every rank.
@@ -109,6 +131,7 @@ def train(
         groups, parallelism=run.parallelism, precision=run.precision, wrap=run.wrap, seed=run.train.seed
     )
     trainer = _Trainer(run, stages, groups, text)
+    trainer.measure = meter(stages, groups) if meter is not None else None
     done = trainer.resume(resume) if resume is not None else 0
     if observer is not None:
         observer.started(run, stages, done + 1)
@@ -133,6 +156,7 @@ class _Trainer:
         self.optimizer: Any = make_optimizer(stages, run.train, run.precision, groups)
         self.schedule = make_schedule(self.optimizer, run.train)
         self.state = TrainState(stages, groups, self.optimizer, self.schedule)
+        self.measure: Callable[[], Mapping[str, object]] | None = None
         connect(stages, self.optimizer, groups)
 
     def resume(self, run_dir: Path) -> int:
@@ -164,6 +188,7 @@ class _Trainer:
             lr=lr,
             tokens_per_s=train.global_batch * seq_length / seconds,
             val_loss=self.validation_loss() if due else None,
+            more=self.measure() if self.measure is not None else {},
         )
 
     def _clear_gradients(self) -> None:
