@@ -1,8 +1,9 @@
-"""What a run leaves and shows: the config, one line of metrics a step, the plot, the progress."""
+"""What a run leaves and shows: the config, one line of metrics a step, the plots, the progress."""
 
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,6 +15,7 @@ from modelwright.training import StepRecord
 METRICS = "metrics.jsonl"
 CONFIG = "config.yaml"
 PLOT = "loss.png"
+LOAD_PLOT = "expert_load.png"
 _LINES_OFF_TERMINAL = 10
 
 
@@ -69,12 +71,15 @@ class RunLog:
         """A checkpoint is whole; nothing to show."""
 
     def close(self) -> None:
-        """Take the bar down and draw the plot."""
+        """Take the bar down and draw the plots."""
         if self._progress.live.is_started:
             self._progress.stop()
         records = [json.loads(line) for line in _lines(self.out / METRICS)]
         if records:
             plot_losses(records, self.out / PLOT)
+        routed = [record for record in records if "expert_load" in record]
+        if routed:
+            plot_expert_load(routed, self.out / LOAD_PLOT)
 
 
 def _lines(path: Path) -> list[str]:
@@ -84,11 +89,13 @@ def _lines(path: Path) -> list[str]:
     return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
 
 
-def _as_json(record: StepRecord) -> dict[str, float]:
-    return {name: value for name, value in dataclasses.asdict(record).items() if value is not None}
+def _as_json(record: StepRecord) -> dict[str, Any]:
+    fields = dataclasses.asdict(record)
+    fields |= fields.pop("more")
+    return {name: value for name, value in fields.items() if value is not None}
 
 
-def plot_losses(records: list[dict[str, float]], path: Path) -> None:
+def plot_losses(records: list[dict[str, Any]], path: Path) -> None:
     """Draw training and validation loss over steps.
 
     Args:
@@ -109,3 +116,42 @@ def plot_losses(records: list[dict[str, float]], path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)
+
+
+def plot_expert_load(records: list[dict[str, Any]], path: Path) -> None:
+    """Draw a heat map: the load of every expert of every layer over steps, in multiples of its fair share.
+
+    Args:
+        records: As `metrics.jsonl` holds them, each with `expert_load`.
+        path: A PNG file.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    layers = list(records[0]["expert_load"])
+    experts = len(records[0]["expert_load"][layers[0]])
+    columns = [[load for layer in layers for load in _shares(record["expert_load"][layer])] for record in records]
+    figure = Figure(figsize=(8, min(12.0, 1.5 + 0.12 * experts * len(layers))), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    first, last, rows = records[0]["step"], records[-1]["step"], experts * len(layers)
+    image = axes.imshow(
+        list(zip(*columns, strict=True)),
+        aspect="auto",
+        interpolation="nearest",
+        cmap="RdBu_r",
+        vmin=0,
+        vmax=2,
+        extent=(first - 0.5, last + 0.5, rows - 0.5, -0.5),
+    )
+    for boundary in range(1, len(layers)):
+        axes.axhline(boundary * experts - 0.5, color="black", linewidth=0.8)
+    axes.set_yticks([(place + 0.5) * experts - 0.5 for place in range(len(layers))], [f"layer {n}" for n in layers])
+    axes.set(xlabel="step", title=f"load of the {experts} experts of each layer")
+    figure.colorbar(image, label="tokens, in multiples of the fair share")
+    figure.savefig(path, dpi=120)
+
+
+def _shares(load: list[int]) -> list[float]:
+    """1 for each where all have the same."""
+    return [count * len(load) / max(1, sum(load)) for count in load]

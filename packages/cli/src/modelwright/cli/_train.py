@@ -112,6 +112,7 @@ def train_rank(job: _Job) -> None:
     with quiet_engine(debug=job.debug):
         # First, because it loads the engine in half the time.
         from modelwright.distributed import device_runtime, finalize  # isort: skip
+        from modelwright.cli._routing import routing_meter
         from modelwright.cli._runlog import RunLog
         from modelwright.training import train
 
@@ -120,7 +121,7 @@ def train_rank(job: _Job) -> None:
         log = RunLog(job.out) if os.environ.get("RANK", "0") == "0" else None
         try:
             with device_runtime():
-                train(run, out=job.out, resume=job.resume, observer=log)
+                train(run, out=job.out, resume=job.resume, observer=log, meter=routing_meter)
                 finalize()
         finally:
             if log is not None:
