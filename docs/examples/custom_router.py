@@ -1,0 +1,95 @@
+"""A router of your own in a mixture of experts: a class, checked by the type checker, built and trained.
+
+Run it with `python docs/examples/custom_router.py`: it trains a small model whose routers are `CosineRouter` on one
+process. `modelwright train docs/examples/moe-tiny.yaml --import custom_router --set stack=cosine` trains the example of
+the docs with it, on two ranks.
+"""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modelwright.config import RunConfig, TrainConfig
+from modelwright.distributed import device_runtime, finalize
+from modelwright.layers import MoeLayerSpec, MoeSpec, StackSpec, register_stack
+from modelwright.moe import MoeModelConfig, moe_stack
+from modelwright.protocols import RouterBuilder
+from modelwright.training import StepRecord, train
+
+if TYPE_CHECKING:
+    from megatron.core.process_groups_config import ProcessGroupCollection
+    from megatron.core.transformer import TransformerConfig
+
+
+class CosineRouter(nn.Module):
+    """Sends a token to the experts whose directions are nearest to its own (arXiv:2204.09179)."""
+
+    def __init__(
+        self,
+        *,
+        config: "TransformerConfig",
+        pg_collection: "ProcessGroupCollection",
+        is_mtp_layer: bool,
+        sharpness: float = 8.0,
+    ) -> None:
+        super().__init__()
+        self.top_k, self.sharpness = config.moe_router_topk, sharpness
+        device = torch.cuda.current_device()
+        self.directions = nn.Parameter(torch.empty(config.num_moe_experts or 1, config.hidden_size, device=device))
+        if config.init_method is not None:
+            config.init_method(self.directions)
+        # Under sequence parallelism each rank routes its own tokens; the engine sums the gradients of what says so.
+        setattr(self.directions, "sequence_parallel", config.sequence_parallel)  # noqa: B010
+
+    def set_layer_number(self, layer_number: int, /) -> None:
+        """The engine's routers log their losses under it; this one has none."""
+
+    def forward(self, hidden_SBH: Tensor, padding_mask: Tensor | None, /) -> tuple[Tensor, Tensor]:
+        """From [s, b, h] to the weight of each expert and whether it is chosen, both [s * b, e]."""
+        tokens = F.normalize(hidden_SBH.flatten(0, 1).float(), dim=-1)
+        scores = self.sharpness * tokens @ F.normalize(self.directions.float(), dim=-1).t()
+        best = scores.topk(self.top_k, dim=-1).indices
+        chosen = torch.zeros_like(scores, dtype=torch.bool).scatter(1, best, value=True)
+        weights = scores.masked_fill(~chosen, float("-inf")).softmax(dim=-1)
+        return weights.to(hidden_SBH.dtype), chosen
+
+
+# Your type checker compares the class with the slot here; `MoeSpec` does the same when it is made.
+cosine_router: RouterBuilder = CosineRouter
+
+MODEL = MoeModelConfig(
+    num_layers=2,
+    hidden_size=64,
+    num_attention_heads=4,
+    num_experts=4,
+    top_k=2,
+    expert_ffn_hidden_size=64,
+    vocab_size=256,
+    seq_length=64,
+)
+
+
+def cosine_stack(config: MoeModelConfig) -> StackSpec:
+    """The family's own parts, with our router in the `router` slot."""
+    return replace(moe_stack(config), moe=MoeLayerSpec(mlp=MoeSpec(router=cosine_router)))
+
+
+# With this, a file may say `stack: cosine` and the command line `--import custom_router`.
+register_stack("cosine", cosine_stack)
+
+
+def main(steps: int = 20) -> list[StepRecord]:
+    """Train for some steps."""
+    run = RunConfig(model=MODEL, train=TrainConfig(steps=steps, micro_batch=8, global_batch=8, lr=3e-3))
+    with device_runtime():
+        records = train(run, spec=cosine_stack(MODEL))
+        finalize()
+    return records
+
+
+if __name__ == "__main__":
+    for record in main():
+        print(f"step {record.step}: loss {record.loss:.4f}")
