@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class BottleneckExperts(nn.Module):
-    """Experts that are two thin matrices each. Every rank holds all whole: use them with `expert: 1` and `tensor: 1`."""
+    """Experts that are two thin matrices each, whole on every rank: use them with `expert: 1` and `tensor: 1`."""
 
     def __init__(
         self,
@@ -47,8 +47,7 @@ class BottleneckExperts(nn.Module):
         self, dispatched_input: Tensor, tokens_per_expert: Tensor, permuted_probs: Tensor, /
     ) -> tuple[Tensor, Tensor | None]:
         """From rows sorted by expert, [tokens, h], to rows of the same shape, weighed, and no bias."""
-        rows: list[int] = tokens_per_expert.tolist()
-        parts: list[Tensor] = list(torch.split(dispatched_input, rows))
+        parts = dispatched_input.tensor_split(tokens_per_expert.cumsum(0)[:-1].cpu())
         made = [
             F.linear(F.gelu(F.linear(part, down)), up) for part, down, up in zip(parts, self.down, self.up, strict=True)
         ]
