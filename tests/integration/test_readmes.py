@@ -8,9 +8,8 @@ import pytest
 from modelwright.testing import RankPool
 
 ROOT = Path(__file__).parents[2]
-READMES = sorted(
-    [ROOT / "README.md", ROOT / "docs/distributed.md", ROOT / "docs/mamba.md", *ROOT.glob("packages/*/README.md")]
-)
+PAGES = [ROOT / "docs" / f"{page}.md" for page in ("distributed", "mamba", "moe")]
+READMES = sorted([ROOT / "README.md", *PAGES, *ROOT.glob("packages/*/README.md")])
 
 
 def python_blocks(readme: Path) -> str:
