@@ -253,7 +253,7 @@ def test_a_mixer_that_does_not_fit_is_refused_when_the_spec_is_made() -> None:
         MambaLayerSpec(mixer=nn.Linear)  # type: ignore[arg-type]  # that is the test
 
 
-INSTALL = "pip install --no-build-isolation 'modelwright-layers[kernels]'"
+INSTALL = "pip install --no-build-isolation 'modelwright-mamba[kernels]'"
 MISSING = (
     f"mamba-ssm and causal-conv1d are not installed ({INSTALL}) and CUDA is not usable (it needs a GPU and its driver)"
 )

@@ -24,6 +24,9 @@ _ROUTER_DTYPES = {"params": None, "float32": "fp32", "float64": "fp64"}
 class ExpertsConfig(DecoderConfig, abc.ABC):
     """A decoder that may have layers of experts, symbol `E`; a family's config."""
 
+    pattern: str | None = None
+    """The layers one by one, a symbol for each, `|` where a stage ends; None where `num_layers` says them."""
+
     num_experts: Count | None
     """Routed experts of a layer; None where no layer has some."""
 
@@ -240,3 +243,17 @@ class ExpertsConfig(DecoderConfig, abc.ABC):
                 f" engine would route every token on each of the {parallelism.tensor} ranks, but it is false; set it."
             )
             yield Problem("", message)
+
+    @override
+    def stage_problems(self, parallelism: Parallelism) -> Iterator[Problem]:
+        if self.pattern is None or "|" not in self.pattern:
+            yield from super().stage_problems(parallelism)
+            return
+        stages, count = self.pattern.count("|") + 1, parallelism.pipeline * parallelism.virtual_pipeline
+        # On one stage boundaries mean nothing, so that what was trained on a pipeline can be read on one process.
+        if stages != count > 1:
+            rule = f"`pattern` must have `pipeline` × `virtual_pipeline` = {count} stages, but `|` makes {stages}"
+            yield Problem("pattern", f"{rule}; change the boundaries or the parallelism.")
+        elif parallelism.stages is not None:
+            message = "`parallelism.stages` must be null where `pattern` has stage boundaries; leave one of them out."
+            yield Problem("pattern", message)

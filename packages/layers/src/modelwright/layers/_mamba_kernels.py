@@ -28,7 +28,7 @@ from modelwright.protocols import (
 )
 
 NAMES = ("auto", "torch", "mamba_ssm")
-INSTALL = "pip install --no-build-isolation 'modelwright-layers[kernels]'"
+INSTALL = "pip install --no-build-isolation 'modelwright-mamba[kernels]'"
 _PACKAGES = {"mamba_ssm": "mamba-ssm", "causal_conv1d": "causal-conv1d"}
 
 _log = logging.getLogger(__name__)

@@ -222,20 +222,6 @@ class MambaModelConfig(ExpertsConfig):
             rule = "`mamba_num_groups` / `tensor` must be a multiple or a divisor of `context`"
             yield Problem("mamba_num_groups", f"{rule}, but {local} is neither of {context}; change one of them.")
 
-    @override
-    def stage_problems(self, parallelism: Parallelism) -> Iterator[Problem]:
-        if self.pattern is None or "|" not in self.pattern:
-            yield from super().stage_problems(parallelism)
-            return
-        stages, count = self.pattern.count("|") + 1, parallelism.pipeline * parallelism.virtual_pipeline
-        # On one stage boundaries mean nothing, so that what was trained on a pipeline can be read on one process.
-        if stages != count > 1:
-            rule = f"`pattern` must have `pipeline` × `virtual_pipeline` = {count} stages, but `|` makes {stages}"
-            yield Problem("pattern", f"{rule}; change the boundaries or the parallelism.")
-        elif parallelism.stages is not None:
-            message = "`parallelism.stages` must be null where `pattern` has stage boundaries; leave one of them out."
-            yield Problem("pattern", message)
-
 
 def hybrid_pattern(num_layers: int, *, attention: int = 0, mlp: int = 0, experts: int = 0) -> str:
     """Spread layers of other kinds evenly among Mamba layers.

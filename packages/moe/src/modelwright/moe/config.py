@@ -224,18 +224,5 @@ class MoeModelConfig(ExpertsConfig):
             rule = "`qk_norm_over` must be `head` with `tensor` above 1, because the heads of a token are apart there"
             yield Problem("qk_norm_over", f"{rule}, but `heads` was given and `tensor` is {parallelism.tensor}.")
 
-    @override
-    def stage_problems(self, parallelism: Parallelism) -> Iterator[Problem]:
-        if self.pattern is None or "|" not in self.pattern:
-            yield from super().stage_problems(parallelism)
-            return
-        stages, wanted = self.pattern.count("|") + 1, parallelism.pipeline * parallelism.virtual_pipeline
-        if stages != wanted:
-            message = (
-                f"`pattern` must have `pipeline` × `virtual_pipeline` = {wanted} stages, but its `|` make {stages};"
-                " change one of them."
-            )
-            yield Problem("pattern", message)
-
 
 register_preset_module("modelwright.moe.presets")
