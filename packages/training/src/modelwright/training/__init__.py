@@ -120,6 +120,7 @@ _HOMES = {
         "run_batch",
     ),
     "_train": (
+        "Meter",
         "Observer",
         "StepRecord",
         "builder_of",
