@@ -362,8 +362,10 @@ def test_layouts_that_fit(axes: dict[str, Any]) -> None:
             {"num_layers": None, "pattern": "*E|*E"},
             {"pipeline": 4},
             [
-                "`pattern` must have `pipeline` × `virtual_pipeline` = 4 stages, but `|` makes 2; "
-                "change the boundaries or the parallelism."
+                (
+                    "`pattern` must have `pipeline` × `virtual_pipeline` = 4 stages, but `|` makes 2; "
+                    "change the boundaries or the parallelism."
+                )
             ],
         ),
         (
