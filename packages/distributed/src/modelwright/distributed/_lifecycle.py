@@ -31,7 +31,7 @@ type StageFunction = Callable[[int | None], nn.Module]
 
 @contextlib.contextmanager
 def _collector_paused() -> Generator[None]:
-    """Without Python's garbage collector: a build makes much that lasts and little garbage."""
+    """Without Python's garbage collector, whose full round walks through all that the engine's import made, 0.2 s."""
     enabled = gc.isenabled()
     gc.disable()
     try:
