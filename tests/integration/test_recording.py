@@ -50,6 +50,7 @@ from modelwright.config import Parallelism
 from modelwright.distributed import device_runtime, finalize, initialize
 from modelwright.layers import SdpaCoreAttention, TorchNorm, as_module_spec
 from modelwright.protocols import SLOTS
+from tests.integration.engine_mixer import rearrange
 from tests.integration.recording import Book
 
 VOCABULARY, LENGTH, HIDDEN = 32, 8, 16
@@ -490,21 +491,6 @@ class GatedNorm(nn.Module):
     def forward(self, hidden_SBH: Tensor, gate: Tensor | None = None) -> Tensor:
         gated = hidden_SBH if gate is None else hidden_SBH * nn.functional.silu(gate)
         return nn.functional.rms_norm(gated, self.weight.shape, self.weight)
-
-
-def rearrange(tensor: Tensor, pattern: str, **sizes: int) -> Tensor:
-    """The patterns of einops that the engine's mixer writes."""
-    patterns: dict[str, Callable[[Tensor], Tensor]] = {
-        "l b d -> b l d": lambda x: x.transpose(0, 1),
-        "b l d -> l b d": lambda x: x.transpose(0, 1),
-        "b l d -> b d l": lambda x: x.transpose(1, 2),
-        "b d l -> b l d": lambda x: x.transpose(1, 2),
-        "d 1 w -> d w": lambda x: x.squeeze(1),
-        "b l (h p) -> b l h p": lambda x: x.unflatten(-1, (-1, sizes["p"])),
-        "b l (g n) -> b l g n": lambda x: x.unflatten(-1, (-1, sizes["n"])),
-        "b l h p -> l b (h p)": lambda x: x.flatten(-2).transpose(0, 1),
-    }
-    return patterns[pattern](tensor)
 
 
 def scan(x: Tensor, *rest: Any, **options: Any) -> Tensor:
