@@ -45,7 +45,7 @@ FILES = {
     ),
     "unknown kind": (
         TINY.replace("kind: gpt", "kind: gtp"),
-        "tiny.yaml:4:9: `model.kind` must be `gpt`, but `gtp` was given; did you mean `gpt`?",
+        "tiny.yaml:4:9: `model.kind` must be `gpt`, `mamba` or `moe`, but `gtp` was given; did you mean `gpt`?",
     ),
 }
 
@@ -137,8 +137,9 @@ def test_an_unknown_preset() -> None:
     done = modelwright("config", "show", "--preset", "llama3_8")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "error: the preset must be `gpt2_124m`, `gpt_tiny`, `llama31_405b`, `llama3_70b` or `llama3_8b`, but "
-        "`llama3_8` was given; did you mean `llama3_8b`?\n"
+        "error: the preset must be `deepseek_v3`, `gpt2_124m`, `gpt_tiny`, `hybrid_tiny`, `llama31_405b`, "
+        "`llama3_70b`, `llama3_8b`, `mamba2_130m`, `mamba2_2_7b`, `mamba_tiny`, `mixtral_8x7b`, `moe_tiny`, "
+        "`nemotron_h_8b`, `olmoe_1b_7b` or `qwen3_30b_a3b`, but `llama3_8` was given; did you mean `llama3_8b`?\n"
     )
 
 
@@ -202,7 +203,7 @@ def test_a_damaged_config_of_a_checkpoint(run_dir: Path) -> None:
     assert said.endswith("; the checkpoint is damaged.")
     file.write_text(json.dumps(content | {"config": content["config"].replace('"gpt"', '"gtp"')}))
     said = refused(run_dir.parent, "--resume", "run", "--steps", "9")
-    assert "`model.kind` must be `gpt`, but `gtp` was given; did you mean `gpt`?" in said
+    assert "`model.kind` must be `gpt`, `mamba` or `moe`, but `gtp` was given; did you mean `gpt`?" in said
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
