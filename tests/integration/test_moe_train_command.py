@@ -59,6 +59,18 @@ def test_every_choice_is_counted(trained: tuple[object, Path]) -> None:
     assert lines[0]["expert_load"]["2"] != lines[-1]["expert_load"]["2"]
 
 
+def test_a_run_goes_on_where_experts_have_the_same_sort_of_optimizer(trained: tuple[object, Path]) -> None:
+    again = modelwright("train", "--resume", trained[1], "--steps", "13", *settings("model.dispatcher=alltoall"))
+    assert again.returncode == 0, again.stderr
+    refused = modelwright("train", "--resume", trained[1], "--steps", "14", *settings("parallelism.expert=1"))
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1] == (
+        f"error: `{trained[1]}/checkpoints/step-00000013` holds the state of another optimizer: where "
+        "`parallelism.expert` is above 1 or `expert_tensor` is not `tensor`, experts have an optimizer of their own, "
+        "and this run has none where that one has them. Go on with a layout that agrees in this."
+    )
+
+
 def test_dropped_tokens_are_counted_and_what_was_routed_does_not_depend_on_the_layout(tmp_path: Path) -> None:
     """One step of the same model: half of what experts could take, on two ranks and on one."""
     told: list[dict[str, Any]] = []

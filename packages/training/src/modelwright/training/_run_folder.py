@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from modelwright.config import ConfigError, MegatronDDP, RunConfig, loads
+from modelwright.config import ConfigError, DecoderConfig, MegatronDDP, RunConfig, loads
 from modelwright.protocols import ModelwrightError
 
 CONFIG_FILE = "modelwright.json"
@@ -120,6 +120,20 @@ def check_resumable(run: RunConfig, path: Path) -> None:
             f"`{path}` holds the state of another optimizer: {'; '.join(optimizer)}. A run goes on with the numbers it "
             "began with; `train.steps`, the warm-up and the batch may change."
         )
+    if _experts_stand_apart(run) != _experts_stand_apart(saved):
+        here, there = ("has none", "has them") if _experts_stand_apart(saved) else ("has them", "has none")
+        raise CheckpointError(
+            f"`{path}` holds the state of another optimizer: where `parallelism.expert` is above 1 or `expert_tensor` "
+            f"is not `tensor`, experts have an optimizer of their own, and this run {here} where that one {there}. Go on "
+            "with a layout that agrees in this."
+        )
+
+
+def _experts_stand_apart(run: RunConfig) -> bool:
+    """Whether the engine gives experts, whose data ranks are others then, an optimizer of their own."""
+    parallelism = run.parallelism
+    apart = parallelism.expert > 1 or parallelism.expert_tensor_size != parallelism.tensor
+    return apart and isinstance(run.model, DecoderConfig) and "E" in run.model.symbols
 
 
 def _differences(section: str, ours: Mapping[str, object], theirs: Mapping[str, object]) -> list[str]:
