@@ -124,8 +124,8 @@ def check_resumable(run: RunConfig, path: Path) -> None:
         here, there = ("has none", "has them") if _experts_stand_apart(saved) else ("has them", "has none")
         raise CheckpointError(
             f"`{path}` holds the state of another optimizer: where `parallelism.expert` is above 1 or `expert_tensor` "
-            f"is not `tensor`, experts have an optimizer of their own, and this run {here} where that one {there}. Go on "
-            "with a layout that agrees in this."
+            f"is not `tensor`, experts have an optimizer of their own, and this run {here} where that one {there}. "
+            "Go on with a layout that agrees in this."
         )
 
 
