@@ -10,10 +10,16 @@ from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
 from torch import Tensor, nn
 
-from modelwright.distributed import InitialisationError, NormalInit, deferred_initialisation, initialise_parameters
+from modelwright.distributed import (
+    InitialisationError,
+    LayoutFreeInit,
+    NormalInit,
+    deferred_initialisation,
+    initialise_parameters,
+)
 
 GROUPS: Any = SimpleNamespace(dp_cp=None)
-ROWS, COLUMNS = 150, 10  # rows beyond two blocks of 64, and shards that begin within a block
+ROWS, COLUMNS = 1050, 1000  # four tiles of 263 rows, so that shards begin within a tile
 type Describe = Callable[[str, Tensor], Any]
 
 
@@ -40,9 +46,10 @@ def drawn(stage: Stage, seed: int = 1) -> Tensor:
     return stage.weight.detach()
 
 
-def shard(describe: Describe, *shape: int, **options: Any) -> Tensor:
+def shard(describe: Describe, *shape: int, partition_dim: int = 0, **options: Any) -> Tensor:
     stage = Stage(*shape, **options)
     stage.describe = describe  # type: ignore[method-assign]
+    stage.weight.partition_dim = partition_dim  # type: ignore[attr-defined]
     return drawn(stage)
 
 
@@ -65,6 +72,36 @@ def test_column_shards(whole: Tensor, count: int) -> None:
         assert torch.equal(part, whole.chunk(count, dim=1)[rank])
 
 
+def test_column_shards_of_a_weight_whose_module_splits_the_columns() -> None:
+    rows, columns = 1500, 300  # tiles of 1024 x 128
+    full = shard(ShardedTensor.from_rank_offsets, rows, columns, partition_dim=1)
+    for rank in range(2):
+        part = shard(
+            lambda k, t, r=rank: ShardedTensor.from_rank_offsets(k, t, (1, r, 2)), rows, columns // 2, partition_dim=1
+        )
+        assert torch.equal(part, full.chunk(2, dim=1)[rank])
+
+
+@pytest.mark.parametrize(("dim", "shape"), [(0, (2816, 1024)), (0, (32_000, 64)), (1, (1024, 2816))])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_rank_draws_no_number_that_another_has(dim: int, shape: tuple[int, int], count: int) -> None:
+    sizes: list[int] = []
+
+    class Counted(LayoutFreeInit):
+        def draw(self, out: Tensor, generator: torch.Generator | None) -> None:
+            sizes.append(out.numel())
+
+    local = list(shape)
+    local[dim] //= count
+    stage = Stage(*local)
+    with deferred_initialisation():
+        Counted()(stage.weight)
+    stage.weight.partition_dim = dim  # type: ignore[attr-defined]
+    stage.describe = lambda k, t: ShardedTensor.from_rank_offsets(k, t, (dim, count - 1, count))  # type: ignore[method-assign]
+    drawn(stage)
+    assert sum(sizes) == stage.weight.numel()
+
+
 def test_shards_in_both_dims(whole: Tensor) -> None:
     part = shard(lambda k, t: ShardedTensor.from_rank_offsets(k, t, (0, 1, 2), (1, 1, 2)), ROWS // 2, COLUMNS // 2)
     assert torch.equal(part, whole[ROWS // 2 :, COLUMNS // 2 :])
@@ -81,16 +118,17 @@ def test_a_gated_shard_is_two_slices(whole: Tensor, rank: int) -> None:
             ShardedTensor.from_rank_offsets(key, up, (0, rank + 2, 4)),
         ]
 
-    rows = 160
+    rows = 1200
     part = shard(lambda k, t: ShardedTensorFactory(k, t, build, torch.cat), rows // 2, COLUMNS)
     quarters = drawn(Stage(rows, COLUMNS)).chunk(4)
     assert torch.equal(part, torch.cat([quarters[rank], quarters[rank + 2]]))
 
 
 def test_a_vector() -> None:
-    full = drawn(Stage(ROWS))
-    part = shard(lambda k, t: ShardedTensor.from_rank_offsets(k, t, (0, 1, 2)), ROWS // 2)
-    assert torch.equal(part, full[ROWS // 2 :])
+    size = 1_000_010  # two tiles
+    full = drawn(Stage(size))
+    part = shard(lambda k, t: ShardedTensor.from_rank_offsets(k, t, (0, 1, 5)), size // 5)
+    assert torch.equal(part, full[size // 5 : 2 * size // 5])
 
 
 def test_axes_in_front_name_the_tensor() -> None:

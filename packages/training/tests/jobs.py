@@ -8,6 +8,7 @@ from pathlib import Path
 from modelwright.protocols import ModelwrightError
 
 FOREVER = 600.0
+LARGE = 64 * 2**20  # bytes
 
 
 def _rank() -> int:
@@ -18,6 +19,19 @@ def tell(folder: Path, word: str) -> None:
     """Leave a file that says who ran, and as what."""
     said = [word, os.environ["WORLD_SIZE"], os.environ["OMP_NUM_THREADS"]]
     (folder / os.environ["RANK"]).write_text(" ".join(said))
+
+
+def faults_of_large_tensors(folder: Path) -> None:
+    """Leave a file that says how many pages a large tensor faulted in that was made after several like it."""
+    import resource
+
+    import torch
+
+    for _ in range(8):  # glibc 2.36 looks for more room than an aligned block leaves, and finds it where two lay
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(LARGE // 4)
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    (folder / os.environ["RANK"]).write_text(str(faults))
 
 
 def _present(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Local ranks: they run, and when one fails the others end and one readable error says which and how."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from packages.training.tests import jobs
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE", "OMP_NUM_THREADS"):
+    for name in ("RANK", "WORLD_SIZE", "OMP_NUM_THREADS", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -32,6 +33,19 @@ def failure_of(job: Callable[[Path], None], folder: Path) -> LaunchError:
 def test_every_rank_runs_once_with_its_share_of_the_threads(tmp_path: Path) -> None:
     launch(jobs.tell, tmp_path, "hello", ranks=2, threads=3)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"0": "hello 2 3", "1": "hello 2 3"}
+
+
+def test_a_rank_keeps_the_memory_that_it_freed(tmp_path: Path) -> None:
+    """A tensor above 32 MB, made and freed over and over, faults its pages in once."""
+    launch(jobs.faults_of_large_tensors, tmp_path, ranks=1)
+    again = int((tmp_path / "0").read_text())
+    assert again < 0.1 * jobs.LARGE / os.sysconf("SC_PAGE_SIZE")
+
+
+def test_what_the_user_says_of_memory_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "65536")
+    launch(jobs.faults_of_large_tensors, tmp_path, ranks=1)
+    assert int((tmp_path / "0").read_text()) > 0.9 * jobs.LARGE / os.sysconf("SC_PAGE_SIZE")
 
 
 def test_a_rank_with_something_to_mend(tmp_path: Path) -> None:

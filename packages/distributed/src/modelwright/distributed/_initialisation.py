@@ -32,8 +32,10 @@ class InitialisationError(ModelwrightError):
     """A parameter that nobody would have given its values."""
 
 
-_TILE = 262_144  # elements; small enough for a cache, large enough that a seed of its own costs little
-_COLUMNS = 128  # of a tile where tensor parallelism splits the columns, so that ranks draw little that is not theirs
+_TILE = 524_288  # elements at most; large enough that a seed of its own costs little
+# Rows and columns where tensor parallelism splits the columns: ranks draw little that is not theirs, and what is copied
+# from the buffer is in the cache still.
+_NARROW_TILE = (1024, 128)
 _NOTE = "modelwright_init"
 
 _deferred: ContextVar[list[Tensor] | None] = ContextVar("deferred", default=None)
@@ -196,12 +198,10 @@ class _Tiles:
 
     def drawn(self, seed: int, init: LayoutFreeInit, size: list[int]) -> Tensor:
         """A whole tile, until the next one is drawn."""
-        count = math.prod(size)
-        if self._buffer.numel() < count:
-            self._buffer = self._buffer.new_empty(count)
-        tile = self._buffer[:count].view(size)
-        self.draw(seed, init, tile)
-        return tile
+        if list(self._buffer.shape) != size:  # most are as large as the one before
+            self._buffer = self._buffer.new_empty(size)
+        self.draw(seed, init, self._buffer)
+        return self._buffer
 
     def can_fill(self, out: Tensor) -> bool:
         """Whether drawing in place gives the numbers that drawing into the buffer gives."""
@@ -220,18 +220,26 @@ def _draw(
     for tile in itertools.product(*cuts):
         tile_seed = _tile_seed(seed, name, tile)
         here = local[tuple(cut.here for cut in tile)]
-        if all(cut.whole for cut in tile) and tiles.can_fill(here):
+        inside = all(cut.whole for cut in tile)
+        if inside and tiles.can_fill(here):
             tiles.draw(tile_seed, init, here)
         else:
-            whole = tiles.drawn(tile_seed, init, [cut.size for cut in tile])
-            here.copy_(whole[tuple(cut.within for cut in tile)])
+            drawn = tiles.drawn(tile_seed, init, [cut.size for cut in tile])
+            here.copy_(drawn if inside else drawn[tuple(cut.within for cut in tile)])
 
 
 def _tile(shape: tuple[int, ...], *, columns: bool) -> list[int]:
-    """The shape of a tile: whole rows, which are drawn in place, or narrow ones where ranks split the columns."""
+    """The shape of a tile: whole rows, which are drawn in place, or narrow ones where ranks split the columns.
+
+    The rows are halved until a tile is small enough, so that the shards of 2, 4 or 8 ranks hold whole tiles: no rank
+    draws numbers that another one has.
+    """
     if len(shape) > 1 and columns:
-        return [_TILE // _COLUMNS, _COLUMNS, *shape[2:]]
-    return [max(1, _TILE // math.prod(shape[1:])), *shape[1:]]
+        return [*_NARROW_TILE, *shape[2:]]
+    rows = shape[0]
+    while rows > 1 and rows * math.prod(shape[1:]) > _TILE:
+        rows = -(-rows // 2)
+    return [rows, *shape[1:]]
 
 
 class _Cut(NamedTuple):
