@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv1d, silu
 
-from modelwright.layers import causal_conv, causal_conv_step
+from modelwright.layers import _cached_blocks, causal_conv, causal_conv_step
 from modelwright.protocols import CausalConvolutionInterface, ModelwrightError, check_conformance
 
 
@@ -30,16 +30,23 @@ def reference(x: Tensor, weight: Tensor, bias: Tensor | None = None, past: Tenso
 @pytest.mark.parametrize("width", [1, 2, 4])
 @pytest.mark.parametrize("s", [1, 3, 9])
 @pytest.mark.parametrize("activation", [None, "silu", "swish"])
-def test_torchs_convolution(width: int, s: int, activation: str | None) -> None:
+@pytest.mark.parametrize("elements", [2**16, 1])
+def test_torchs_convolution(
+    width: int, s: int, activation: str | None, elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_cached_blocks, "_ELEMENTS", elements)
     x, weight, bias = inputs(s=s, width=width)
     expected = reference(x, weight, bias)
     y = causal_conv(x, weight, bias, activation=activation)
     assert torch.allclose(y, silu(expected) if activation else expected)
 
 
-def test_gradients() -> None:
-    leaves = [part.requires_grad_() for part in (*inputs(s=4), torch.randn(2, 5, 3, dtype=torch.float64))]
-    sequences = torch.tensor([[0, 0, 1, 1], [0, 1, 2, 2]])
+@pytest.mark.parametrize("elements", [2**16, 1], ids=["one block", "blocks of 3, 3 and 2"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_gradients(elements: int, packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_cached_blocks, "_ELEMENTS", elements)
+    leaves = [part.requires_grad_() for part in (*inputs(s=8), torch.randn(2, 5, 3, dtype=torch.float64))]
+    sequences = torch.tensor([[0, 0, 1, 1, 1, 1, 2, 2], [0, 1, 2, 2, 2, 2, 2, 3]]) if packed else None
 
     def convolve(x: Tensor, weight: Tensor, bias: Tensor, past: Tensor) -> Any:
         return causal_conv(x, weight, bias, seq_idx=sequences, initial_states=past, activation="silu")

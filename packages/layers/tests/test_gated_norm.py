@@ -8,7 +8,7 @@ import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import Tensor
 
-from modelwright.layers import GatedRMSNorm
+from modelwright.layers import GatedRMSNorm, _cached_blocks
 from modelwright.protocols import GatedNormBuilder, ModelwrightError, check_conformance
 
 
@@ -36,7 +36,20 @@ def test_both_orders(group: int) -> None:
     assert torch.allclose(after(x, z), rms(x * swish(z), group) * after.weight)
     assert torch.allclose(before(x, z), rms(x, group) * before.weight * swish(z))
     assert torch.allclose(after(x), rms(x, group) * after.weight)
-    assert torch.autograd.gradcheck(after, [x.requires_grad_(), z.requires_grad_()])
+
+
+@pytest.mark.parametrize("elements", [2**16, 1], ids=["one block", "a block per row"])
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("gated", [True, False])
+def test_gradients(elements: int, before: bool, gated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_cached_blocks, "_ELEMENTS", elements)
+    made = norm(before=before)
+    x, z = (part.requires_grad_() for part in torch.randn(2, 3, 2, 12, dtype=torch.float64))
+
+    def normed(x: Tensor, weight: Tensor, *z: Tensor) -> Any:
+        return torch.func.functional_call(made, {"weight": weight}, (x, *z))
+
+    assert torch.autograd.gradcheck(normed, [x, made.weight, *([z] if gated else [])])
 
 
 def test_a_tensor_rank_alone_equals_its_part() -> None:

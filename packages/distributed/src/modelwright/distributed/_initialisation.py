@@ -234,12 +234,12 @@ def _tile(shape: tuple[int, ...], *, columns: bool) -> list[int]:
     The rows are halved until a tile is small enough, so that the shards of 2, 4 or 8 ranks hold whole tiles: no rank
     draws numbers that another one has.
     """
-    if len(shape) > 1 and columns:
-        return [*_NARROW_TILE, *shape[2:]]
-    rows = shape[0]
-    while rows > 1 and rows * math.prod(shape[1:]) > _TILE:
+    rows, *row = shape
+    if row and columns:
+        return [*_NARROW_TILE, *row[1:]]
+    while rows > 1 and rows * math.prod(row) > _TILE:
         rows = -(-rows // 2)
-    return [rows, *shape[1:]]
+    return [rows, *row]
 
 
 class _Cut(NamedTuple):

@@ -1,14 +1,18 @@
 """The causal depthwise convolution of Mamba in PyTorch, for the convolution slot: whole, and by single tokens.
 
 Dao and Gu 2024, arXiv 2405.21060, section 7: a few positions wide, over x, B and C together. It is a sum of shifted
-products, computed with the channels last, where they come from a projection and go to the scan.
+products, computed with the channels last, where they come from a projection and go to the scan, in blocks of positions
+that stay in the cache; the backward pass computes each block again.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import silu
 
-from modelwright.layers._recomputed import recomputed
+from modelwright.layers._cached_blocks import cached_blocks
 from modelwright.protocols import ModelwrightError
 
 
@@ -47,10 +51,8 @@ def causal_conv(
         tail = torch.cat([past, x[..., max(0, s - width + 1) :].mT], dim=1)
         final_states_out.copy_(tail[:, tail.size(1) - width + 1 :].mT.detach())
 
-    def convolved(past: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return _convolved(torch.cat([past, x.mT], dim=1), weight, bias, activation, seq_idx).to(x.dtype).mT
-
-    return recomputed(convolved, past, x, weight, bias)
+    result: Tensor = _Convolution.apply(x.mT, past, weight, bias, seq_idx, activation)
+    return result.mT
 
 
 def causal_conv_step(
@@ -103,7 +105,9 @@ def causal_conv_step(
             intermediate_conv_states[rows, position] = state.to(intermediate_conv_states.dtype)
     conv_state[rows] = inputs[:, s:].mT
     y = torch.zeros_like(x)
-    y[real] = _convolved(inputs[:, length - past :], weight, bias, activation, None).to(x.dtype)
+    work = torch.promote_types(inputs.dtype, torch.float32)
+    found = _summed(inputs[:, length - past :].to(work), *_taps(weight, bias, work), None)
+    y[real] = (found if activation is None else silu(found)).to(x.dtype)
     return y
 
 
@@ -135,21 +139,89 @@ def _check(channels: int, weight: Tensor, activation: str | None) -> None:
         )
 
 
-def _convolved(
-    inputs: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, seq_idx: Tensor | None
-) -> Tensor:
-    """From inputs [b, width - 1 + s, channels] to [b, s, channels], in float32 at least."""
-    work = torch.promote_types(inputs.dtype, torch.float32)
-    inputs, weight = inputs.to(work), weight.to(work)
-    past = weight.size(1) - 1
-    s = inputs.size(1) - past
-    y = inputs[:, past:] * weight[:, past]
+def _taps(weight: Tensor, bias: Tensor | None, work: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The weight as one row of channels per column, and the bias, zero without one."""
+    return weight.to(work).mT.contiguous(), weight.new_zeros((), dtype=work) if bias is None else bias.to(work)
+
+
+def _summed(inputs: Tensor, taps: Tensor, bias: Tensor, seq_idx: Tensor | None) -> Tensor:
+    """From inputs [b, width - 1 + s, channels], of the sequences [b, width - 1 + s], to [b, s, channels]."""
+    past = taps.size(0) - 1
+    y = torch.addcmul(bias, inputs[:, past:], taps[past])
     for column in range(past):
-        seen = inputs[:, column : column + s]
-        if seq_idx is not None:
-            begin = seq_idx[:, :1].expand(-1, past - column)
-            same = torch.cat([begin, seq_idx], dim=1)[:, :s] == seq_idx
-            seen = seen * same[..., None]
-        y = torch.addcmul(y, seen, weight[:, column])
-    y = y if bias is None else y + bias.to(work)
-    return y if activation is None else silu(y)
+        y.addcmul_(_seen(inputs, seq_idx, column, past), taps[column])
+    return y
+
+
+def _seen(inputs: Tensor, seq_idx: Tensor | None, column: int, past: int) -> Tensor:
+    """What each position has of the input that a column of the weight is for; nothing from another sequence."""
+    return _masked(inputs[:, column : inputs.size(1) - past + column], seq_idx, column, past)
+
+
+def _masked(values: Tensor, seq_idx: Tensor | None, column: int, past: int) -> Tensor:
+    """Zero where a position and the input that a column is for belong to two sequences."""
+    if seq_idx is None:
+        return values
+    return values * (seq_idx[:, column : seq_idx.size(1) - past + column] == seq_idx[:, past:])[..., None]
+
+
+class _Convolution(torch.autograd.Function):
+    """From x [b, s, channels], and what was before it [b, width - 1, channels]; only the arguments are kept."""
+
+    @staticmethod
+    def forward(  # noqa: PLR0917 - autograd takes no keywords
+        ctx: Any,
+        x: Tensor,
+        past: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        seq_idx: Tensor | None,
+        activation: str | None,
+    ) -> Tensor:
+        ctx.save_for_backward(x, past, weight, bias, seq_idx)
+        ctx.activated = activation is not None
+        work = torch.promote_types(x.dtype, torch.float32)
+        taps, offset = _taps(weight, bias, work)
+        y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        for block in cached_blocks(x, 1, least=past.size(1)):
+            summed = _summed(_with_past(x, past, block).to(work), taps, offset, _sequences(seq_idx, past, block))
+            y[:, block] = silu(summed, inplace=True) if ctx.activated else summed
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator forgets names
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        """A position's gradient goes to the inputs that it saw: to itself, and to those a few rows before."""
+        x, past, weight, bias, seq_idx = ctx.saved_tensors
+        work, width = torch.promote_types(x.dtype, torch.float32), weight.size(1)
+        taps, offset = _taps(weight, bias, work)
+        # One tensor for what was before and x, in the order of memory that x has from a projection.
+        ginputs = torch.zeros(past.size(1) + x.size(1), x.size(0), x.size(2), dtype=work, device=x.device)
+        ginputs = ginputs.transpose(0, 1)
+        gtaps, goffset = torch.zeros_like(taps), torch.zeros(x.size(2), dtype=work, device=x.device)
+        for block in cached_blocks(x, 1, least=past.size(1)):
+            inputs, sequences = _with_past(x, past, block).to(work), _sequences(seq_idx, past, block)
+            gsum = gradients[0][:, block].to(work)
+            if ctx.activated:
+                gsum = torch.ops.aten.silu_backward(gsum, _summed(inputs, taps, offset, sequences))
+            goffset += gsum.sum((0, 1))
+            for column in range(width):
+                gtaps[column] += (gsum * _seen(inputs, sequences, column, width - 1)).sum((0, 1))
+                seen = ginputs[:, block.start + column : block.stop + column]
+                seen.addcmul_(_masked(gsum, sequences, column, width - 1), taps[column])
+        given, before = ginputs.to(x.dtype), past.size(1)
+        gbias = None if bias is None else goffset.to(bias.dtype)
+        return given[:, before:], given[:, :before], gtaps.mT.to(weight.dtype), gbias, None, None
+
+
+def _with_past(x: Tensor, past: Tensor, block: slice) -> Tensor:
+    """Some positions and the width - 1 before them; a block is not shorter than that."""
+    before = past.size(1)
+    return x[:, block.start - before : block.stop] if block.start else torch.cat([past, x[:, block]], dim=1)
+
+
+def _sequences(seq_idx: Tensor | None, past: Tensor, block: slice) -> Tensor | None:
+    """The sequences of the same; what was before the first position belongs to its sequence."""
+    return None if seq_idx is None else _with_past(seq_idx, seq_idx[:, :1].expand(-1, past.size(1)), block)

@@ -4,13 +4,14 @@ Dao and Gu 2024, arXiv 2405.21060, section 7.1. The channels of each group are n
 cross tensor ranks, so a rank normalises its channels alone and holds its part of the weight.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm, silu
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import silu
 
-from modelwright.layers._recomputed import recomputed
+from modelwright.layers._cached_blocks import cached_blocks
 from modelwright.layers._slots import as_engine
 from modelwright.protocols import ModelwrightError
 
@@ -67,19 +68,8 @@ class GatedRMSNorm(nn.Module):
         Returns:
             The shape and dtype of `hidden_SBH`.
         """
-        return recomputed(self._normed, hidden_SBH, gate)
-
-    def _normed(self, hidden_SBH: Tensor, gate: Tensor | None) -> Tensor:
-        work = torch.promote_types(hidden_SBH.dtype, torch.float32)
-        values = hidden_SBH.to(work)
-        opened = None if gate is None else silu(gate.to(work))
-        if opened is not None and not self.norm_before_gate:
-            values = values * opened
-        grouped = values.reshape(*values.shape[:-1], -1, self.group_size)
-        normed = rms_norm(grouped, (self.group_size,), eps=self.eps).reshape(values.shape) * self.weight.to(work)
-        if opened is not None and self.norm_before_gate:
-            normed = normed * opened
-        return normed.to(hidden_SBH.dtype)
+        normed: Tensor = _GatedNorm.apply(hidden_SBH, gate, self.weight, self)
+        return normed
 
     def sharded_state_dict(
         self,
@@ -118,3 +108,72 @@ class GatedRMSNorm(nn.Module):
             )
         )
         return sharded
+
+
+class _GatedNorm(torch.autograd.Function):
+    """From hidden [s, ..., h], the gate in the same shape or None, the weight [h], and the module; keeps only these."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, gate: Tensor | None, weight: Tensor, module: GatedRMSNorm) -> Tensor:
+        ctx.save_for_backward(hidden, gate, weight)
+        ctx.eps, ctx.groups = module.eps, hidden.size(-1) // module.group_size
+        ctx.norm_first = norm_first = module.norm_before_gate
+        y = torch.empty(hidden.shape, dtype=hidden.dtype, device=hidden.device)
+        for block in cached_blocks(hidden, 0):
+            made = _Normed.of(hidden[block], None if gate is None else gate[block], ctx)
+            scaled = made.normed.flatten(-2).mul_(weight)
+            y[block] = scaled.mul_(made.opened) if norm_first and made.opened is not None else scaled
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator forgets names
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        """With n = a r and r = (mean a^2 + eps)^-1/2 of a group, the gradient of a is r (g - n mean(n g))."""
+        hidden, gate, weight = ctx.saved_tensors
+        ghidden, gweight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=_work(hidden))
+        ggate = None if gate is None else torch.empty_like(gate)
+        for block in cached_blocks(hidden, 0):
+            opening = None if gate is None else gate[block].to(gweight.dtype)
+            made = _Normed.of(hidden[block], opening, ctx)
+            outer, normed = gradients[0][block].to(gweight.dtype), made.normed.flatten(-2)
+            gopened = None
+            if ctx.norm_first and made.opened is not None:
+                gopened = outer * normed * weight
+                outer = outer * made.opened
+            gweight += (outer * normed).flatten(0, -2).sum(0)
+            ga = (outer * weight).unflatten(-1, (ctx.groups, -1))
+            along = (ga * made.normed).mean(-1, keepdim=True)
+            ga = ga.addcmul_(made.normed, along, value=-1).mul_(made.scale).flatten(-2)
+            if made.opened is not None and not ctx.norm_first:
+                gopened = ga * hidden[block]
+                ga = ga.mul_(made.opened)
+            ghidden[block] = ga
+            if ggate is not None:
+                ggate[block] = torch.ops.aten.silu_backward(gopened, opening)
+        return ghidden, ggate, gweight.to(weight.dtype), None
+
+
+class _Normed(NamedTuple):
+    """Some rows on the way; `[..., groups, channels of one]` where nothing else is said."""
+
+    opened: Tensor | None
+    """silu of the gate, `[..., h]`."""
+    scale: Tensor
+    """`[..., groups, 1]`: what makes the mean of the squares 1."""
+    normed: Tensor
+
+    @classmethod
+    def of(cls, hidden: Tensor, gate: Tensor | None, options: Any) -> Self:
+        """In float32 at least."""
+        values = hidden.to(_work(hidden))
+        opened = None if gate is None else silu(gate.to(values.dtype))
+        gated = values if opened is None or options.norm_first else values * opened
+        gated = gated.reshape(*gated.shape[:-1], options.groups, -1)
+        scale = (gated.square().mean(-1, keepdim=True) + options.eps).rsqrt()
+        return cls(opened, scale, gated * scale)
+
+
+def _work(hidden: Tensor) -> torch.dtype:
+    return torch.promote_types(hidden.dtype, torch.float32)

@@ -93,11 +93,13 @@ def ssd_scan(  # noqa: PLR0917 - the kernel's arguments
     first = first if initial_states is None else initial_states.to(work)
     first = first.reshape(b, g, n // g, d, state_size).permute(0, 1, 4, 2, 3)
     values = _chunks(x, length, (g, n // g, d))
-    keys, queries = (_chunks(part, length, (g, state_size)) for part in (B, C))
+    # Copies, or what both are parts of would be kept for the backward pass.
+    keys, queries = (_chunks(part.contiguous(), length, (g, state_size)) for part in (B, C))
     sequences = None if seq_idx is None else _chunks(seq_idx, length, (), last=True)
-    y, final = cast("tuple[Tensor, Tensor]", _Scan.apply(values, steps, log, keys, queries, first, sequences))
-    itself = dt * (B.to(work) * C.to(work)).sum(-1).repeat_interleave(n // g, dim=2)
-    y = _finished(y.reshape(b, -1, n, d)[:, :s], x, _passing(itself, D), z)
+    passing = (steps * (keys.to(work) * queries.to(work)).sum(-1, keepdim=True))[..., None]
+    passing = passing if D is None else passing + D.to(work).view(g, n // g, -1)
+    y, final = cast("tuple[Tensor, Tensor]", _Scan.apply(values, steps, log, keys, queries, first, passing, sequences))
+    y = _gated(y.reshape(b, -1, n, d)[:, :s], z).to(x.dtype)
     if not return_final_states:
         return y
     return y, final.permute(0, 1, 3, 4, 2).reshape(b, n, d, state_size).to(state_dtype or work)
@@ -162,7 +164,8 @@ def ssd_step(  # noqa: PLR0917 - the kernel's arguments
         if intermediate_ssm_states is not None:
             intermediate_ssm_states[rows, position] = current.to(intermediate_ssm_states.dtype)
     state[rows] = current.to(state.dtype)
-    outputs[real] = _finished(outputs[real], x[real], D, None if z is None else z[real]).to(work)
+    y = outputs[real] if D is None else torch.addcmul(outputs[real], x[real].to(work), D.to(work))
+    outputs[real] = _gated(y, None if z is None else z[real])
     return outputs.to(x.dtype)
 
 
@@ -192,18 +195,8 @@ def _steps(dt: Tensor, bias: Tensor | None, softened: bool, limits: tuple[float,
     return dt if limits == (-math.inf, math.inf) else dt.clamp(*limits)
 
 
-def _passing(itself: Tensor, D: Tensor | None) -> Tensor:
-    """What of each position's x goes to its own y, [b, s, n, 1 or d]."""
-    itself = itself[..., None]
-    return itself if D is None else itself + (D if D.dim() == 2 else D[:, None]).to(itself.dtype)
-
-
-def _finished(y: Tensor, x: Tensor, passing: Tensor | None, z: Tensor | None) -> Tensor:
-    if passing is not None:
-        y = torch.addcmul(y, x.to(y.dtype), passing.to(y.dtype))
-    if z is not None:
-        y = y * silu(z.to(y.dtype))
-    return y.to(x.dtype)
+def _gated(y: Tensor, z: Tensor | None) -> Tensor:
+    return y if z is None else y * silu(z.to(y.dtype))
 
 
 def _chunks(part: Tensor, length: int, tail: tuple[int, ...], *, last: bool = False) -> Tensor:
@@ -262,46 +255,59 @@ def _factors(log: Tensor, sequences: Tensor | None, work: torch.dtype) -> _Facto
 
 
 class _Parts(NamedTuple):
-    """What a chunk reads: [m, l, ...], the states [m, g, state, r, d]."""
+    """What a chunk reads: [m, l, ...], the states [m, g, state, r, d], what passes by [m, l, g, r, 1 or d]."""
 
     x: Tensor
     B: Tensor
     C: Tensor
     steps: Tensor
     before: Tensor
+    passing: Tensor
 
     def at(self, block: slice) -> "_Parts":
         """Some chunks, in the type of the computation."""
         return _Parts(*(part[block].to(self.steps.dtype) for part in self))
 
 
-def _flat(x: Tensor, B: Tensor, C: Tensor, steps: Tensor, before: Tensor) -> _Parts:
-    return _Parts(x.flatten(0, 1), B.flatten(0, 1), C.flatten(0, 1), steps, before.flatten(0, 1))
+def _parts(  # noqa: PLR0917 - as the scan takes them
+    x: Tensor, dt: Tensor, B: Tensor, C: Tensor, first: Tensor, passing: Tensor, factors: _Factors
+) -> tuple[_Parts, Tensor]:
+    """What the chunks read, the state before each of them too, and the last state."""
+    steps = dt.flatten(0, 1)[..., None]
+    inputs = _summed(B, x, steps * factors.leave)
+    before, final = _passed(inputs, factors.total, first, range(x.size(1)))
+    values, keys, queries, before, passing = (part.flatten(0, 1) for part in (x, B, C, before, passing))
+    return _Parts(values, keys, queries, steps, before, passing), final
 
 
 class _Scan(torch.autograd.Function):
-    """What each position takes from those before it, over chunks.
+    """What each position takes from those before it and from itself, over chunks.
 
     Takes x [b, c, l, g, r, d], dt [b, c, l, g, r], the logarithms of the decays to base 2 summed within each chunk (the
-    shape of dt, float64), B and C [b, c, l, g, state], the first states [b, g, state, r, d], and sequences [b, c, l] or
-    None. Gives y in the shape of x, and the last states.
+    shape of dt, float64), B and C [b, c, l, g, state], the first states [b, g, state, r, d], what of x passes by
+    [b, c, l, g, r, 1 or d], and sequences [b, c, l] or None. Gives y in the shape of x, and the last states.
     """
 
     @staticmethod
     def forward(  # noqa: PLR0917 - autograd takes no keywords
-        ctx: Any, x: Tensor, dt: Tensor, log: Tensor, B: Tensor, C: Tensor, first: Tensor, sequences: Tensor | None
+        ctx: Any,
+        x: Tensor,
+        dt: Tensor,
+        log: Tensor,
+        B: Tensor,
+        C: Tensor,
+        first: Tensor,
+        passing: Tensor,
+        sequences: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """Scan, keeping the state before each chunk. Gradients are written into views of tensors like these."""
-        dt, x, keys, queries = dt.contiguous(), x.contiguous(), B.contiguous(), C.contiguous()
+        """Scan, keeping the arguments alone. Gradients are written into views of tensors like these."""
+        dt, x, keys, queries, passing = (part.contiguous() for part in (dt, x, B, C, passing))
+        ctx.save_for_backward(x, dt, log, keys, queries, first, passing, sequences)
         factors = _factors(log, sequences, dt.dtype)
-        steps = dt.flatten(0, 1)[..., None]
-        inputs = _summed(keys, x, steps * factors.leave)
-        before, final = _passed(inputs, factors.total, first, range(x.size(1)))
+        parts, final = _parts(x, dt, keys, queries, first, passing, factors)
         y = torch.empty(x.shape, dtype=dt.dtype, device=x.device)
-        parts = _flat(x, keys, queries, steps, before)
         for block in _blocks(x):
             _outputs(y.flatten(0, 1)[block], parts.at(block), factors.at(block))
-        ctx.save_for_backward(x, dt, log, keys, queries, sequences, before, final, y)
         return y, final
 
     @staticmethod
@@ -309,25 +315,24 @@ class _Scan(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator forgets names
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, ...]:
-        """Gradients of the first six; the derivation stands in `_gradients`."""
+        """Gradients of the first seven; the derivation stands in `_gradients`."""
         gy, gfinal = gradients[0].contiguous(), gradients[1]
-        x, dt, log, B, C, sequences, before, final, y = ctx.saved_tensors
+        x, dt, log, B, C, first, passing, sequences = ctx.saved_tensors
         factors = _factors(log, sequences, dt.dtype)
+        parts, final = _parts(x, dt, B, C, first, passing, factors)
         gafter, gfirst = _passed(_summed(C, gy, factors.enter), factors.total, gfinal, reversed(range(x.size(1))))
-        made = _Parts(*(torch.empty_like(part) for part in (x, B, C, dt, gafter)))
-        steps = dt.flatten(0, 1)[..., None]
-        parts = _flat(x, B, C, steps, before)
+        made = _Parts(*(torch.empty_like(part) for part in (x, B, C, dt, gafter, passing)))
         grown = torch.empty_like(dt)
         for block in _blocks(x):
             into = _Parts(*(part.flatten(0, 1)[block] for part in made))
             outer = gy.flatten(0, 1)[block], gafter.flatten(0, 1)[block]
-            _gradients(into, *outer, parts.at(block), factors.at(block))
-            torch.sum(y.flatten(0, 1)[block] * outer[0], -1, out=grown.flatten(0, 1)[block])
+            grown.flatten(0, 1)[block] = _gradients(into, *outer, parts.at(block), factors.at(block))
         glog = grown.double() - dt.double() * made.steps
         if x.size(1):
+            before = parts.before.reshape(gafter.shape)
             glog[:, :-1, -1] += (before[:, 1:] * gafter[:, :-1]).sum((3, 5))
             glog[:, -1, -1] += (final * gafter[:, -1]).sum((2, 4))
-        return made.x, made.steps, glog * math.log(2), made.B, made.C, gfirst, None
+        return made.x, made.steps, glog * math.log(2), made.B, made.C, gfirst, made.passing, None
 
 
 def _blocks(x: Tensor) -> list[slice]:
@@ -377,22 +382,31 @@ def _outputs(y: Tensor, parts: _Parts, factors: _Factors) -> None:
     inside = mixing @ _by_head(parts.x, parts.steps * factors.back)
     torch.mul(inside.permute(0, 3, 1, 2, 4), factors.low, out=y)
     y.addcmul_((queries @ parts.before.flatten(3)).transpose(1, 2).reshape(y.shape), factors.enter)
+    y.addcmul_(parts.x, parts.passing)
 
 
-def _gradients(into: _Parts, gy: Tensor, gafter: Tensor, parts: _Parts, factors: _Factors) -> None:
+def _gradients(into: _Parts, gy: Tensor, gafter: Tensor, parts: _Parts, factors: _Factors) -> Tensor:
     """Write the gradients of some chunks, that of dt without what goes through the decays.
 
-    That part needs no matrices: y_t gy_t is how all that t sees grows with the logarithm of its decay from the
-    beginning of the chunk, x_t gx_t how all that sees t falls with it, and both are at hand afterwards.
+    That part needs no matrices of its own: y_t gy_t is how all that t sees grows with the logarithm of its decay from
+    the beginning of the chunk, x_t gx_t how all that sees t falls with it. The first is returned, [m, l, g, r]; it is
+    made of products at hand, so that no y needs to be kept. The second is that of dt times dt.
     """
     keys, queries, x = parts.B.transpose(1, 2), parts.C.transpose(1, 2), parts.x
     before, gafter = parts.before.flatten(3), gafter.flatten(3)
+    scores = (queries @ keys.mT)[:, :, None]
     decays, gy_heads = _decays(factors), _by_head(gy, factors.low)
-    gscores = (gy_heads @ _by_head(x, parts.steps * factors.back).mT).mul_(decays).sum(2)
-    gx_inside = (decays.mul_((queries @ keys.mT)[:, :, None]).mT @ gy_heads).permute(0, 3, 1, 2, 4)
+    gmixing = (gy_heads @ _by_head(x, parts.steps * factors.back).mT).mul_(decays)
+    gscores = gmixing.sum(2)
+    grown = gmixing.mul_(scores).sum(-1).permute(0, 3, 1, 2)
+    gx_inside = (decays.mul_(scores).mT @ gy_heads).permute(0, 3, 1, 2, 4)
     gx = (keys @ gafter).transpose(1, 2).reshape(x.shape).mul(factors.leave).addcmul_(gx_inside, factors.back)
     into.steps.copy_((gx * x).sum(-1))
-    into.x.copy_(gx.mul_(parts.steps))
-    seen, given = (gy * factors.enter).flatten(3), (x * (parts.steps * factors.leave)).flatten(3)
+    into.x.copy_(gx.mul_(parts.steps).addcmul_(gy, parts.passing))
+    into.passing.copy_((gy * x).sum_to_size(parts.passing.shape))
+    seen, given = gy * factors.enter, (x * (parts.steps * factors.leave)).flatten(3)
+    grown = grown + ((queries @ before).transpose(1, 2).reshape(x.shape).mul_(seen)).sum(-1)
+    seen = seen.flatten(3)
     into.C.copy_((gscores @ keys + seen.transpose(1, 2) @ before.mT).transpose(1, 2))
     into.B.copy_((gscores.mT @ queries + given.transpose(1, 2) @ gafter.mT).transpose(1, 2))
+    return grown
