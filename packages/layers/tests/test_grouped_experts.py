@@ -12,11 +12,13 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer import TransformerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from modelwright.config import Parallelism, Precision
 from modelwright.layers import (
     GroupedExperts,
     SequentialExpertsSpec,
+    _expert_function,
     register_activation,
     resolve,
 )
@@ -229,6 +231,78 @@ def test_bfloat16_is_as_near_to_float32_as_the_engines(groups: ProcessGroupColle
         assert output.dtype == torch.bfloat16
         errors.append((output.float() - exact["output"]).abs().mean().item())
     assert errors[0] <= 1.1 * errors[1]
+
+
+FILLED_ROUTES = {
+    "sorted rows": Routes([5, 0, 17]),
+    "picked rows": Routes([5, 0, 17], torch.arange(22) % 9),
+}
+
+
+@pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
+@pytest.mark.parametrize("routes", FILLED_ROUTES)
+@pytest.mark.parametrize(
+    "activation",
+    [ExpertActivation(function=F.silu, gated=True), ExpertActivation(function=F.gelu, gated=True, offset=1.0)],
+    ids=["written out", "by autograd"],
+)
+def test_filling_up_changes_nothing(
+    activation: ExpertActivation, routes: str, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float64, so that equal means equal; memory that nobody wrote holds NaN."""
+    rows, sent = (22 if routes == "sorted rows" else 9), FILLED_ROUTES[routes]
+    found: list[list[Tensor]] = []
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True)
+    try:
+        for compiled in ((), (torch.float64,)):
+            monkeypatch.setattr(_expert_function, "_COMPILED", compiled)
+            weights, flat = plain_parts(torch.float64, bias=bias)
+            tokens, probs = torch.randn(rows, 12, dtype=torch.float64), torch.rand(22, dtype=torch.float64)
+            tokens.requires_grad_()
+            probs.requires_grad_()
+            output = run_experts(tokens, probs, sent, weights, activation)
+            found.append([output, *torch.autograd.grad(output.square().sum(), [tokens, probs, *flat])])
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for one, other in zip(*found, strict=True):
+        assert one.isfinite().all()
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+class _Rows(TorchDispatchMode):
+    """Notes how many rows each product of matrices has, or sums over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket is torch.ops.aten.mm:
+            self.seen |= {size for matrix in args[:2] for size in matrix.shape} - {4, 8, 12}
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [(torch.bfloat16, {0, 16, 32, 80}), (torch.float32, {0, 1, 5, 17, 70})], ids=str
+)
+def test_few_shapes_in_bfloat16(dtype: torch.dtype, expected: set[int]) -> None:
+    weights, _ = plain_parts(dtype, bias=False)
+    tokens = torch.randn(92, 12, dtype=dtype).requires_grad_()
+    with _Rows() as rows:
+        for counts in ([5, 0, 17], [70, 1, 0]):
+            used = tokens[: sum(counts)]
+            run_experts(
+                used, torch.rand(len(used)), Routes(counts), weights, ExpertActivation(function=F.silu, gated=True)
+            ).sum().backward()
+    assert rows.seen == expected
+
+
+def test_numbers_that_are_filled_up_to() -> None:
+    filled = {count: _expert_function._filled_up(count) for count in range(8193)}
+    assert all(0 <= more - count <= max(15, count / 8) for count, more in filled.items())
+    assert filled[0] == 0
+    assert len(set(filled.values())) < 80
 
 
 def test_under_recomputation(groups: ProcessGroupCollection) -> None:

@@ -209,6 +209,10 @@ class _Experts(torch.autograd.Function):
         return grad_tokens.whole, grad_probs, None, *flat_grads
 
 
+_COMPILED = (torch.bfloat16, torch.float16)
+"""Formats in which every new shape of a product on a CPU has a kernel compiled."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Expert:
     """One expert's weights and where its rows lie."""
@@ -237,7 +241,7 @@ class _Expert:
 def _experts(plan: _Plan, flat: Sequence[Tensor]) -> list[_Expert]:
     made: list[_Expert] = []
     start, start_filled, rows = 0, 0, plan.routes.rows
-    compiled = flat[0].device.type == "cpu" and flat[0].dtype in (torch.bfloat16, torch.float16)
+    compiled = flat[0].device.type == "cpu" and flat[0].dtype in _COMPILED
     names = ("fc1", "fc2", "bias1", "bias2")
     for i, count in enumerate(plan.routes.counts):
         part = slice(start, start + count)
@@ -251,8 +255,8 @@ def _experts(plan: _Plan, flat: Sequence[Tensor]) -> list[_Expert]:
 def _filled_up(count: int) -> int:
     """The next multiple of 16, and of a sixteenth of the power of two at or above the count.
 
-    For narrow formats PyTorch takes its products from oneDNN, which compiles a kernel for every new shape: 0.6 ms, where
-    an expert's product takes 0.1 to 2; and in training an expert hardly ever gets the same number of rows twice. This
+    For these formats PyTorch takes its products from oneDNN, which compiles a kernel for each new shape. That takes
+    0.6 ms, an expert's product 0.1 to 2, and in training an expert hardly ever gets the same number of rows twice. This
     leaves at most eight numbers between one power of two and the next, for four rows more in a hundred.
     """
     step = max(16, 1 << max(0, (count - 1).bit_length() - 4))
