@@ -27,6 +27,7 @@ type Form = Literal["yaml", "json", "toml"]
 FORMS: tuple[Form, ...] = ("yaml", "json", "toml")
 
 RUN = Run(model=preset("gpt_tiny"))
+RUNS = [RUN, *(Run(model=preset(name)) for name in ("moe_tiny", "mamba_tiny", "hybrid_tiny"))]
 TOML = """
 modelwright = 1
 name = 'a' # b
@@ -45,7 +46,7 @@ kind = "linear"
 [[model.x]]
 """
 SEEDS = [
-    *(dumps(RUN, format=form, full=full) for form in ("yaml", "json") for full in (False, True)),
+    *(dumps(run, format=form, full=full) for run in RUNS for form in ("yaml", "json") for full in (False, True)),
     TOML,
     *(content.decode("utf-8", "replace") for content in files().values() if len(content) < 2000),
 ]
@@ -53,6 +54,7 @@ TOKENS = [
     *"{}[]:,-?!&*#|>%@`\"'\\\n\t =.~<_0123456789",
     *("---", "...", "<<", "!!", "null", ".nan", ".inf", "1e999", "0x", "\r\n", "  ", "\u2028", "\x00", "\ud800", "é"),
     *("kind: ", "version: ", "modelwright: 1", "engine: ", '"""', "'''", "[[", "]]", "= ", "\\u", "\\x", "true", "1_0"),
+    *("pattern: ", "hybrid_pattern: ", "M*-E|M", "'*|'", "top_k: ", "num_experts: ", "n_groups: "),
     *("&a ", "*a", "? ", ": ", "- ", "|\n", ">-\n", "# ", "{a: ", "[a, ", "2024-01-01", "9" * 5000, "k" * 300),
 ]
 
@@ -89,7 +91,7 @@ def attempt(text: str, form: Form) -> None:
         return
     assert error.problems
     assert str(error).startswith("f")
-    assert all("\n" not in str(problem) for problem in error.problems)
+    assert all(str(problem).count("\n") == (2 if problem.excerpt else 0) for problem in error.problems)
 
 
 @settings(max_examples=EXAMPLES, **FUZZ)
