@@ -83,6 +83,8 @@ def test_the_command_line_trains_the_example_of_the_docs_with_my_router(tmp_path
     words = ("train", FOLDER / "moe-tiny.yaml", "--import", "custom_router", *small, "--steps", "8")
     done = modelwright(*words, "--out", tmp_path / "run", env=os.environ | {"PYTHONPATH": str(FOLDER)})
     assert done.returncode == 0, done.stderr
+    next_step = f'next: modelwright generate {tmp_path / "run"} --import custom_router --prompt "The " --tokens 200'
+    assert done.stdout.splitlines()[-1] == next_step
     lines = metrics(tmp_path / "run")
     assert lines[-1]["loss"] < lines[0]["loss"] - 0.5
     assert sum(map(sum, lines[-1]["expert_load"].values())) == 2 * 16 * 64 * 2  # type: ignore[attr-defined]

@@ -36,7 +36,10 @@ def message_of(text: str, form: str = "yaml") -> str:
 BAD_YAML = {
     "anchor and alias": (
         HEAD + "name: &a x\nstack: *a\n",
-        "f:3:7: anchors (`&a`) are refused; leave it out.\nf:4:8: aliases (`*a`) are refused; write the value out.",
+        (
+            "f:3:7: anchors (`&a`) are refused; leave it out.\n"
+            "f:4:8: aliases (`*a`) are refused; write the value out, or put a string that begins so in quotes."
+        ),
     ),
     "alias as a key": (HEAD + "*a : x\n", "f:3:1: a key must be a string, but an alias was given."),
     "merge key": (

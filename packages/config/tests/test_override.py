@@ -45,6 +45,8 @@ RUN = RunConfig(model=OverrideToyConfig())
         ('name="123"', "name", "123"),
         ("name=1e5", "name", "1e5"),
         ("train.data=2024", "train.data", "2024"),
+        ("train.data=*-*E", "train.data", "*-*E"),
+        ("train.data= *.txt # x", "train.data", "*.txt # x"),
         ("train.data=a=b.txt", "train.data", "a=b.txt"),
         ("model.sizes=[1, 2]", "model.sizes", (1, 2)),
         ("model.engine.foo=1", "model.engine", {"foo": 1}),

@@ -119,9 +119,18 @@ def test_layouts_that_fit(axes: dict[str, Any]) -> None:
             {},
             {"tensor": 3},
             [
-                "`num_attention_heads` must be a multiple of `tensor`, but 8 is not a multiple of 3; use 6 or 9.",
-                "`num_query_groups` must be a multiple of `tensor`, but 8 is not a multiple of 3; use 6 or 9.",
-                "`ffn_hidden_size` must be a multiple of `tensor`, but 704 is not a multiple of 3; use 702 or 705.",
+                (
+                    "`num_attention_heads` must be a multiple of `tensor`, but 8 is not a multiple of 3;"
+                    " use 6 or 9, or 2 or 4 for `tensor`."
+                ),
+                (
+                    "`num_query_groups` must be a multiple of `tensor`, but 8 is not a multiple of 3;"
+                    " use 6 or 9, or 2 or 4 for `tensor`."
+                ),
+                (
+                    "`ffn_hidden_size` must be a multiple of `tensor`, but 704 is not a multiple of 3;"
+                    " use 702 or 705, or 2 or 4 for `tensor`."
+                ),
                 (
                     "`vocab_multiple` 128 pads the vocabulary to 256, which must be a multiple of `tensor`,"
                     " but is not a multiple of 3; use a multiple of 3."
@@ -131,7 +140,12 @@ def test_layouts_that_fit(axes: dict[str, Any]) -> None:
         (
             {"num_query_groups": 2},
             {"tensor": 4},
-            ["`num_query_groups` must be a multiple of `tensor`, but 2 is not a multiple of 4; use 4."],
+            [
+                (
+                    "`num_query_groups` must be a multiple of `tensor`, but 2 is not a multiple of 4;"
+                    " use 4, or 2 for `tensor`."
+                )
+            ],
         ),
         (
             {},

@@ -1,5 +1,6 @@
 """A mixture of our parts gives what one of the engine's parts gives, whatever the router does with tokens."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.moe.moe_layer import MoELayer
+from megatron.core.transformer.moe.router import TopKRouter
 from megatron.core.transformer.moe.token_dispatcher import MoEAllGatherTokenDispatcher, MoEAlltoAllTokenDispatcher
 from torch import Tensor, nn
 
@@ -116,6 +118,39 @@ def test_all_tokens_on_one_expert(biased: int, spec: StackSpec, groups: ProcessG
         grad = found[f"decoder.layers.1.mlp.experts.local_experts.{i}.linear_fc1.weight"]
         assert grad.isfinite().all()
         assert (grad.abs().max() > 0) == (i == biased)
+
+
+ANSWERS: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
+    "only probabilities": (lambda probs, _: probs, "[8, 4] of torch.float32"),
+    "indices": (
+        lambda probs, chosen: (probs, chosen.to(torch.int8).topk(2).indices),
+        "[8, 4] of torch.float32 and [8, 2] of torch.int64",
+    ),
+    "numbers for a map": (
+        lambda probs, chosen: (probs, chosen.float()),
+        "[8, 4] of torch.float32 and [8, 4] of torch.float32",
+    ),
+    "nothing": (lambda probs, chosen: None, "None"),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_a_router_that_returns_something_else(answer: str, groups: ProcessGroupCollection) -> None:
+    make, shown = ANSWERS[answer]
+
+    class Router(TopKRouter):
+        def forward(self, *given: Any) -> Any:
+            return make(*super().forward(*given))
+
+    router: Any = Router
+    spec = StackSpec(moe=MoeLayerSpec(mlp=MoeSpec(router=router)))
+    model = build_moe(groups, config_of({}), spec=spec)
+    with pytest.raises(ModelwrightError) as caught:
+        mixtures(model)[0](torch.randn(4, 2, 16))
+    assert str(caught.value) == (
+        "`Router` must return probabilities and a bool map of the experts that are chosen, both [tokens, experts] = "
+        f"[8, {EXPERTS}], but returned {shown}; see `RouterBuilder`."
+    )
 
 
 @pytest.mark.parametrize("form", CONFIGS)

@@ -1,5 +1,6 @@
 """`MambaModelBuilder` builds the engine's model that a config describes: names, shapes, values, parts, one forward."""
 
+import dataclasses
 import logging
 import math
 from dataclasses import replace as with_parts
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from modelwright.builders import builder_for
 from modelwright.config import NoWrap, Parallelism, Precision, fingerprint, replace
 from modelwright.distributed import BuildError, total_parameters
-from modelwright.layers import TORCH_KERNELS, MambaKernels, MambaLayerSpec, MambaMixer, ssd_scan
+from modelwright.layers import TORCH_KERNELS, MambaKernels, MambaLayerSpec, MambaMixer, MambaOptions, ssd_scan
 from modelwright.mamba import MambaModelBuilder, MambaModelConfig, mamba_stack
 from modelwright.protocols import ConformanceError, MambaMixerBuilder, ModelwrightError
 from packages.mamba.tests.test_presets import parameters
@@ -160,6 +161,57 @@ def test_initial_values_are_in_their_ranges(groups: ProcessGroupCollection) -> N
     assert mixer.conv1d_weight.abs().max() <= 0.5
 
 
+def test_the_mixer_is_told_all_of_the_config() -> None:
+    options = {
+        "conv_width": 3,
+        "conv_bias": False,
+        "conv_init": 0.25,
+        "chunk_size": 8,
+        "gated_norm": False,
+        "norm_before_gate": True,
+        "d_per_channel": True,
+        "dt_init_floor": 1e-5,
+        "dt_limit": (0.5, 2.0),
+    }
+    config = replace(MAMBA, mamba_bias=True, a_init_range=(2.0, 3.0), dt_init_range=(0.01, 0.2), **options)
+    mixer: Any = mamba_stack(config).mamba
+    given = dataclasses.asdict(mixer.mixer.options)
+    assert given == {**options, "bias": True, "a_init": (2.0, 3.0), "dt_init": (0.01, 0.2)}
+    assert not {name for name, value in dataclasses.asdict(MambaOptions()).items() if given[name] == value}
+
+
+def test_how_initial_values_are_spread(groups: ProcessGroupCollection) -> None:
+    """Of 1,024 heads: steps evenly over their logarithms, the convolution to both sides of zero, the way out scaled."""
+    wide = replace(MAMBA, hidden_size=512, mamba_head_dim=4, num_layers=4, conv_init=0.125)
+    (model,) = MambaModelBuilder(wide).build_distributed_models(groups, **ONE_RANK)
+    found = {name: value.detach().flatten() for name, value in model.named_parameters()}
+
+    def every(name: str) -> Tensor:
+        return torch.cat([value for path, value in found.items() if path.endswith(f"mixer.{name}")])
+
+    steps = nn.functional.softplus(every("dt_bias")).log()
+    low, high = (math.log(step) for step in wide.dt_init_range)
+    assert steps.mean().item() == pytest.approx((low + high) / 2, abs=0.15)
+    assert steps.std().item() == pytest.approx((high - low) / math.sqrt(12), abs=0.1)
+    for name, bound in (("conv1d_weight", 0.125), ("conv1d_bias", 0.5)):
+        assert every(name).mean().item() == pytest.approx(0, abs=0.05 * bound)
+        assert every(name).std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+    stage: Any = model
+    for name, draw in (("in_proj", "init_method"), ("out_proj", "output_layer_init_method")):
+        drawn = torch.empty(100_000)
+        getattr(stage.config, draw)(drawn)
+        assert every(f"{name}.weight").std().item() == pytest.approx(drawn.std().item(), rel=0.05)
+
+
+def test_no_step_starts_below_the_floor(groups: ProcessGroupCollection) -> None:
+    floored = replace(MAMBA, hidden_size=256, mamba_head_dim=4, dt_init_floor=0.01)
+    (model,) = MambaModelBuilder(floored).build_distributed_models(groups, **ONE_RANK)
+    biases = [value.detach() for name, value in model.named_parameters() if name.endswith("dt_bias")]
+    steps = nn.functional.softplus(torch.cat(biases))
+    assert steps.min().item() == pytest.approx(0.01, rel=1e-3)
+    assert 0.3 < (steps < 0.01001).float().mean().item() < 0.7  # half of the logarithms from 0.001 to 0.1 lie below
+
+
 def test_the_same_seed_gives_the_same_parameters(groups: ProcessGroupCollection) -> None:
     first, second, other = (dict(build(groups, HYBRID, seed).named_parameters()) for seed in (1, 1, 2))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -275,6 +327,31 @@ def test_kernels_that_are_not_there_are_refused_before_anything_is_built() -> No
         "which takes `mamba_ssm` where it can be used."
     )
     assert not torch.distributed.is_initialized()
+
+
+def test_a_convolution_that_the_kernels_do_not_have(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("modelwright.layers._mamba_kernels.find_spec", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    reason = "causal-conv1d convolves 2, 3, 4 positions, not the 5 of `conv_width`"
+    with pytest.raises(ModelwrightError) as caught:
+        mamba_stack(replace(MAMBA, kernels="mamba_ssm", conv_width=5))
+    assert str(caught.value) == (
+        f"`kernels: mamba_ssm` cannot be used here, because {reason}; use `torch`, which runs anywhere, or `auto`, "
+        "which takes `mamba_ssm` where it can be used."
+    )
+    with caplog.at_level(logging.INFO, logger="modelwright"):
+        mamba_stack(replace(MAMBA, conv_width=5))
+    assert caplog.messages == [f"kernels auto takes torch, because `mamba_ssm` cannot be used: {reason}"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is missing without a GPU")
+def test_latent_experts_need_transformer_engine() -> None:
+    latent = replace(HYBRID, pattern="M*E", num_experts=4, top_k=2, expert_latent_size=8)
+    with pytest.raises(ModelwrightError, match=r"`expert_latent_size` must be null where the engine cannot project"):
+        MambaModelBuilder(latent)
+    MambaModelBuilder(replace(latent, pattern="M*-"))
 
 
 @pytest.mark.usefixtures("neither_packages_nor_cuda")

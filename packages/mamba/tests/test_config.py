@@ -165,6 +165,16 @@ def pattern(text: str, **changes: Any) -> dict[str, Any]:
         ),
         ({"a_init_range": (0.0, 1.0)}, "`a_init_range[0]` must be above 0.0, but 0.0 was given."),
         ({"expand": 0.0}, "`expand` must be above 0.0, but 0.0 was given."),
+        *(
+            (
+                {"dt_limit": (low, high)},
+                (
+                    f"`dt_limit` must leave some step sizes, which are above 0, but {low} and {high} leave none; the"
+                    " default is 0 and infinity."
+                ),
+            )
+            for low, high in ((-2.0, -1.0), (-1.0, 0.0), (float("inf"), float("inf")))
+        ),
         ({"chunk_size": 0}, "`chunk_size` must be at least 1, but 0 was given."),
         (
             {"kernels": "cuda"},
@@ -259,8 +269,14 @@ def test_layouts_that_fit(config: MambaModelConfig, axes: dict[str, Any]) -> Non
                     "`vocab_multiple` 128 pads the vocabulary to 256, which must be a multiple of `tensor`,"
                     " but is not a multiple of 3; use a multiple of 3."
                 ),
-                "`mamba_num_heads` must be a multiple of `tensor`, but 8 is not a multiple of 3; use 6 or 9.",
-                "`mamba_num_groups` must be a multiple of `tensor`, but 1 is not a multiple of 3; use 3.",
+                (
+                    "`mamba_num_heads` must be a multiple of `tensor`, but 8 is not a multiple of 3;"
+                    " use 6 or 9, or 2 or 4 for `tensor`."
+                ),
+                (
+                    "`mamba_num_groups` must be a multiple of `tensor`, but 1 is not a multiple of 3;"
+                    " use 3, or 1 for `tensor`."
+                ),
             ],
         ),
         (
@@ -287,12 +303,18 @@ def test_layouts_that_fit(config: MambaModelConfig, axes: dict[str, Any]) -> Non
             HYBRID,
             {"tensor": 4, "pipeline": 3},
             [
-                "`num_query_groups` must be a multiple of `tensor`, but 2 is not a multiple of 4; use 4.",
+                (
+                    "`num_query_groups` must be a multiple of `tensor`, but 2 is not a multiple of 4;"
+                    " use 4, or 2 for `tensor`."
+                ),
                 (
                     "`pattern` must have `pipeline` × `virtual_pipeline` = 3 stages, but `|` makes 2;"
                     " change the boundaries or the parallelism."
                 ),
-                "`mamba_num_groups` must be a multiple of `tensor`, but 1 is not a multiple of 4; use 4.",
+                (
+                    "`mamba_num_groups` must be a multiple of `tensor`, but 1 is not a multiple of 4;"
+                    " use 4, or 1 for `tensor`."
+                ),
             ],
         ),
         (
@@ -306,7 +328,7 @@ def test_layouts_that_fit(config: MambaModelConfig, axes: dict[str, Any]) -> Non
             [
                 (
                     "`num_layers` must be a multiple of `pipeline` × `virtual_pipeline`, but 3 is not a multiple of 2;"
-                    " use 2 or 4."
+                    " use 2 or 4, or 1 or 3 for `pipeline`."
                 )
             ],
         ),

@@ -165,6 +165,14 @@ def test_the_weights_of_another_config(groups: ProcessGroupCollection) -> None:
                 "`squared_relu` in published models."
             ),
         ),
+        (
+            nemotron_h_map,
+            replace(HYBRID, pattern="M*E", num_experts=4, top_k=2, activation="squared_relu"),
+            (
+                "`pattern` must be made of `M`, `*` and `-` for `NemotronHForCausalLM`, but holds `E`; write a map of"
+                " your own for the experts."
+            ),
+        ),
     ],
 )
 def test_a_model_that_computes_something_else_is_refused(

@@ -74,6 +74,41 @@ def test_derived_widths() -> None:
     assert replace(narrow, shared_expert_ffn_hidden_size=100).shared_ffn_hidden_size == 200
 
 
+def test_in_the_engines_words_without_a_default() -> None:
+    fields = replace(
+        SMALL,
+        expert_latent_size=24,
+        router_score="sigmoid",
+        router_scaling=2.5,
+        router_dtype="float64",
+        load_balancing="global_aux",
+        load_balancing_coefficient=3e-3,
+        capacity_factor=1.5,
+        drop_policy="position",
+        pad_to_capacity=True,
+        shared_experts=1,
+        shared_expert_gate=True,
+        expert_bias=True,
+        expert_bias_rate=2e-3,
+    ).engine_fields()
+    expected = {
+        "moe_latent_size": 24,
+        "moe_router_topk_scaling_factor": 2.5,
+        "moe_router_dtype": "fp64",
+        "moe_router_load_balancing_type": "global_aux_loss",
+        "moe_aux_loss_coeff": 3e-3,
+        "moe_expert_capacity_factor": 1.5,
+        "moe_token_drop_policy": "position",
+        "moe_pad_expert_input_to_capacity": True,
+        "moe_shared_expert_intermediate_size": 704,
+        "moe_shared_expert_gate": True,
+        "moe_router_bias_update_rate": 2e-3,
+    }
+    assert {name: fields[name] for name in expected} == expected
+    assert replace(SMALL, dispatcher="allgather").engine_fields()["moe_token_dispatcher_type"] == "allgather"
+    assert replace(SMALL, router_pre_softmax=True).engine_fields()["moe_router_pre_softmax"] is True
+
+
 def test_in_the_engines_words() -> None:
     fields = replace(
         GROUPED, router_score="sigmoid", expert_bias=True, load_balancing="seq_aux", z_loss_coefficient=1e-3
@@ -121,6 +156,32 @@ def test_in_the_engines_words() -> None:
             "`pad_to_capacity` needs a `capacity_factor`, but that is null; set both or neither.",
         ),
         (
+            SMALL,
+            {"pad_to_capacity": True, "capacity_factor": 4.5},
+            (
+                "`capacity_factor` × `top_k` must be at most `num_experts` with `pad_to_capacity`, as no expert can be"
+                " given more tokens than there are, but 4.5 × 2 is above 8; lower it, or do not pad."
+            ),
+        ),
+        *(
+            (
+                SMALL,
+                {"num_layers": None, "pattern": pattern},
+                (
+                    "`pattern` must be blocks of attention (`*` or `+`) and then an MLP (`-`) or experts (`E`), with"
+                    f" `|` between stages, but {pattern!r} is not; {advice}.\n    {pattern}\n    {' ' * index}^"
+                ),
+            )
+            for pattern, index, advice in (
+                ("*-*E*M*E", 5, "use the family `mamba` for `M`"),
+                ("*E||*E", 3, "an example is `*-*E`"),
+                ("|*E", 0, "an example is `*-*E`"),
+                ("*E*", 3, "an example is `*-*E`"),
+                ("*E|", 3, "an example is `*-*E`"),
+                ("E*", 0, "an example is `*-*E`"),
+            )
+        ),
+        (
             GROUPED,
             {"router_top_groups": 1},
             (
@@ -164,7 +225,7 @@ def test_in_the_engines_words() -> None:
             (
                 "`pattern` must be blocks of attention (`*` or `+`) and then an MLP (`-`) or experts (`E`),"
                 " with `|` between"
-                " stages, but '*E|E' is not; write `*-*E`."
+                " stages, but '*E|E' is not; an example is `*-*E`.\n    *E|E\n       ^"
             ),
         ),
         (
@@ -308,7 +369,12 @@ def test_layouts_that_fit(axes: dict[str, Any]) -> None:
         (
             {},
             {"expert": 3},
-            ["`num_experts` must be a multiple of `expert`, but 8 is not a multiple of 3; use 6 or 9."],
+            [
+                (
+                    "`num_experts` must be a multiple of `expert`, but 8 is not a multiple of 3;"
+                    " use 6 or 9, or 2 or 4 for `expert`."
+                )
+            ],
         ),
         (
             {"expert_ffn_hidden_size": 65},
@@ -356,7 +422,12 @@ def test_layouts_that_fit(axes: dict[str, Any]) -> None:
         (
             {"latent_attention": LATENT, "num_attention_heads": 9},
             {"tensor": 2, "sequence": True},
-            ["`num_attention_heads` must be a multiple of `tensor`, but 9 is not a multiple of 2; use 8 or 10."],
+            [
+                (
+                    "`num_attention_heads` must be a multiple of `tensor`, but 9 is not a multiple of 2;"
+                    " use 8 or 10, or 1 or 3 for `tensor`."
+                )
+            ],
         ),
         (
             {"num_layers": None, "pattern": "*E|*E"},
@@ -374,7 +445,7 @@ def test_layouts_that_fit(axes: dict[str, Any]) -> None:
             [
                 (
                     "`num_layers` must be a multiple of `pipeline` × `virtual_pipeline`, but 4 is not a multiple"
-                    " of 3; use 3 or 6."
+                    " of 3; use 3 or 6, or 2 or 4 for `pipeline`."
                 )
             ],
         ),

@@ -68,6 +68,27 @@ def test_there_and_back_and_into_the_model(groups: ProcessGroupCollection, case:
     load_whole_state([model], back, groups)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"activation": "geglu"},
+            "`activation` must be `swiglu` for `MixtralForCausalLM`, which has nothing else, but",
+        ),
+        ({"router_score": "sigmoid"}, "`router_score` must be `softmax` for `MixtralForCausalLM`"),
+        ({"router_scaling": 2.5}, "`router_scaling` must be `null` for `MixtralForCausalLM`"),
+        ({"position_embedding": "none"}, "`position_embedding` must be `rope` for `MixtralForCausalLM`"),
+        ({"capacity_factor": 0.5}, "`capacity_factor` must be `null` for `MixtralForCausalLM`"),
+        ({"shared_experts": 1}, "`shared_experts` must be `0` for `MixtralForCausalLM`"),
+        ({"normalization": "layernorm"}, "`normalization` must be `rmsnorm` for `MixtralForCausalLM`"),
+    ],
+)
+def test_a_model_that_computes_something_else_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(WeightMapError) as caught:
+        moe_map(replace(SMALL, **changes))
+    assert str(caught.value).startswith(message)
+
+
 def test_the_weights_of_another_config(groups: ProcessGroupCollection) -> None:
     _, state = whole(groups, SMALL)
     with pytest.raises(WeightMapError) as caught:

@@ -127,9 +127,10 @@ def train_rank(job: _Job) -> None:
             if log is not None:
                 log.close()
         if log is not None:
+            imports = "".join(f" --import {module}" for module in job.modules)
             for line in (
                 f"run folder: {job.out}",
-                f'next: modelwright generate {job.out} --prompt "The " --tokens 200',
+                f'next: modelwright generate {job.out}{imports} --prompt "The " --tokens 200',
             ):
                 log.console.print(line, soft_wrap=True, markup=False, highlight=False)
 
@@ -154,11 +155,13 @@ def quiet_engine(*, debug: bool) -> Generator[None]:
     """Without `--debug`, keep the engine's warnings to itself: it gives dozens on every start.
 
     Args:
-        debug: Let them through.
+        debug: Let them through, and what this library logs.
     """
     import logging
 
     if debug:
+        logging.basicConfig(format="%(name)s: %(message)s")
+        logging.getLogger("modelwright").setLevel(logging.INFO)
         yield
         return
     level = logging.root.manager.disable

@@ -187,10 +187,10 @@ class DecoderConfig(ModelConfig, abc.ABC):
     def layout_problems(self, parallelism: Parallelism) -> Iterator[Problem]:
         tensor = parallelism.tensor
         if "*" in self.symbols:
-            yield from multiple_of("num_attention_heads", self.heads, tensor, "`tensor`")
-            yield from multiple_of("num_query_groups", self.resolved_query_groups, tensor, "`tensor`")
+            yield from multiple_of("num_attention_heads", self.heads, tensor, "`tensor`", axis="tensor")
+            yield from multiple_of("num_query_groups", self.resolved_query_groups, tensor, "`tensor`", axis="tensor")
         if "-" in self.symbols:
-            yield from multiple_of("ffn_hidden_size", self.resolved_ffn_hidden_size, tensor, "`tensor`")
+            yield from multiple_of("ffn_hidden_size", self.resolved_ffn_hidden_size, tensor, "`tensor`", axis="tensor")
         yield from self._vocabulary_problems(tensor)
         yield from self._sequence_problems(parallelism)
         yield from self.stage_problems(parallelism)
@@ -212,7 +212,8 @@ class DecoderConfig(ModelConfig, abc.ABC):
         stages, blocks = parallelism.stages, self.blocks
         if stages is None:
             count = parallelism.pipeline * parallelism.virtual_pipeline
-            yield from multiple_of("num_layers", blocks, count, "`pipeline` × `virtual_pipeline`")
+            axis = "pipeline" if parallelism.virtual_pipeline == 1 else None
+            yield from multiple_of("num_layers", blocks, count, "`pipeline` × `virtual_pipeline`", axis=axis)
         elif sum(stages) != blocks:
             rule = f"`num_layers` must be the sum of `parallelism.stages`, but {blocks} is not {sum(stages)}"
             yield Problem("num_layers", f"{rule}; change one of them.")

@@ -77,7 +77,7 @@ class ExpertsConfig(DecoderConfig, abc.ABC):
 
     load_balancing: Literal["none", "aux", "seq_aux", "global_aux"] = "aux"
     """Auxiliary loss that balances the load (Switch Transformer, arXiv:2101.03961): over a micro-batch, over each
-    sequence, or over all ranks and the steps so far."""
+    sequence, or over all ranks and the micro-batches of a step so far."""
 
     load_balancing_coefficient: NonNegativeFloat = 1e-2
     """Factor on that loss."""
@@ -219,13 +219,18 @@ class ExpertsConfig(DecoderConfig, abc.ABC):
                 f" {self.capacity_factor} was given; use `alltoall`, or leave it out."
             )
             yield Problem("capacity_factor", message)
+        elif self.pad_to_capacity and self.num_experts and self.capacity_factor * (self.top_k or 1) > self.num_experts:
+            rule = "`capacity_factor` × `top_k` must be at most `num_experts` with `pad_to_capacity`, as no expert can"
+            given = f"{self.capacity_factor} × {self.top_k} is above {self.num_experts}"
+            message = f"{rule} be given more tokens than there are, but {given}; lower it, or do not pad."
+            yield Problem("capacity_factor", message)
 
     @override
     def layout_problems(self, parallelism: Parallelism) -> Iterator[Problem]:
         yield from super().layout_problems(parallelism)
         if "E" not in self.symbols:
             return
-        yield from multiple_of("num_experts", self.num_experts or 1, parallelism.expert, "`expert`")
+        yield from multiple_of("num_experts", self.num_experts or 1, parallelism.expert, "`expert`", axis="expert")
         cut = parallelism.expert_tensor_size
         yield from multiple_of("expert_ffn_hidden_size", self.resolved_expert_ffn_hidden_size, cut, "`expert_tensor`")
         if self.shared_experts:

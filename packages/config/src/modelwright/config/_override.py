@@ -130,6 +130,8 @@ def _read(text: str) -> _Change | Problem:
         document = read_text(value, "yaml", None)
     except ConfigError as error:
         return dataclasses.replace(error.problems[0], path=path, line=None, column=None, source=source)
+    if document.problems and value.lstrip().startswith("*"):  # an alias in YAML, which a config has none of
+        return _Change(path, value.strip(), value.strip(), source)
     if document.problems:
         return dataclasses.replace(document.problems[0], path=path, line=None, column=None, source=source)
     return _Change(path, document.data, value.strip(), source)

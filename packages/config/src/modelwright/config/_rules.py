@@ -8,7 +8,7 @@ from modelwright.config._errors import Problem
 __all__ = ["divides", "divisors", "multiple_of"]
 
 
-def multiple_of(name: str, value: int, divisor: int, of: str) -> Iterator[Problem]:
+def multiple_of(name: str, value: int, divisor: int, of: str, *, axis: str | None = None) -> Iterator[Problem]:
     """Rule: one field is a multiple of a number that other fields give.
 
     Args:
@@ -16,13 +16,18 @@ def multiple_of(name: str, value: int, divisor: int, of: str) -> Iterator[Proble
         value: Its value.
         divisor: What must divide it.
         of: How the message names `divisor`, as in "`tensor`".
+        axis: The field whose value `divisor` is, where that may be changed instead.
 
     Yields:
-        A problem, with the nearest values that work, if `divisor` does not divide `value`.
+        A problem, with the nearest values that work, of the axis too, if `divisor` does not divide `value`.
     """
     if divisor >= 1 and value % divisor:
         below = value // divisor * divisor
         use = f"{below} or {below + divisor}" if below else f"{divisor}"
+        if axis is not None:
+            every = divisors(value)
+            nearest = [*[one for one in every if one < divisor][-1:], *[one for one in every if one > divisor][:1]]
+            use += f", or {' or '.join(map(str, nearest))} for `{axis}`"
         yield Problem(
             name, f"`{name}` must be a multiple of {of}, but {value} is not a multiple of {divisor}; use {use}."
         )

@@ -155,14 +155,17 @@ class _Builder:
             self._document.places[dotted((*frame.loc, value))] = Place(mark, mark)
 
     def _alias(self, anchor: str, mark: Mark) -> None:
-        """Refuse an alias, and read on as if it were null."""
+        """Refuse an alias, and read on as if it were a string, which is what it was most likely meant to be."""
         frame = self._stack[-1] if self._stack else None
         if frame is not None and isinstance(frame.into, dict) and not frame.wants_value:
             self._document.report(mark, "a key must be a string, but an alias was given.", frame.loc)
             frame.key, frame.wants_value = None, True
             return
-        loc = self._put(None, mark)
-        self._document.report(mark, f"aliases (`*{shown(anchor)}`) are refused; write the value out.", loc)
+        loc = self._put(f"*{anchor}", mark)
+        message = (
+            f"aliases (`*{shown(anchor)}`) are refused; write the value out, or put a string that begins so in quotes."
+        )
+        self._document.report(mark, message, loc)
 
     def _put(self, value: object, mark: Mark) -> Loc:
         """Store a value where the open mapping or list wants it."""

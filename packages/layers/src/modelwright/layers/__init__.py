@@ -49,7 +49,7 @@ from modelwright.layers._ssd import ssd_scan, ssd_step
 from modelwright.layers._stack_builder import StackModelBuilder
 from modelwright.layers._stack_registry import StackFunction, register_stack, registered_stack
 from modelwright.layers._token_dispatcher import LocalTokenDispatcher, token_dispatcher
-from modelwright.layers._weight_map import Entry, Heads, State, WeightMap, WeightMapError
+from modelwright.layers._weight_map import Entry, Heads, State, WeightMap, WeightMapError, check_mapped
 
 __all__ = [
     "FUSED_NAMES",
@@ -106,6 +106,7 @@ __all__ = [
     "build_stage",
     "causal_conv",
     "causal_conv_step",
+    "check_mapped",
     "check_slots",
     "decoder_stack",
     "find_backend",

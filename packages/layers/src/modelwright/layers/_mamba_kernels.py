@@ -31,6 +31,9 @@ NAMES = ("auto", "torch", "mamba_ssm")
 INSTALL = "pip install --no-build-isolation 'modelwright-mamba[kernels]'"
 _PACKAGES = {"mamba_ssm": "mamba-ssm", "causal_conv1d": "causal-conv1d"}
 
+_CONV_WIDTHS = (2, 3, 4)
+"""Of causal-conv1d's kernels (csrc/causal_conv1d.cpp: "causal_conv1d only supports width between 2 and 4")."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -57,12 +60,13 @@ class MambaKernels:
 TORCH_KERNELS = MambaKernels()
 
 
-def find_kernels(name: str) -> MambaKernels:
+def find_kernels(name: str, *, conv_width: int = 4) -> MambaKernels:
     """The kernels of a name.
 
     Args:
         name: `torch`, `mamba_ssm`, or `auto`, which is `mamba_ssm` where that can be used and says in the log what it
             took.
+        conv_width: Positions that the convolution is to see.
 
     Returns:
         The functions.
@@ -75,7 +79,7 @@ def find_kernels(name: str) -> MambaKernels:
         raise ModelwrightError(f"`kernels` must be {', '.join(NAMES[:-1])} or {NAMES[-1]}, but is {name!r}{near}")
     if name == "torch":
         return TORCH_KERNELS
-    missing = missing_for_kernels()
+    missing = missing_for_kernels(conv_width)
     if name == "auto":
         reason = (
             f"`mamba_ssm` cannot be used: {' and '.join(missing)}" if missing else "its packages and CUDA are there"
@@ -90,7 +94,7 @@ def find_kernels(name: str) -> MambaKernels:
     return _mamba_ssm()
 
 
-def missing_for_kernels() -> list[str]:
+def missing_for_kernels(conv_width: int = 4) -> list[str]:
     """What keeps the kernels `mamba_ssm` from being used here, in clauses; nothing if they can be used."""
     absent = [package for module, package in _PACKAGES.items() if find_spec(module) is None]
     missing: list[str] = []
@@ -99,6 +103,9 @@ def missing_for_kernels() -> list[str]:
         missing.append(f"{' and '.join(absent)} {verb} not installed ({INSTALL})")
     if not torch.cuda.is_available():
         missing.append("CUDA is not usable (it needs a GPU and its driver)")
+    if conv_width not in _CONV_WIDTHS:
+        widths = ", ".join(map(str, _CONV_WIDTHS))
+        missing.append(f"causal-conv1d convolves {widths} positions, not the {conv_width} of `conv_width`")
     return missing
 
 

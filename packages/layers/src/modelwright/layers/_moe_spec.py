@@ -6,8 +6,10 @@ token dispatcher, experts and shared experts. The engine has no slot for the dis
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, override
 
+import torch
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.moe.experts import GroupedMLPSubmodules, SequentialMLP, TEGroupedMLP
@@ -15,7 +17,7 @@ from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
 from megatron.core.transformer.moe.router import TopKRouter
 from megatron.core.transformer.moe.shared_experts import SharedExpertMLP
 from megatron.core.transformer.transformer_layer import MoETransformerLayer, TransformerLayerSubmodules
-from torch import Tensor
+from torch import Tensor, nn
 
 from modelwright.layers._bias_dropout_add import bias_dropout_add
 from modelwright.layers._grouped_experts import GroupedExperts
@@ -178,7 +180,28 @@ class MoeSpec:
         layer = _Mixture(config, parts, pg_collection=pg_collection, is_mtp_layer=is_mtp_layer, name=name)
         if self.token_dispatcher is not None:
             _replace_dispatcher(layer, self.token_dispatcher, pg_collection)
+        if type(layer.router) is not TopKRouter:
+            as_engine(layer.router).register_forward_hook(
+                partial(_check_routing, layer.num_local_experts * pg_collection.ep.size())
+            )
         return layer
+
+
+def _check_routing(experts: int, router: nn.Module, given: tuple[Tensor, ...], answer: object) -> None:
+    """What a router of a user's own returns, before the engine stumbles over it.
+
+    Raises:
+        ModelwrightError: It is not what `RouterBuilder` says.
+    """
+    shape = (given[0].shape[:-1].numel(), experts)
+    parts = answer if isinstance(answer, tuple) else (answer,)
+    shown = [f"{list(part.shape)} of {part.dtype}" if isinstance(part, Tensor) else repr(part)[:40] for part in parts]
+    tensors = [part for part in parts if isinstance(part, Tensor) and part.shape == shape]
+    if len(parts) != 2 or len(tensors) != 2 or tensors[1].dtype != torch.bool:
+        raise ModelwrightError(
+            f"`{type(router).__name__}` must return probabilities and a bool map of the experts that are chosen, both "
+            f"[tokens, experts] = {list(shape)}, but returned {' and '.join(shown)}; see `RouterBuilder`."
+        )
 
 
 class _Mixture(MoELayer):

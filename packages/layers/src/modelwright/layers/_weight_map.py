@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from modelwright.config import ModelConfig
 from modelwright.protocols import ModelwrightError
 
 type State = Mapping[str, Tensor]
@@ -21,6 +22,31 @@ type State = Mapping[str, Tensor]
 
 class WeightMapError(ModelwrightError):
     """Weights that a map names are missing, or weights are left that it does not name."""
+
+
+def check_mapped(config: ModelConfig, needed: Mapping[str, object], model: str) -> None:
+    """Refuse a config whose weights would fit the other model, which then computes something else.
+
+    Args:
+        config: Of the engine's model.
+        needed: Fields and the one value of each that the other model has.
+        model: The other model's name.
+
+    Raises:
+        WeightMapError: A field has another value.
+    """
+    for name, only in needed.items():
+        given = getattr(config, name)
+        if given != only:
+            rule = f"`{name}` must be `{_written(only)}` for `{model}`, which has nothing else"
+            raise WeightMapError(f"{rule}, but is `{_written(given)}`; change it, or use a map of your own.")
+
+
+def _written(value: object) -> str:
+    """As a file has it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ def mamba_stack(
         dt_init_floor=config.dt_init_floor,
         dt_limit=config.dt_limit,
     )
-    mamba = mamba_layer_spec(backend, kernels=kernels or find_kernels(config.kernels), options=options)
+    kernels = kernels or find_kernels(config.kernels, conv_width=config.conv_width)
+    mamba = mamba_layer_spec(backend, kernels=kernels, options=options)
     return replace(decoder_stack(config, backend), mamba=mamba)
 
 

@@ -207,6 +207,10 @@ class MambaModelConfig(ExpertsConfig):
             if not low <= high:
                 given = f"{low} and {high} were given; give the lower one first."
                 yield Problem(name, f"`{name}` must be a lower and an upper bound, but {given}")
+        low, high = self.dt_limit
+        if high <= 0 or low == math.inf:
+            given = f"{low} and {high} leave none; the default is 0 and infinity."
+            yield Problem("dt_limit", f"`dt_limit` must leave some step sizes, which are above 0, but {given}")
 
     @override
     def layout_problems(self, parallelism: Parallelism) -> Iterator[Problem]:
@@ -215,8 +219,9 @@ class MambaModelConfig(ExpertsConfig):
             return
         tensor, context = parallelism.tensor, parallelism.context
         of = "`tensor` × `context`" if context > 1 else "`tensor`"
-        yield from multiple_of("mamba_num_heads", self.resolved_mamba_heads, tensor * context, of)
-        yield from multiple_of("mamba_num_groups", self.mamba_num_groups, tensor, "`tensor`")
+        axis = "tensor" if context == 1 else None
+        yield from multiple_of("mamba_num_heads", self.resolved_mamba_heads, tensor * context, of, axis=axis)
+        yield from multiple_of("mamba_num_groups", self.mamba_num_groups, tensor, "`tensor`", axis="tensor")
         local = self.mamba_num_groups // tensor
         if local and local % context and context % local:
             rule = "`mamba_num_groups` / `tensor` must be a multiple or a divisor of `context`"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from modelwright.config import activation_is_gated
-from modelwright.layers import Entry, Heads, WeightMap, WeightMapError
+from modelwright.layers import Entry, Heads, WeightMap, WeightMapError, check_mapped
 from modelwright.mamba.config import MambaModelConfig
 
 # What transformers has no choice of, for every model and for those with layers of a symbol.
@@ -39,7 +39,7 @@ def mamba2_map(config: MambaModelConfig) -> WeightMap:
     if other is not None:
         rule = "`pattern` must be made of `M` alone for `Mamba2ForCausalLM`"
         raise WeightMapError(f"{rule}, but holds `{other}`; use `nemotron_h_map`.")
-    _check(config, "Mamba2ForCausalLM")
+    _check_fields(config, "Mamba2ForCausalLM")
     return _map(config)
 
 
@@ -58,26 +58,21 @@ def nemotron_h_map(config: MambaModelConfig) -> WeightMap:
     Raises:
         WeightMapError: That model computes something else than the config says.
     """
-    _check(config, "NemotronHForCausalLM")
+    if "E" in config.symbols:
+        rule = "`pattern` must be made of `M`, `*` and `-` for `NemotronHForCausalLM`"
+        raise WeightMapError(f"{rule}, but holds `E`; write a map of your own for the experts.")
+    _check_fields(config, "NemotronHForCausalLM")
     if "-" in config.symbols and activation_is_gated(config.activation):
         rule = "`activation` must have no gate for `NemotronHForCausalLM`"
         raise WeightMapError(f"{rule}, but `{config.activation}` has one; it is `squared_relu` in published models.")
     return _map(config)
 
 
-def _check(config: MambaModelConfig, model: str) -> None:
+def _check_fields(config: MambaModelConfig, model: str) -> None:
     """Refuse what would load and then compute something else."""
     for symbol, fields in _NEEDED.items():
-        for name, needed in fields.items() if symbol in {"", *config.symbols} else ():
-            given = getattr(config, name)
-            if given != needed:
-                rule = f"`{name}` must be `{_written(needed)}` for `{model}`, which has nothing else"
-                raise WeightMapError(f"{rule}, but is `{_written(given)}`; change it, or use a map of your own.")
-
-
-def _written(value: object) -> str:
-    """As a file has it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+        if symbol in {"", *config.symbols}:
+            check_mapped(config, fields, model)
 
 
 def _map(config: MambaModelConfig) -> WeightMap:

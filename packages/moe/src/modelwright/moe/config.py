@@ -26,6 +26,16 @@ __all__ = ["LatentAttention", "MoeModelConfig"]
 _BLOCKS = re.compile(r"[*+][-E](\|?[*+][-E])*")
 
 
+def _first_wrong(pattern: str) -> int:
+    """Where a pattern that is not made of blocks stops being it; its length where it ends too early."""
+    wanted, before = "*+", ""
+    for index, symbol in enumerate(pattern):
+        if symbol not in (wanted + "|" if before and before in "-E" else wanted):
+            return index
+        wanted, before = "-E" if symbol in "*+" else "*+", symbol
+    return len(pattern)
+
+
 @final
 @config_class
 class LatentAttention(Config):
@@ -175,7 +185,10 @@ class MoeModelConfig(ExpertsConfig):
                 yield Problem(name, message)
         if not _BLOCKS.fullmatch(pattern):
             rule = "`pattern` must be blocks of attention (`*` or `+`) and then an MLP (`-`) or experts (`E`)"
-            yield Problem("pattern", f"{rule}, with `|` between stages, but {pattern[:40]!r} is not; write `*-*E`.")
+            index = _first_wrong(pattern)
+            advice = "use the family `mamba` for `M`" if pattern[index : index + 1] == "M" else "an example is `*-*E`"
+            message = f"{rule}, with `|` between stages, but {pattern[:40]!r} is not; {advice}."
+            yield Problem("pattern", message, excerpt=(pattern, index))
             return
         wanted, other = ("*", "+") if self.latent_attention is None else ("+", "*")
         if other in pattern:
@@ -219,7 +232,7 @@ class MoeModelConfig(ExpertsConfig):
     def layout_problems(self, parallelism: Parallelism) -> Iterator[Problem]:
         yield from super().layout_problems(parallelism)
         if self.latent_attention is not None:
-            yield from multiple_of("num_attention_heads", self.heads, parallelism.tensor, "`tensor`")
+            yield from multiple_of("num_attention_heads", self.heads, parallelism.tensor, "`tensor`", axis="tensor")
         if self.qk_norm_over == "heads" and parallelism.tensor > 1:
             rule = "`qk_norm_over` must be `head` with `tensor` above 1, because the heads of a token are apart there"
             yield Problem("qk_norm_over", f"{rule}, but `heads` was given and `tensor` is {parallelism.tensor}.")

@@ -5,11 +5,30 @@
 engine's whole model. Saved files may name each expert; loading them with transformers gives these.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
-from modelwright.layers import Entry, Heads, WeightMap
+from modelwright.layers import Entry, Heads, WeightMap, check_mapped
 from modelwright.moe.config import MoeModelConfig
 
+# What transformers has no choice of in these models.
+_NEEDED: Mapping[str, object] = MappingProxyType(
+    {
+        "activation": "swiglu",
+        "normalization": "rmsnorm",
+        "position_embedding": "rope",
+        "rotary_percent": 1.0,
+        "linear_bias": False,
+        "latent_attention": None,
+        "shared_experts": 0,
+        "expert_latent_size": None,
+        "router_score": "softmax",
+        "router_scaling": None,
+        "router_groups": None,
+        "expert_bias": False,
+        "capacity_factor": None,
+    }
+)
 _ENDS = (
     Entry("embedding.word_embeddings.weight", ("model.embed_tokens.weight",), "vocab"),
     Entry("decoder.final_norm.weight", ("model.norm.weight",)),
@@ -68,7 +87,11 @@ def moe_map(config: MoeModelConfig) -> WeightMap:
 
     Returns:
         A map whose `to_engine` and `from_engine` are each other's inverse, between names in the whole models.
+
+    Raises:
+        WeightMapError: Those models compute something else than the config says.
     """
+    check_mapped(config, _NEEDED, "MixtralForCausalLM")
     return WeightMap(
         entries=(*_ENDS, *(() if config.tie_embeddings else (_OUTPUT,)), *_blocks(config)),
         blocks=config.blocks,
