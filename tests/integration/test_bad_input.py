@@ -69,7 +69,7 @@ OVERRIDES = {
         ["parallelism.tensor=4"],
         (
             "error: --set parallelism.tensor=4: `num_query_groups` must be a multiple of `tensor`, but 2 is not a "
-            "multiple of 4; use 4."
+            "multiple of 4; use 4, or 2 for `tensor`."
         ),
     ),
     "vocabulary of a layout": (

@@ -11,8 +11,8 @@ COMPONENTS = {
     "megatron-core": "pip install 'megatron-core>=0.19.2,<0.20'",
     "psutil": "pip install psutil",
     "transformer-engine": "pip install --no-build-isolation 'modelwright-layers[te]'",
-    "mamba-ssm": "pip install mamba-ssm",
-    "causal-conv1d": "pip install causal-conv1d",
+    "mamba-ssm": "pip install --no-build-isolation 'modelwright-mamba[kernels]'",
+    "causal-conv1d": "pip install --no-build-isolation 'modelwright-mamba[kernels]'",
     "einops": "pip install einops",
     "transformers": "pip install transformers",
 }

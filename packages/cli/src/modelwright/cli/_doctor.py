@@ -19,6 +19,7 @@ class _Component:
     install: str
 
 
+_KERNELS = "pip install --no-build-isolation 'modelwright-mamba[kernels]'"
 _COMPONENTS = (
     _Component("torch", "everything but reading configs", "pip install torch"),
     _Component("megatron-core", "building and training", "pip install 'megatron-core>=0.19.2,<0.20'"),
@@ -28,8 +29,8 @@ _COMPONENTS = (
         "backend `te`: fused kernels on a GPU",
         "pip install --no-build-isolation 'modelwright-layers[te]'",
     ),
-    _Component("mamba-ssm", "the GPU kernels of Mamba-2's scan", "pip install mamba-ssm"),
-    _Component("causal-conv1d", "the GPU kernels of Mamba-2's convolution", "pip install causal-conv1d"),
+    _Component("mamba-ssm", "the GPU kernels of Mamba-2's scan", _KERNELS),
+    _Component("causal-conv1d", "the GPU kernels of Mamba-2's convolution", _KERNELS),
     _Component("einops", "Megatron-FSDP", "pip install einops"),
     _Component("transformers", "comparing with Hugging Face models", "pip install transformers"),
 )
@@ -38,7 +39,8 @@ _COMPONENTS = (
 def doctor_command() -> None:
     """Print the report."""
     console = Console()
-    table = Table("", "version", "enables", "to install it", box=None)
+    table = Table("", "version", "enables", box=None)
+    table.add_column("to install it", overflow="fold")
     for component in _COMPONENTS:
         found = _version(component.distribution)
         table.add_row(
