@@ -7,7 +7,7 @@ token dispatcher, experts and shared experts. The engine has no slot for the dis
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, override
+from typing import TYPE_CHECKING, Any, cast, override
 
 import torch
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
@@ -194,7 +194,7 @@ def _check_routing(experts: int, router: nn.Module, given: tuple[Tensor, ...], a
         ModelwrightError: It is not what `RouterBuilder` says.
     """
     shape = (given[0].shape[:-1].numel(), experts)
-    parts = answer if isinstance(answer, tuple) else (answer,)
+    parts = cast("tuple[object, ...]", answer) if isinstance(answer, tuple) else (answer,)
     shown = [f"{list(part.shape)} of {part.dtype}" if isinstance(part, Tensor) else repr(part)[:40] for part in parts]
     tensors = [part for part in parts if isinstance(part, Tensor) and part.shape == shape]
     if len(parts) != 2 or len(tensors) != 2 or tensors[1].dtype != torch.bool:
