@@ -108,6 +108,51 @@ def test_experts_with_biases_too(layout: str, two_ranks: RankPool) -> None:
     assert_layout_parity(two_ranks, run, LAYOUTS[layout])
 
 
+def first_experts_only(config: MoePartsConfig, parallelism: Parallelism) -> tuple[float, list[Shard]]:
+    """The loss of one batch, all of whose tokens go to the first two experts, and the gradients of all experts."""
+    quiet()
+    from modelwright.builders import builder_for
+    from modelwright.config import NoWrap, Precision
+    from modelwright.distributed import initialize, local_shards
+
+    groups = initialize(parallelism)
+    (stage,) = builder_for(config).build_distributed_models(
+        groups, parallelism=parallelism, precision=Precision(), wrap=NoWrap()
+    )
+    for module in stage.modules():
+        if (bias := getattr(module, "expert_bias", None)) is not None:
+            bias[:2] = 100.0
+    tokens = torch.arange(2 * 32).view(2, 32)
+    loss = stage(tokens, torch.arange(32).expand(2, 32), None, labels=tokens + 1).mean()
+    loss.backward()
+    with torch.no_grad():
+        for parameter in stage.parameters():
+            parameter.copy_(parameter.grad)  # type: ignore[arg-type]  # each has one
+    parts = [
+        (shard.key, tuple(shard.global_shape), tuple(shard.global_offset), local.detach().clone())
+        for shard, local in local_shards(stage, groups)
+        if ".experts." in shard.key
+    ]
+    return loss.item(), parts
+
+
+@pytest.mark.parametrize("dispatcher", DISPATCHERS)
+def test_a_rank_whose_experts_get_no_token(dispatcher: str, two_ranks: RankPool) -> None:
+    assert isinstance(RUN.model, MoePartsConfig)
+    routing = {"moe_router_score_function": "sigmoid", "moe_router_enable_expert_bias": True}
+    model = replace(RUN.model, dispatcher=dispatcher, engine=dict(RUN.model.engine) | routing)
+    ((loss, parts),) = two_ranks.run(first_experts_only, model, Parallelism(), ranks=1)
+    reference = whole_state(parts)
+    found = two_ranks.run(first_experts_only, model, LAYOUTS["expert 2"])
+    assert [one for one, _ in found] == pytest.approx([loss, loss], abs=1e-5)
+    for rank, (_, held) in enumerate(found):
+        assert held
+        for key, _, offset, gradient in held:
+            expected = 2 * window(reference[key], offset, gradient)  # of the tokens of both ranks
+            torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-7)
+            assert bool(gradient.any()) is (rank == 0)
+
+
 def uneven(sizes: list[int]) -> tuple[list[float], list[float]]:
     """What the ranks gather of rows 0, 1, …, and what each gets of their sum, scaled by its rank."""
     from modelwright.distributed import initialize
