@@ -4,21 +4,19 @@ What stands around the stack and which parts fill the slots follow from `Decoder
 no more than what its own layers need.
 """
 
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import final, override
 
-from modelwright.builders import Hook
-from modelwright.config import DecoderConfig, ExpertsConfig, Parallelism
+from modelwright.config import DecoderConfig, Parallelism
 from modelwright.distributed import staged_pattern
-from modelwright.layers._backends import TORCH, Backend, missing_for_te, stack_spec
+from modelwright.layers._backends import TORCH, Backend, stack_spec
 from modelwright.layers._model import LanguageModelShape
 from modelwright.layers._rotary import ScaledRotaryEmbedding
 from modelwright.layers._slots import as_engine
 from modelwright.layers._specs import StackSpec
 from modelwright.layers._stack_builder import StackModelBuilder
-from modelwright.protocols import ModelwrightError, RotaryEmbeddingBuilder
+from modelwright.protocols import RotaryEmbeddingBuilder
 
 
 def decoder_stack(config: DecoderConfig, backend: Backend = TORCH) -> StackSpec:
@@ -49,36 +47,7 @@ def _rotary(config: DecoderConfig) -> RotaryEmbeddingBuilder | None:
 
 
 class DecoderModelBuilder[ConfigT: DecoderConfig](StackModelBuilder[ConfigT]):
-    """Builds the model of a family's config; override `build_model` or `build_distributed_models` to change how.
-
-    Args:
-        config: What to build.
-        spec: What fills every slot, or the name that it was registered under; the family's own when None.
-        backend: Which parts the family's own spec is made of: `torch`, `te` or `auto`.
-        hooks: Run around the wrap, in order.
-        meta: Build on the meta device first, then materialise; the model is the same.
-
-    Raises:
-        ModelwrightError: There is no such backend or spec, or the backend, or a part that the config asks for, cannot
-            be used here.
-    """
-
-    def __init__(
-        self,
-        config: ConfigT,
-        *,
-        spec: StackSpec | str | None = None,
-        backend: str = "torch",
-        hooks: Iterable[Hook] = (),
-        meta: bool = False,
-    ) -> None:
-        latent = config.expert_latent_size if isinstance(config, ExpertsConfig) and "E" in config.symbols else None
-        if latent is not None and (missing := missing_for_te()):
-            raise ModelwrightError(
-                f"`expert_latent_size` must be null where the engine cannot project with Transformer Engine, but is"
-                f" {latent} and {' and '.join(missing)}; leave it out."
-            )
-        super().__init__(config, spec=spec, backend=backend, hooks=hooks, meta=meta)
+    """Builds the model of a family's config; override `build_model` or `build_distributed_models` to change how."""
 
     @override
     def default_spec(self) -> StackSpec:

@@ -12,13 +12,14 @@ from megatron.core.models.hybrid.hybrid_model import HybridModel
 from torch import nn
 
 from modelwright.builders import Hook, ModelBuilder
-from modelwright.config import ModelConfig, Parallelism, Precision, Wrap
+from modelwright.config import ExpertsConfig, ModelConfig, Parallelism, Precision, Wrap
 from modelwright.distributed import build_stages
-from modelwright.layers._backends import find_backend
+from modelwright.layers._backends import find_backend, missing_for_te
 from modelwright.layers._model import LanguageModelShape, build_stage
 from modelwright.layers._resolve import resolve
 from modelwright.layers._specs import StackSpec
 from modelwright.layers._stack_registry import registered_stack
+from modelwright.protocols import ModelwrightError
 
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
@@ -35,7 +36,8 @@ class StackModelBuilder[ConfigT: ModelConfig](ModelBuilder[HybridModel, ConfigT]
         meta: Build on the meta device first, then materialise; the model is the same.
 
     Raises:
-        ModelwrightError: There is no such backend or spec, or the backend cannot be used here.
+        ModelwrightError: There is no such backend or spec, or the backend, or a part that the config asks for, cannot
+            be used here.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class StackModelBuilder[ConfigT: ModelConfig](ModelBuilder[HybridModel, ConfigT]
         hooks: Iterable[Hook] = (),
         meta: bool = False,
     ) -> None:
+        _check_latent_experts(config)
         super().__init__(config, hooks=hooks)
         self.meta = meta
         self.backend = find_backend(backend)
@@ -107,6 +110,16 @@ class StackModelBuilder[ConfigT: ModelConfig](ModelBuilder[HybridModel, ConfigT]
             hooks=self.hooks,
             seed=seed,
             meta=self.meta,
+        )
+
+
+def _check_latent_experts(config: ModelConfig) -> None:
+    """The engine has one part for the projections around them, whatever fills the slots."""
+    latent = config.expert_latent_size if isinstance(config, ExpertsConfig) and "E" in config.symbols else None
+    if latent is not None and (missing := missing_for_te()):
+        raise ModelwrightError(
+            f"`expert_latent_size` must be null where the engine cannot project with Transformer Engine, but is"
+            f" {latent} and {' and '.join(missing)}; leave it out."
         )
 
 
