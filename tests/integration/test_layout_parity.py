@@ -59,8 +59,12 @@ def test_tied_embeddings_agree_too(layout: str, wrap: Wrap, two_ranks: RankPool)
     ids=["ddp", "distributed optimizer", "fsdp2"],
 )
 def test_bfloat16_agrees_with_bfloat16_on_one_rank(wrap: Wrap, two_ranks: RankPool) -> None:
-    """Sums in another order differ in the last of eight bits of mantissa: 0.16 was seen of a gradient norm of 21."""
-    run = replace(RUN, precision=Precision(params="bfloat16"))
+    """Sums in another order differ in the last of eight bits of mantissa.
+
+    Four steps: later this model comes near an instability, where a difference in the last bit becomes 3 % of a gradient
+    norm on one processor and 0.8 % on another.
+    """
+    run = replace(RUN, precision=Precision(params="bfloat16"), train=replace(RUN.train, steps=4))
     assert_layout_parity(two_ranks, run, Parallelism(data=2), wrap=wrap, tolerance=1e-2, relative=1e-2)
 
 

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-CODE = "import torch; torch.__version__ = torch.__version__.__class__({version!r}); import modelwright.distributed"
+CODE = "import torch; torch.__version__ = torch.__version__.__class__({version!r}); from modelwright.distributed import initialize"
 
 
 def said(version: str) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from modelwright.protocols import ModelwrightError
 
 FOREVER = 600.0
-LARGE = 64 * 2**20  # bytes
 
 
 def _rank() -> int:
@@ -21,17 +20,10 @@ def tell(folder: Path, word: str) -> None:
     (folder / os.environ["RANK"]).write_text(" ".join(said))
 
 
-def faults_of_large_tensors(folder: Path) -> None:
-    """Leave a file that says how many pages a large tensor faulted in that was made after several like it."""
-    import resource
-
-    import torch
-
-    for _ in range(8):  # glibc 2.36 looks for more room than an aligned block leaves, and finds it where two lay
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        torch.ones(LARGE // 4)
-        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-    (folder / os.environ["RANK"]).write_text(str(faults))
+def tell_allocator(folder: Path) -> None:
+    """Leave a file that says what the environment tells glibc's allocator."""
+    told = [os.environ["MALLOC_MMAP_MAX_"], os.environ["MALLOC_TRIM_THRESHOLD_"]]
+    (folder / os.environ["RANK"]).write_text(" ".join(told))
 
 
 def _present(folder: Path) -> None:
@@ -88,3 +80,22 @@ def killed_in_collective(folder: Path) -> None:
 def killed_beside_a_sleeper(folder: Path) -> None:
     """As `killed`, rank 0 asleep."""
     killed(folder, in_collective=False)
+
+
+def tell_listeners(folder: Path) -> None:
+    """Leave files that say on which addresses this rank and its parent listen while the job has groups."""
+    import psutil
+    import torch
+
+    def addresses(process: psutil.Process) -> str:
+        found = {it.laddr.ip for it in process.net_connections("inet") if it.status == psutil.CONN_LISTEN}
+        return " ".join(sorted(found))
+
+    torch.distributed.init_process_group("gloo")
+    torch.distributed.all_reduce(torch.ones(1))
+    (folder / os.environ["RANK"]).write_text(addresses(psutil.Process()))
+    if _rank() == 0:
+        parent = psutil.Process().parent()
+        (folder / "parent").write_text(addresses(parent) if parent else "")
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()

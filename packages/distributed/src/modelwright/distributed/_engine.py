@@ -1,4 +1,4 @@
-"""Loads the engine before any other file of this package does.
+"""Loads the engine before any file that imports it: `load_engine`, called by the doors of the packages above.
 
 The engine wraps many functions in `torch.compile` when it is imported, and preparing that takes almost half of the
 import: 4.7 of 12.1 seconds on two slow cores. Without a GPU those functions run as they are written (see
@@ -23,7 +23,13 @@ def _as_written(function: Callable[..., Any] | None = None, **_: object) -> Any:
     return _as_written if function is None else function
 
 
-def _load() -> None:
+def load_engine() -> None:
+    """Import the engine; without a GPU, with its functions as they are written.
+
+    Raises:
+        ModelwrightError: torch is too old.
+    """
+    _check_torch()
     if torch.cuda.is_available() or _WHOLE_MODEL in sys.modules:
         return
     before = torch.compile
@@ -42,7 +48,3 @@ def _check_torch() -> None:
         raise ModelwrightError(
             f"`torch` must be {oldest} or newer, but is {version}; install one by `pip install 'torch>={oldest},<3'`."
         )
-
-
-_check_torch()
-_load()

@@ -13,6 +13,7 @@ from megatron.core.pipeline_parallel.bridge_communicator import BridgeCommunicat
 from megatron.core.process_groups_config import ProcessGroupCollection
 
 from modelwright.config import Parallelism
+from modelwright.distributed._local_job import on_one_machine, only_loopback, restore_interfaces
 from modelwright.distributed._together import DEFAULT_TIMEOUT
 
 
@@ -61,6 +62,7 @@ def finalize() -> None:
         BridgeCommunicator.destroy_broadcast_pgs()
         BridgeCommunicator.destroy_bridge_pgs()
         torch.distributed.destroy_process_group()
+    restore_interfaces()
 
 
 def virtual_stages(parallelism: Parallelism) -> int | None:
@@ -87,6 +89,8 @@ def join(timeout: datetime.timedelta) -> None:
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     backend = "nccl" if cuda else "gloo"
+    if on_one_machine():
+        only_loopback()
     if "RANK" in os.environ:
         torch.distributed.init_process_group(backend, timeout=timeout)
     else:

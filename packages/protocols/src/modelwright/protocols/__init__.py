@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from modelwright.protocols._config import EngineConfig
     from modelwright.protocols._conformance import check_conformance
+    from modelwright.protocols._door import lazy_door
     from modelwright.protocols._embedding import (
         EmbeddingBuilder,
         EmbeddingInterface,
@@ -171,6 +172,10 @@ if TYPE_CHECKING:
         SupportsWeight,
         SupportsZeroCopyBuffers,
     )
+else:
+    from modelwright.protocols._door import lazy_door
+
+    __getattr__, __dir__ = lazy_door(__name__, __file__)
 
 __all__ = [
     "SLOTS",
@@ -317,212 +322,6 @@ __all__ = [
     "did_you_mean",
     "explain",
     "from_module_spec",
+    "lazy_door",
     "parts_of",
 ]
-
-_HOMES = {
-    "_activation": (
-        "ActivationFunctionBuilder",
-        "ActivationFunctionInterface",
-    ),
-    "_adapt": ("adapt",),
-    "_attention": (
-        "CoreAttentionBuilder",
-        "CoreAttentionInterface",
-        "CrossAttentionBuilder",
-        "CrossAttentionInterface",
-        "SelfAttentionBuilder",
-        "SelfAttentionInterface",
-    ),
-    "_bias_dropout_add": (
-        "BiasDropoutAddBuilder",
-        "BiasDropoutAddInterface",
-        "CrossBiasDropoutAddBuilder",
-        "MambaBiasDropoutAddBuilder",
-    ),
-    "_config": ("EngineConfig",),
-    "_conformance": ("check_conformance",),
-    "_embedding": (
-        "EmbeddingBuilder",
-        "EmbeddingInterface",
-        "OutputLayerBuilder",
-        "OutputLayerInterface",
-    ),
-    "_errors": (
-        "ConformanceError",
-        "ModelwrightError",
-        "did_you_mean",
-    ),
-    "_explain": (
-        "Argument",
-        "Part",
-        "explain",
-        "parts_of",
-    ),
-    "_gated_delta": (
-        "GatedDeltaNetBuilder",
-        "GatedDeltaNetInterface",
-        "GatedDeltaRuleInterface",
-    ),
-    "_groups": ("ProcessGroups",),
-    "_latent_attention": (
-        "LatentAttentionBuilder",
-        "LatentAttentionInterface",
-        "LatentCoreAttentionBuilder",
-        "LatentCoreAttentionInterface",
-        "LatentLinearInterface",
-        "LatentRotaryEmbeddingBuilder",
-        "LatentRotaryEmbeddingInterface",
-        "LinearDownProjBuilder",
-        "LinearQProjBuilder",
-        "LinearUpProjBuilder",
-    ),
-    "_layer": (
-        "AttentionLayerBuilder",
-        "AttentionLayerInterface",
-        "BlockLayerInterface",
-        "GatedDeltaLayerBuilder",
-        "GatedDeltaLayerInterface",
-        "LatentAttentionLayerBuilder",
-        "LatentAttentionLayerInterface",
-        "MambaLayerBuilder",
-        "MambaLayerInterface",
-        "MlpLayerBuilder",
-        "MlpLayerInterface",
-        "MoeLayerBuilder",
-        "MoeLayerInterface",
-        "SparseAttentionLayerBuilder",
-        "SparseAttentionLayerInterface",
-        "TransformerLayerBuilder",
-        "TransformerLayerInterface",
-    ),
-    "_legacy": (
-        "LegacySpec",
-        "from_module_spec",
-    ),
-    "_linear": (
-        "InProjBuilder",
-        "InProjInterface",
-        "LinearFc1Builder",
-        "LinearFc1Interface",
-        "LinearFc2Builder",
-        "LinearFc2Interface",
-        "LinearLayerBuilder",
-        "LinearLayerInterface",
-        "LinearProjBuilder",
-        "LinearProjInterface",
-        "LinearQkvBuilder",
-        "LinearQkvInterface",
-        "OutProjBuilder",
-        "OutProjInterface",
-    ),
-    "_loss": ("LossInterface",),
-    "_mlp": (
-        "MlpBuilder",
-        "MlpInterface",
-    ),
-    "_moe": (
-        "ExpertsBuilder",
-        "ExpertsInterface",
-        "GroupedLinearFc1Builder",
-        "GroupedLinearFc1Interface",
-        "GroupedLinearFc2Builder",
-        "GroupedLinearFc2Interface",
-        "GroupedLinearInterface",
-        "LatentProjBuilder",
-        "LatentProjInterface",
-        "MoeBuilder",
-        "MoeInterface",
-        "RouterBuilder",
-        "RouterInterface",
-        "SharedExpertsBuilder",
-        "SharedExpertsInterface",
-        "TokenDispatcherBuilder",
-        "TokenDispatcherInterface",
-    ),
-    "_multi_token_prediction": (
-        "EhProjBuilder",
-        "EhProjInterface",
-        "MtpBlockBuilder",
-        "MtpBlockInterface",
-        "MtpLayerBuilder",
-        "MtpLayerInterface",
-        "MtpModelLayerBuilder",
-        "MtpModelLayerInterface",
-    ),
-    "_norm": (
-        "NormBuilder",
-        "NormInterface",
-    ),
-    "_rotary": (
-        "RotaryEmbeddingBuilder",
-        "RotaryEmbeddingInterface",
-        "YarnRotaryEmbeddingBuilder",
-        "YarnRotaryEmbeddingInterface",
-    ),
-    "_slots": (
-        "SLOTS",
-        "Slot",
-    ),
-    "_sparse_attention": (
-        "DuplicatedLinearBuilder",
-        "DuplicatedLinearInterface",
-        "SparseCoreAttentionBuilder",
-        "SparseCoreAttentionInterface",
-        "SparseIndexerBuilder",
-        "SparseIndexerInterface",
-    ),
-    "_ssm": (
-        "CausalConvolutionInterface",
-        "CausalConvolutionStepInterface",
-        "FusedScanInterface",
-        "GatedNormBuilder",
-        "GatedNormInterface",
-        "MambaMixerBuilder",
-        "MambaMixerInterface",
-        "ScanInterface",
-        "ScanStepInterface",
-    ),
-    "_stack": (
-        "StackBuilder",
-        "StackInterface",
-    ),
-    "_supports": (
-        "SupportsAbsorbedUpProjection",
-        "SupportsBackwardDw",
-        "SupportsClipQk",
-        "SupportsDsaInputs",
-        "SupportsGatherOutput",
-        "SupportsLayerNormWeight",
-        "SupportsMambaStateShapes",
-        "SupportsMaxAttnLogits",
-        "SupportsRoutingMap",
-        "SupportsScatterToSequenceParallel",
-        "SupportsSequenceParallel",
-        "SupportsSetForRecomputeInputLayernorm",
-        "SupportsSetForRecomputePreMlpLayernorm",
-        "SupportsSetInputTensor",
-        "SupportsSetLayerNumber",
-        "SupportsShardedStateDict",
-        "SupportsSharedExperts",
-        "SupportsWeight",
-        "SupportsZeroCopyBuffers",
-    ),
-}
-
-
-def __getattr__(name: str) -> object:
-    """Load the file that a name lives in."""
-    home = next((file for file, names in _HOMES.items() if name in names), None)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    found: object = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    globals()[name] = found
-    return found
-
-
-def __dir__() -> list[str]:
-    """Everything, loaded or not."""
-    return sorted({*globals(), *__all__})

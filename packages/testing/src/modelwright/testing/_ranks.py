@@ -8,8 +8,6 @@ no GPU, and takes everything down again.
 import contextlib
 import multiprocessing
 import os
-import random
-import socket
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,8 +27,7 @@ class RankError(AssertionError):
 class _Task:
     function: Callable[..., Any]
     args: tuple[Any, ...]
-    ranks: int
-    port: int
+    environment: dict[str, str]
 
 
 class RankPool:
@@ -81,11 +78,13 @@ class RankPool:
             )
         if not self._workers:
             self._workers = [_start(self.threads) for _ in range(self.ranks)]
-        task = _Task(function, args, count, _free_port())
-        for rank, (_, pipe) in enumerate(self._workers[:count]):
-            with contextlib.suppress(ConnectionError):  # of a dead process; `_collect` finds that out
-                pipe.send((rank, task))
-        answers = self._collect(count, timeout)
+        from modelwright.distributed import LocalStore
+
+        with LocalStore() as store:
+            for rank, (_, pipe) in enumerate(self._workers[:count]):
+                with contextlib.suppress(ConnectionError):  # of a dead process; `_collect` finds that out
+                    pipe.send(_Task(function, args, store.environment(rank, count)))
+            answers = self._collect(count, timeout)
         failed = [f"rank {rank}:\n{text}" for rank, (ok, text) in sorted(answers.items()) if not ok]
         if failed or len(answers) < count:
             self.close()
@@ -135,15 +134,6 @@ def _answer(worker: tuple[BaseProcess, Connection]) -> tuple[bool, Any]:
     return answer
 
 
-def _free_port() -> int:
-    """A port that nobody listens on, below those that the system gives to outgoing connections of other processes."""
-    while True:
-        port = random.SystemRandom().randrange(15_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("localhost", port))
-            return port
-
-
 def _serve(pipe: Connection, threads: int) -> None:
     """A worker: answer tasks until the pipe is closed."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -152,11 +142,11 @@ def _serve(pipe: Connection, threads: int) -> None:
     torch.set_num_threads(threads)
     while True:
         try:
-            rank, task = pipe.recv()
+            task: _Task = pipe.recv()
         except EOFError:
             return
         try:
-            answer: tuple[bool, Any] = (True, _as_rank(rank, task))
+            answer: tuple[bool, Any] = (True, _as_rank(task))
         except BaseException:  # noqa: BLE001 - told to the caller
             answer = (False, traceback.format_exc())
         try:
@@ -165,16 +155,10 @@ def _serve(pipe: Connection, threads: int) -> None:
             pipe.send((False, f"what a rank returns must be picklable, but its answer is not: {error}"))
 
 
-def _as_rank(rank: int, task: _Task) -> Any:
+def _as_rank(task: _Task) -> Any:
     from modelwright.distributed import device_runtime, finalize
 
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(task.ranks),
-        MASTER_ADDR="localhost",
-        MASTER_PORT=str(task.port),
-    )
+    os.environ.update(task.environment)
     with device_runtime():
         try:
             return task.function(*task.args)

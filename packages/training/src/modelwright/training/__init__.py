@@ -4,8 +4,9 @@
 is imported when it is first asked for (PEP 562): the process that only launches does not load the engine.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from modelwright.protocols import lazy_door
 
 if TYPE_CHECKING:
     from modelwright.training._checkpoint import TrainState, load_checkpoint, save_checkpoint
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     )
     from modelwright.training._schedule import connect, run_batch
     from modelwright.training._train import Meter, Observer, StepRecord, builder_of, train
+else:
+    __getattr__, __dir__ = lazy_door(__name__, __file__)
 
 __all__ = [
     "Batch",
@@ -72,66 +75,3 @@ __all__ = [
     "training_batch",
     "validation_batch",
 ]
-
-_HOMES = {
-    "_checkpoint": (
-        "TrainState",
-        "load_checkpoint",
-        "save_checkpoint",
-    ),
-    "_data": (
-        "Batch",
-        "DataError",
-        "Text",
-        "micro_batches",
-        "prepare",
-        "read_text",
-        "synthetic_batch",
-        "training_batch",
-        "validation_batch",
-    ),
-    "_generate": (
-        "LoadedModel",
-        "Sampling",
-        "generate",
-        "load_for_inference",
-    ),
-    "_launch": (
-        "LaunchError",
-        "RankFailure",
-        "is_launched",
-        "launch",
-        "launched_ranks",
-    ),
-    "_optimizer": (
-        "make_optimizer",
-        "make_schedule",
-    ),
-    "_run_folder": (
-        "CheckpointError",
-        "check_resumable",
-        "checkpoint_config",
-        "checkpoint_path",
-        "checkpoints",
-        "latest_checkpoint",
-    ),
-    "_schedule": (
-        "connect",
-        "run_batch",
-    ),
-    "_train": (
-        "Meter",
-        "Observer",
-        "StepRecord",
-        "builder_of",
-        "train",
-    ),
-}
-
-
-def __getattr__(name: str) -> object:
-    """Import the file that holds a public name."""
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{home}"), name)
-    raise AttributeError(f"module `{__name__}` has no attribute `{name}`")

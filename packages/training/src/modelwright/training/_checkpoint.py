@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from modelwright.config import RunConfig, dumps
 from modelwright.distributed import unwrapped
+from modelwright.training._restricted_pickle import refuse_links, restricted_reading
 from modelwright.training._run_folder import CONFIG_FILE, CheckpointError, checkpoint_path, checkpoints
 
 if TYPE_CHECKING:
@@ -143,8 +144,10 @@ def load_checkpoint(state: TrainState, path: Path, *, keep: Sequence[str] = ()) 
     wanted = state.sharded(loading=True)
     names = [set(wanted[f"model{i}"]) for i in range(len(state.stages))]
     try:
-        _drop_absent(wanted, path, (*keep, _EXTRA_STATE))
-        loaded: Any = dist_checkpointing.load(wanted, str(path))
+        refuse_links(path)
+        with restricted_reading():
+            _drop_absent(wanted, path, (*keep, _EXTRA_STATE))
+            loaded: Any = dist_checkpointing.load(wanted, str(path))
     except CheckpointException as error:
         raise CheckpointError(f"`{path}` cannot be loaded into this model: {_reason(error)}.") from error
     except (CheckpointingException, KeyError, ValueError, OSError, EOFError, pickle.UnpicklingError) as error:

@@ -1,4 +1,4 @@
-"""Local processes by torch's own elastic launcher, and one readable error when one of them fails.
+"""Local processes by torch's own process starter, and one readable error when one of them fails.
 
 Under `torchrun`, or any launcher that sets `RANK`, nothing is started: this process is one rank of the job already.
 """
@@ -11,17 +11,17 @@ import sys
 import tempfile
 import time
 import traceback
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed.elastic.multiprocessing import start_processes
+from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+from modelwright.distributed import LocalStore
 from modelwright.protocols import ModelwrightError
 
 _LOOK_EVERY = 0.2
@@ -85,24 +85,24 @@ def launch(function: Callable[..., None], *args: Any, ranks: int, threads: int |
     for name, value in _rank_environment(threads).items():
         os.environ.setdefault(name, value)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    with tempfile.TemporaryDirectory(prefix="modelwright-") as errors:
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=ranks,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            max_restarts=0,
-            monitor_interval=_LOOK_EVERY,
+    with tempfile.TemporaryDirectory(prefix="modelwright-") as folder, LocalStore() as store:
+        # torch's launcher (`elastic_launch`) is not used: it serves a store on every interface and unpickles what
+        # others write there. One machine needs no rendezvous; these are the processes that it would start.
+        processes = start_processes(
+            name="modelwright",
+            entrypoint=_guarded,
+            args=dict.fromkeys(range(ranks), (function, args, folder)),
+            envs={rank: store.environment(rank, ranks) for rank in range(ranks)},
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
             start_method="spawn",
-            run_id=uuid.uuid4().hex,
         )
         try:
-            elastic_launch(config, entrypoint=_guarded)(function, args, errors)
-        except ChildFailedError as error:
-            raise LaunchError(_failures(error, Path(errors))) from None
+            ended = processes.wait(period=_LOOK_EVERY)
         except SignalException as error:
+            processes.close(error.sigval)
             raise (KeyboardInterrupt if error.sigval == signal.SIGINT else SystemExit(128 + error.sigval)) from None
+        if ended is not None and ended.is_failed():
+            raise LaunchError(_failures(ended.failures, Path(folder)))
 
 
 def _rank_environment(threads: int) -> dict[str, str]:
@@ -129,18 +129,20 @@ def _guarded(function: Callable[..., None], args: tuple[Any, ...], errors: str) 
         os._exit(1)
 
 
-def _failures(error: ChildFailedError, errors: Path) -> list[RankFailure]:
+def _failures(ended: dict[int, ProcessFailure], errors: Path) -> list[RankFailure]:
     """What the ranks left word of, in order of time; then the ones that could not."""
     words = sorted(errors.glob("*.json"), key=lambda path: path.stat().st_mtime)
     told = [RankFailure(rank=int(path.stem), **json.loads(path.read_text())) for path in words]
     spoken = {failure.rank for failure in told}
     silent = [
         RankFailure(rank, _ending(rank, failure.exitcode), "", mendable=False)
-        for rank, failure in error.failures.items()
+        for rank, failure in ended.items()
         if rank not in spoken and failure.exitcode != -signal.SIGTERM
     ]
     # A killed rank is the cause; what the others then say about a closed connection is its consequence.
-    return silent + told or [RankFailure(-1, str(error), "", mendable=False)]
+    return silent + told or [
+        RankFailure(rank, _ending(rank, failure.exitcode), "", mendable=False) for rank, failure in ended.items()
+    ]
 
 
 def _ending(rank: int, exitcode: int) -> str:

@@ -1,0 +1,100 @@
+"""A job whose ranks all run on this machine, and that no other machine can reach.
+
+Two things listen while ranks work: the store through which they find each other, and the transport of their
+collectives. As torch starts them, the store accepts connections on every interface, and gloo listens on the address
+that the host name resolves to, which may be a public one or none at all. Here both are bound to the loopback interface:
+`LocalStore` gives the store a socket that is bound already, and `only_loopback` names the interface to gloo and NCCL.
+"""
+
+import os
+import socket
+from types import TracebackType
+from typing import Self, final
+
+import torch
+
+LOOPBACK = "127.0.0.1"
+_INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+# Values of the process environment that `only_loopback` replaced, until `restore_interfaces`.
+_replaced: dict[str, str | None] = {}
+
+
+def loopback_interface() -> str:
+    """Return the name of the loopback interface: `lo` on Linux, `lo0` on macOS and BSD."""
+    names = {name for _, name in socket.if_nameindex()}
+    return "lo" if "lo" in names else "lo0"
+
+
+def on_one_machine() -> bool:
+    """Return whether every rank of the job runs here, by what the launcher says in the environment.
+
+    Without a launcher the job is this process. `torchrun` sets `LOCAL_WORLD_SIZE`; a launcher that does not may have
+    ranks elsewhere.
+    """
+    if "RANK" not in os.environ:
+        return True
+    return os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE")
+
+
+def only_loopback() -> None:
+    """Let the collectives of this process listen on the loopback interface alone, until `restore_interfaces`."""
+    for name in _INTERFACE_VARIABLES:
+        _replaced.setdefault(name, os.environ.get(name))
+        os.environ[name] = loopback_interface()
+
+
+def restore_interfaces() -> None:
+    """Give the environment the values back that `only_loopback` replaced."""
+    for name, value in _replaced.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    _replaced.clear()
+
+
+@final
+class LocalStore:
+    """The store of one local job, served by this process on the loopback address; a context manager."""
+
+    def __init__(self) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+            listener.bind((LOOPBACK, 0))
+            listener.listen(1024)
+            self.port: int = listener.getsockname()[1]
+            # The store owns the descriptor from here on, and closes it.
+            self._store: torch.distributed.TCPStore | None = torch.distributed.TCPStore(
+                LOOPBACK,
+                self.port,
+                is_master=True,
+                wait_for_workers=False,
+                master_listen_fd=listener.detach(),
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._store = None
+
+    def environment(self, rank: int, ranks: int) -> dict[str, str]:
+        """Return the variables that `torch.distributed.init_process_group` reads in one rank of the job.
+
+        Args:
+            rank: Number of the rank.
+            ranks: Number of ranks in the job.
+        """
+        interface = dict.fromkeys(_INTERFACE_VARIABLES, loopback_interface())
+        return interface | {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(ranks),
+            "LOCAL_WORLD_SIZE": str(ranks),
+            "MASTER_ADDR": LOOPBACK,
+            "MASTER_PORT": str(self.port),
+            # With these two, torch's ranks connect to the store at that address instead of serving one on rank 0.
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "TORCHELASTIC_RESTART_COUNT": "0",
+        }
