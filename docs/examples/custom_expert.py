@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modelwright.config import RunConfig, TrainConfig
-from modelwright.distributed import device_runtime, finalize
+from modelwright.distributed import finalize
+from modelwright.engine import device_runtime
 from modelwright.layers import MoeLayerSpec, MoeSpec, StackSpec, register_stack
 from modelwright.moe import MoeModelConfig, moe_stack
 from modelwright.protocols import ExpertsBuilder

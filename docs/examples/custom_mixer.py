@@ -12,7 +12,8 @@ from megatron.core.inference.contexts import StaticInferenceContext
 from torch import Tensor, nn
 
 from modelwright.config import RunConfig, TrainConfig
-from modelwright.distributed import device_runtime, finalize
+from modelwright.distributed import finalize
+from modelwright.engine import device_runtime
 from modelwright.layers import MambaLayerSpec, StackSpec, decoder_stack, register_stack
 from modelwright.mamba import MambaModelConfig
 from modelwright.protocols import MambaMixerBuilder

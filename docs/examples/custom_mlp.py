@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from modelwright.config import RunConfig, TrainConfig
-from modelwright.distributed import device_runtime, finalize
+from modelwright.distributed import finalize
+from modelwright.engine import device_runtime
 from modelwright.gpt import GPTModelConfig
 from modelwright.layers import MlpLayerSpec, StackSpec, decoder_stack, register_stack
 from modelwright.protocols import MlpBuilder

@@ -22,7 +22,8 @@ from modelwright.config import (
     config_class,
     register_config,
 )
-from modelwright.distributed import NormalInit, build_stages, device_runtime, finalize
+from modelwright.distributed import NormalInit, build_stages, finalize
+from modelwright.engine import device_runtime
 from modelwright.gpt import GPTModelBuilder, GPTModelConfig
 from modelwright.training import train
 

@@ -14,7 +14,8 @@ from megatron.core.pipeline_parallel.bridge_communicator import BridgeCommunicat
 from torch import Tensor
 
 from modelwright.config import TrainConfig
-from modelwright.distributed import BuiltModule, CompositeModelBuilder, ModulePlan, device_runtime, finalize
+from modelwright.distributed import BuiltModule, CompositeModelBuilder, ModulePlan, finalize
+from modelwright.engine import device_runtime
 from modelwright.gpt import GPTModelBuilder, GPTModelConfig
 from modelwright.training import launch, make_optimizer
 

@@ -62,7 +62,7 @@ def checks() -> tuple[float, float]:
 def agreement() -> float:
     """Milliseconds of one agreement of two real ranks."""
     from modelwright.distributed import initialize
-    from modelwright.distributed._together import Together
+    from modelwright.distributed.phase_barrier import Together
 
     initialize(Parallelism())
     together = Together()

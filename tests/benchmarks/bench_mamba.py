@@ -133,7 +133,7 @@ def over_lengths() -> None:
 
 def grown(side: str) -> float:
     """Bytes by which one pass over 8,192 tokens raises the peak of this process."""
-    from modelwright.distributed import device_runtime
+    from modelwright.engine import device_runtime
 
     quiet()
     with device_runtime():
@@ -186,7 +186,7 @@ def quiet() -> None:
 
 def as_a_rank() -> None:
     """What stands in one process, which keeps the memory that it freed, as every rank that `modelwright` starts."""
-    from modelwright.distributed import device_runtime
+    from modelwright.engine import device_runtime
 
     quiet()
     with device_runtime():

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from modelwright.config import NoWrap, Parallelism, Precision
-from modelwright.distributed import device_runtime, finalize, initialize, unwrapped
+from modelwright.distributed import finalize, initialize, unwrapped
+from modelwright.engine import device_runtime
 from tests.integration.moe_models import MoePartsConfig
 
 BATCH, LENGTH, HIDDEN, LAYERS, VOCABULARY = 4, 512, 512, 4, 1024
@@ -68,6 +69,7 @@ def specs() -> dict[str, Any]:
     """Ours, with the engine's mixture, and with the engine's attention as well."""
     from megatron.core.transformer.dot_product_attention import DotProductAttention
 
+    from modelwright.engine import as_engine
     from modelwright.layers import (
         AttentionLayerSpec,
         MoeLayerSpec,
@@ -75,7 +77,6 @@ def specs() -> dict[str, Any]:
         SelfAttentionSpec,
         SequentialExpertsSpec,
         StackSpec,
-        as_engine,
     )
 
     engine = StackSpec(moe=MoeLayerSpec(mlp=MoeSpec(token_dispatcher=None, experts=SequentialExpertsSpec())))

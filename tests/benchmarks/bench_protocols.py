@@ -69,7 +69,8 @@ def forward_ratios(rounds: int = 60) -> dict[str, float]:
     import torch
 
     from modelwright.config import Parallelism
-    from modelwright.distributed import device_runtime, finalize, initialize
+    from modelwright.distributed import finalize, initialize
+    from modelwright.engine import device_runtime
     from modelwright.gpt import GPTModelBuilder, GPTModelConfig
     from modelwright.layers import AttentionLayerSpec, MlpLayerSpec, StackSpec, TorchNorm
     from modelwright.protocols import adapt

@@ -5,7 +5,7 @@ import typing
 from typing import Any
 
 from modelwright.config import Config, ModelConfig, RunConfig, config_class_for, registered_kinds
-from modelwright.config._schema import _nested_classes  # pyright: ignore[reportPrivateUsage]
+from modelwright.config.files.json_schema import _nested_classes  # pyright: ignore[reportPrivateUsage]
 
 
 def families() -> list[type[ModelConfig]]:

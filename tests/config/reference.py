@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modelwright.config import Config, field_descriptions, json_schema
-from modelwright.config._plain import plain_value
+from modelwright.config.strict.plain_data import plain_value
 from tests.config.families import classes, families
 from tests.config.schema_lock import locked
 

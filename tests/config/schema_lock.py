@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modelwright.config import config_class_for, json_schema
-from modelwright.config._run import FILE_VERSION
+from modelwright.config.run.run import FILE_VERSION
 from tests.config.families import families
 
 FOLDER = Path(__file__).parent / "schemas"

@@ -21,7 +21,7 @@ from modelwright.config import (
     register_config,
     replace,
 )
-from modelwright.config._schema import _nested_classes  # pyright: ignore[reportPrivateUsage]
+from modelwright.config.files.json_schema import _nested_classes  # pyright: ignore[reportPrivateUsage]
 from tests.config.families import families
 
 SMALL = {

@@ -4,7 +4,8 @@ import pytest
 
 from modelwright.builders import builder_for
 from modelwright.config import NoWrap, Parallelism, Precision, fingerprint, loads
-from modelwright.distributed import device_runtime, finalize, initialize
+from modelwright.distributed import finalize, initialize
+from modelwright.engine import device_runtime
 from modelwright.gpt import GPTModelConfig
 from modelwright.layers import resolve
 

@@ -4,10 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from modelwright.config._plain import canonical, not_plain
-from modelwright.config._upstream import plain_upstream
+from modelwright.config.from_megatron.dictionaries import plain_upstream
+from modelwright.config.strict.plain_data import canonical, not_plain
 
-PATH = Path(__file__).parents[2] / "packages/config/src/modelwright/config/_upstream_defaults.json"
+PATH = Path(__file__).parents[2] / "packages/config/src/modelwright/config/from_megatron/defaults.json"
 # Sizes of the model that a TransformerConfig is made of here, and what follows from them.
 SIZES = {"num_layers", "hidden_size", "num_attention_heads", "num_query_groups", "kv_channels", "ffn_hidden_size"}
 

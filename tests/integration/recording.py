@@ -18,7 +18,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from torch import nn
 
 from modelwright import protocols
-from modelwright.layers import as_module_spec
+from modelwright.engine import as_module_spec
 from modelwright.protocols import SLOTS, Slot
 
 BY_NAME = {slot.name: slot for slot in SLOTS}

@@ -83,7 +83,7 @@ def build(phase: str, fault: Fault) -> tuple[str, float]:
 
 def run_alone(rank: int, port: int, told: "Connection") -> None:
     """A rank whose end nobody else's depends on."""
-    from modelwright.distributed import device_runtime
+    from modelwright.engine import device_runtime
 
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=str(port))
     with device_runtime():

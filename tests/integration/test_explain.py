@@ -6,7 +6,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from modelwright.cli._app import app
+from modelwright.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 FILE = str(ROOT / "docs" / "examples" / "gpt-tiny.yaml")

@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from modelwright.distributed import device_runtime, finalize
+from modelwright.distributed import finalize
+from modelwright.engine import device_runtime
 from modelwright.training import checkpoints, generate, latest_checkpoint, load_for_inference
 from tests.integration.command import COMMAND, modelwright, settings, tiny_file
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from modelwright.distributed import device_runtime, finalize
+from modelwright.distributed import finalize
+from modelwright.engine import device_runtime
 from modelwright.training import Sampling, generate, load_for_inference
 from tests.integration.command import modelwright, settings, tiny_file
 

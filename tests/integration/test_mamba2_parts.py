@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import Mamba2Config, Mamba2ForCausalLM
 
 from modelwright.layers import GatedRMSNorm, causal_conv, causal_conv_step, ssd_scan, ssd_step
-from packages.layers.tests.recurrence import recurrence
+from packages.layers.tests.mamba.recurrence import recurrence
 
 # hidden, heads, head size, groups, state, chunk, batch, length
 SHAPES = [

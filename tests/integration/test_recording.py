@@ -47,8 +47,9 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from torch import Tensor, nn
 
 from modelwright.config import Parallelism
-from modelwright.distributed import device_runtime, finalize, initialize
-from modelwright.layers import SdpaCoreAttention, TorchNorm, as_module_spec
+from modelwright.distributed import finalize, initialize
+from modelwright.engine import as_module_spec, device_runtime
+from modelwright.layers import SdpaCoreAttention, TorchNorm
 from modelwright.protocols import SLOTS
 from tests.integration.engine_mixer import rearrange
 from tests.integration.recording import Book

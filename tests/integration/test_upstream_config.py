@@ -41,7 +41,7 @@ from modelwright.config import (
     preset,
     replace,
 )
-from modelwright.config._upstream_run import _OURS
+from modelwright.config.from_megatron.run_files import _OURS
 from modelwright.gpt import GPTModelConfig
 from modelwright.layers import resolve
 from tests.config import upstream_defaults
@@ -292,7 +292,7 @@ def test_the_table_of_defaults_is_that_of_the_installed_upstream() -> None:
 
 def test_what_convert_holds_back_is_what_resolve_decides() -> None:
     """A field that `resolve` refuses in `engine:` must be mapped or held back, or a converted file would not build."""
-    from modelwright.layers._resolve import _FIXED, _parallel_fields, _precision_fields
+    from modelwright.layers.stack.resolution import _FIXED, _parallel_fields, _precision_fields
 
     run = convert(llama().as_dict()).config
     owned = {*_FIXED, *run.model.engine_fields(), *_parallel_fields(run.parallelism), *_precision_fields(run.precision)}

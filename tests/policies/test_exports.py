@@ -24,8 +24,8 @@ def public_names(body: list[ast.stmt]) -> Iterator[str]:
                 names = [target.id for target in targets if isinstance(target, ast.Name)]
             case ast.AnnAssign(target=ast.Name(id=name)):
                 names = [name]
-            case ast.If():
-                names = [*public_names(node.body), *public_names(node.orelse)]
+            case ast.If(test=ast.Name(id="TYPE_CHECKING")):  # the other branch is how a lazy door finds these
+                names = [*public_names(node.body)]
         yield from (name for name in names if not name.startswith("_"))
 
 

@@ -6,7 +6,8 @@ from megatron.core import parallel_state
 from megatron.core.process_groups_config import ProcessGroupCollection
 
 from modelwright.config import ConfigError, Parallelism
-from modelwright.distributed import device_runtime, finalize, initialize, virtual_stages
+from modelwright.distributed import finalize, initialize, virtual_stages
+from modelwright.engine import device_runtime
 
 AXES = ("tp", "pp", "cp", "ep", "dp", "dp_cp")
 

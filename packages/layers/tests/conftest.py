@@ -6,7 +6,8 @@ import pytest
 from megatron.core.process_groups_config import ProcessGroupCollection
 
 from modelwright.config import Parallelism
-from modelwright.distributed import device_runtime, finalize, initialize
+from modelwright.distributed import finalize, initialize
+from modelwright.engine import device_runtime
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from megatron.core.transformer import TransformerConfig
 from torch import Tensor
 
 from modelwright.config import Parallelism, Precision
-from modelwright.distributed import device_runtime
+from modelwright.engine import device_runtime
 from modelwright.layers import TorchNorm, resolve
 from modelwright.protocols import ModelwrightError, NormBuilder, check_conformance
 from packages.layers.tests.toy import ToyConfig

@@ -314,7 +314,7 @@ MISSING = (
 @pytest.fixture
 def neither_packages_nor_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """On every machine the same."""
-    monkeypatch.setattr("modelwright.layers._mamba_kernels.find_spec", lambda name: None)
+    monkeypatch.setattr("modelwright.layers.mamba.kernels.find_spec", lambda name: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
@@ -332,7 +332,7 @@ def test_kernels_that_are_not_there_are_refused_before_anything_is_built() -> No
 def test_a_convolution_that_the_kernels_do_not_have(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("modelwright.layers._mamba_kernels.find_spec", lambda name: name)
+    monkeypatch.setattr("modelwright.layers.mamba.kernels.find_spec", lambda name: name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     reason = "causal-conv1d convolves 2, 3, 4 positions, not the 5 of `conv_width`"
     with pytest.raises(ModelwrightError) as caught:

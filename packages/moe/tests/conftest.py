@@ -11,7 +11,8 @@ from modelwright.config import Parallelism
 @pytest.fixture
 def groups(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The groups of a job of one rank."""
-    from modelwright.distributed import device_runtime, finalize, initialize
+    from modelwright.distributed import finalize, initialize
+    from modelwright.engine import device_runtime
 
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)

@@ -3,7 +3,7 @@
 
 def main() -> None:
     """Run the command line and exit."""
-    from modelwright.cli._app import app
+    from modelwright.cli.app import app
 
     app(prog_name="modelwright")
 

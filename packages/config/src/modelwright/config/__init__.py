@@ -13,45 +13,57 @@ their classes by `kind` (`register_config`), and how to read old versions (`migr
     run = override(load("docs/examples/gpt-tiny.yaml"), "train.steps=5")
 """
 
-from modelwright.config._activations import (
-    activation_is_gated,
-    activation_names,
-    activation_problem,
-    register_activation_name,
-)
-from modelwright.config._base import Config, config_class, replace
-from modelwright.config._by_kind import OneOf, quoted_list
-from modelwright.config._codec import dumps, fingerprint, load, loads, migrate, save
-from modelwright.config._decoder import DecoderConfig
-from modelwright.config._diff import ABSENT, Difference, diff
-from modelwright.config._errors import ConfigError, Problem
-from modelwright.config._experts import ExpertsConfig
-from modelwright.config._frozen import FrozenMapping, PlainValue
-from modelwright.config._layout import check_layout
-from modelwright.config._migrations import Migration, migration, missing_migrations
-from modelwright.config._model import ModelConfig
-from modelwright.config._numbers import (
-    Count,
-    Fraction,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    UnitFraction,
-)
-from modelwright.config._override import override
-from modelwright.config._parallelism import Parallelism
-from modelwright.config._precision import Precision
-from modelwright.config._presets import preset, presets, register_preset, register_preset_module
-from modelwright.config._registry import config_class_for, register_config, registered_kinds
-from modelwright.config._rope import Llama3RopeScaling
-from modelwright.config._rules import divides, multiple_of
-from modelwright.config._run import RunConfig
-from modelwright.config._schedule import ConstantSchedule, CosineSchedule, LinearSchedule, LrSchedule
-from modelwright.config._schema import field_descriptions, json_schema
-from modelwright.config._train import TrainConfig
-from modelwright.config._upstream import Unmapped, UpstreamSection, register_upstream, register_upstream_module
-from modelwright.config._upstream_run import Converted, convert, convert_file
-from modelwright.config._wrap import MegatronDDP, MegatronFSDP, NoWrap, TorchFSDP2, Wrap
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from modelwright.config.files.field_diff import ABSENT, Difference, diff
+    from modelwright.config.files.json_schema import field_descriptions, json_schema
+    from modelwright.config.files.load import dumps, fingerprint, load, loads, migrate, save
+    from modelwright.config.files.migrations import Migration, migration, missing_migrations
+    from modelwright.config.files.overrides import override
+    from modelwright.config.from_megatron.dictionaries import (
+        Unmapped,
+        UpstreamSection,
+        register_upstream,
+        register_upstream_module,
+    )
+    from modelwright.config.from_megatron.run_files import Converted, convert, convert_file
+    from modelwright.config.model.activations import (
+        activation_is_gated,
+        activation_names,
+        activation_problem,
+        register_activation_name,
+    )
+    from modelwright.config.model.base import ModelConfig
+    from modelwright.config.model.decoder import DecoderConfig
+    from modelwright.config.model.experts import ExpertsConfig
+    from modelwright.config.model.kind_registry import config_class_for, register_config, registered_kinds
+    from modelwright.config.model.preset_registry import preset, presets, register_preset, register_preset_module
+    from modelwright.config.model.rope import Llama3RopeScaling
+    from modelwright.config.problems.numbers import (
+        Count,
+        Fraction,
+        NonNegativeFloat,
+        NonNegativeInt,
+        PositiveFloat,
+        UnitFraction,
+    )
+    from modelwright.config.problems.problem import ConfigError, Problem
+    from modelwright.config.problems.rules import divides, multiple_of
+    from modelwright.config.run.dtypes import Precision
+    from modelwright.config.run.layout import check_layout
+    from modelwright.config.run.lr_schedule import ConstantSchedule, CosineSchedule, LinearSchedule, LrSchedule
+    from modelwright.config.run.parallelism import Parallelism
+    from modelwright.config.run.run import RunConfig
+    from modelwright.config.run.train import TrainConfig
+    from modelwright.config.run.wrap import MegatronDDP, MegatronFSDP, NoWrap, TorchFSDP2, Wrap
+    from modelwright.config.strict.by_kind import OneOf, quoted_list
+    from modelwright.config.strict.config_class import Config, config_class, replace
+    from modelwright.config.strict.frozen_mapping import FrozenMapping, PlainValue
+else:
+    from modelwright.protocols import lazy_door
+
+    __getattr__, __dir__ = lazy_door(__name__, __file__)
 
 __all__ = [
     "ABSENT",

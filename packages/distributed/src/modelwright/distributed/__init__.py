@@ -7,16 +7,17 @@ without a GPU. Each name is imported when it is first used: starting local ranks
 
 from typing import TYPE_CHECKING
 
-from modelwright.protocols import lazy_door
-
 if TYPE_CHECKING:
-    from modelwright.distributed._checks import build_problems
-    from modelwright.distributed._composite import BuiltModule, CompositeModelBuilder
-    from modelwright.distributed._context import context_positions
-    from modelwright.distributed._cpu_runtime import CpuRuntimeError, cpu_runtime, device_runtime
-    from modelwright.distributed._freeze import FreezeError, freeze, train_only
-    from modelwright.distributed._groups import finalize, initialize, virtual_stages
-    from modelwright.distributed._initialisation import (
+    from modelwright.distributed.build_checks import build_problems
+    from modelwright.distributed.composite.composite_builder import BuiltModule, CompositeModelBuilder
+    from modelwright.distributed.composite.module_groups import ModuleGroups, seed_random_states
+    from modelwright.distributed.composite.module_plan import CompositeError, ModulePlan
+    from modelwright.distributed.context_parallel import context_positions
+    from modelwright.distributed.dtypes import PrecisionError, in_precision
+    from modelwright.distributed.groups import finalize, initialize, virtual_stages
+    from modelwright.distributed.hooks.freezing import FreezeError, freeze, train_only
+    from modelwright.distributed.initialization.full_state_dict import WholeStateError, load_whole_state, local_shards
+    from modelwright.distributed.initialization.layout_free import (
         InitialisationError,
         LayoutFreeInit,
         NormalInit,
@@ -24,16 +25,12 @@ if TYPE_CHECKING:
         deferred_initialisation,
         initialise_parameters,
     )
-    from modelwright.distributed._lifecycle import build_stages
-    from modelwright.distributed._local_job import LocalStore
-    from modelwright.distributed._meta import MetaBuild, MetaError
-    from modelwright.distributed._module_groups import ModuleGroups, seed_random_states
-    from modelwright.distributed._module_plan import CompositeError, ModulePlan
-    from modelwright.distributed._precision import PrecisionError, in_precision
-    from modelwright.distributed._stages import StageError, layers_of, staged_pattern
-    from modelwright.distributed._together import BuildError
-    from modelwright.distributed._whole import WholeStateError, load_whole_state, local_shards
-    from modelwright.distributed._wrap import (
+    from modelwright.distributed.initialization.meta_device import MetaBuild, MetaError
+    from modelwright.distributed.lifecycle import build_stages
+    from modelwright.distributed.phase_barrier import BuildError
+    from modelwright.distributed.pipeline_split import StageError, layers_of, staged_pattern
+    from modelwright.distributed.rank_pool import RankError, RankPool, run_ranks
+    from modelwright.distributed.wrappers.data_parallel import (
         WrapError,
         engine_config,
         total_bytes,
@@ -43,26 +40,27 @@ if TYPE_CHECKING:
         wrap_stages,
     )
 else:
-    from modelwright.distributed._engine import load_engine
+    from modelwright.engine import load_engine
+    from modelwright.protocols import lazy_door
 
-    __getattr__, __dir__ = lazy_door(__name__, __file__, before=load_engine, light={"_local_job"})
+    __getattr__, __dir__ = lazy_door(__name__, __file__, before=load_engine, light={"rank_pool"})
 
 __all__ = [
     "BuildError",
     "BuiltModule",
     "CompositeError",
     "CompositeModelBuilder",
-    "CpuRuntimeError",
     "FreezeError",
     "InitialisationError",
     "LayoutFreeInit",
-    "LocalStore",
     "MetaBuild",
     "MetaError",
     "ModuleGroups",
     "ModulePlan",
     "NormalInit",
     "PrecisionError",
+    "RankError",
+    "RankPool",
     "StageError",
     "UniformInit",
     "WholeStateError",
@@ -70,9 +68,7 @@ __all__ = [
     "build_problems",
     "build_stages",
     "context_positions",
-    "cpu_runtime",
     "deferred_initialisation",
-    "device_runtime",
     "engine_config",
     "finalize",
     "freeze",
@@ -82,6 +78,7 @@ __all__ = [
     "layers_of",
     "load_whole_state",
     "local_shards",
+    "run_ranks",
     "seed_random_states",
     "staged_pattern",
     "total_bytes",

@@ -5,11 +5,14 @@
 
 from typing import TYPE_CHECKING
 
-from modelwright.gpt.config import GPTModelConfig
-from modelwright.gpt.presets import gpt2_124m, gpt_tiny, llama3_8b, llama3_70b, llama31_405b
-
 if TYPE_CHECKING:
     from modelwright.gpt.builder import GPTModelBuilder
+    from modelwright.gpt.config import GPTModelConfig
+    from modelwright.gpt.presets import gpt2_124m, gpt_tiny, llama3_8b, llama3_70b, llama31_405b
+else:
+    from modelwright.protocols import lazy_door
+
+    __getattr__, __dir__ = lazy_door(__name__, __file__)
 
 __all__ = [
     "GPTModelBuilder",
@@ -20,12 +23,3 @@ __all__ = [
     "llama3_70b",
     "llama31_405b",
 ]
-
-
-def __getattr__(name: str) -> object:
-    """Import the builder when it is asked for (PEP 562)."""
-    if name == "GPTModelBuilder":
-        from modelwright.gpt.builder import GPTModelBuilder
-
-        return GPTModelBuilder
-    raise AttributeError(f"module `{__name__}` has no attribute `{name}`")

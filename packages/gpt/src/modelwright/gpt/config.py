@@ -51,4 +51,4 @@ class GPTModelConfig(DecoderConfig):
 
 
 register_preset_module("modelwright.gpt.presets")
-register_upstream_module("modelwright.gpt.upstream")
+register_upstream_module("modelwright.gpt.from_megatron")

@@ -4,52 +4,64 @@ A `StackSpec` says what fills every slot; `resolve` makes the engine's config fr
 engine's `HybridModel` from the two.
 """
 
-from modelwright.layers._activations import Activation, ActivationFunction, activation, register_activation
-from modelwright.layers._backends import (
-    TORCH,
-    Backend,
-    ColumnLinearBuilder,
-    find_backend,
-    mamba_layer_spec,
-    missing_for_te,
-    stack_spec,
-)
-from modelwright.layers._causal_conv import causal_conv, causal_conv_step
-from modelwright.layers._core_attention import SdpaCoreAttention
-from modelwright.layers._decoder_builder import DecoderModelBuilder, decoder_stack
-from modelwright.layers._gated_norm import GatedRMSNorm
-from modelwright.layers._grouped_experts import GroupedExperts
-from modelwright.layers._latent_attention import DuplicatedLinear, LatentAttentionLayerSpec, LatentAttentionSpec
-from modelwright.layers._lora import ColumnLora, LinearSlot, LoraLinear, RowLora, with_lora
-from modelwright.layers._mamba_kernels import TORCH_KERNELS, MambaKernels, find_kernels, missing_for_kernels
-from modelwright.layers._mamba_mixer import MambaMixer, MambaOptions
-from modelwright.layers._mamba_spec import MambaLayerSpec, MambaMixerSpec
-from modelwright.layers._model import LanguageModelShape, build_stage
-from modelwright.layers._moe_spec import (
-    GroupedExpertsSpec,
-    MoeLayerSpec,
-    MoeSpec,
-    SequentialExpertsSpec,
-    SharedExpertsSpec,
-)
-from modelwright.layers._norm import TorchNorm
-from modelwright.layers._resolve import EngineFieldError, resolve
-from modelwright.layers._rotary import ScaledRotaryEmbedding
-from modelwright.layers._routing import LayerRouting, RoutingRecorder
-from modelwright.layers._slots import as_engine, as_function_spec, as_module_spec, check_slots
-from modelwright.layers._specs import (
-    FUSED_NAMES,
-    AttentionLayerSpec,
-    MlpLayerSpec,
-    MlpSpec,
-    SelfAttentionSpec,
-    StackSpec,
-)
-from modelwright.layers._ssd import ssd_scan, ssd_step
-from modelwright.layers._stack_builder import StackModelBuilder
-from modelwright.layers._stack_registry import StackFunction, register_stack, registered_stack
-from modelwright.layers._token_dispatcher import LocalTokenDispatcher, token_dispatcher
-from modelwright.layers._weight_map import Entry, Heads, State, WeightMap, WeightMapError, check_mapped
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from modelwright.layers.activations import Activation, ActivationFunction, activation, register_activation
+    from modelwright.layers.attention.heads_norm import HeadsNorm
+    from modelwright.layers.attention.latent_attention import (
+        DuplicatedLinear,
+        LatentAttentionLayerSpec,
+        LatentAttentionSpec,
+    )
+    from modelwright.layers.attention.sdpa import SdpaCoreAttention
+    from modelwright.layers.lora import ColumnLora, LinearSlot, LoraLinear, RowLora, with_lora
+    from modelwright.layers.mamba.causal_convolution import causal_conv, causal_conv_step
+    from modelwright.layers.mamba.gated_norm import GatedRMSNorm
+    from modelwright.layers.mamba.kernels import TORCH_KERNELS, MambaKernels, find_kernels, missing_for_kernels
+    from modelwright.layers.mamba.mamba_layer import MambaLayerSpec, MambaMixerSpec
+    from modelwright.layers.mamba.mixer import MambaMixer, MambaOptions
+    from modelwright.layers.mamba.scan import ssd_scan, ssd_step
+    from modelwright.layers.moe.grouped_experts import GroupedExperts
+    from modelwright.layers.moe.moe_layer import (
+        GroupedExpertsSpec,
+        MoeLayerSpec,
+        MoeSpec,
+        SequentialExpertsSpec,
+        SharedExpertsSpec,
+    )
+    from modelwright.layers.moe.routing_recorder import LayerRouting, RoutingRecorder
+    from modelwright.layers.moe.token_dispatcher import LocalTokenDispatcher, token_dispatcher
+    from modelwright.layers.norm import TorchNorm
+    from modelwright.layers.rotary import ScaledRotaryEmbedding
+    from modelwright.layers.stack.assembly import LanguageModelShape, build_stage
+    from modelwright.layers.stack.backends import (
+        TORCH,
+        Backend,
+        ColumnLinearBuilder,
+        find_backend,
+        mamba_layer_spec,
+        missing_for_te,
+        stack_spec,
+    )
+    from modelwright.layers.stack.decoder_builder import DecoderModelBuilder, decoder_stack
+    from modelwright.layers.stack.resolution import EngineFieldError, resolve
+    from modelwright.layers.stack.spec import (
+        FUSED_NAMES,
+        AttentionLayerSpec,
+        MlpLayerSpec,
+        MlpSpec,
+        SelfAttentionSpec,
+        StackSpec,
+    )
+    from modelwright.layers.stack.stack_builder import StackModelBuilder
+    from modelwright.layers.stack.stack_registry import StackFunction, register_stack, registered_stack
+    from modelwright.layers.weight_map import Entry, Heads, State, WeightMap, WeightMapError, check_mapped
+else:
+    from modelwright.engine import load_engine
+    from modelwright.protocols import lazy_door
+
+    __getattr__, __dir__ = lazy_door(__name__, __file__, before=load_engine)
 
 __all__ = [
     "FUSED_NAMES",
@@ -69,6 +81,7 @@ __all__ = [
     "GroupedExperts",
     "GroupedExpertsSpec",
     "Heads",
+    "HeadsNorm",
     "LanguageModelShape",
     "LatentAttentionLayerSpec",
     "LatentAttentionSpec",
@@ -100,14 +113,10 @@ __all__ = [
     "WeightMap",
     "WeightMapError",
     "activation",
-    "as_engine",
-    "as_function_spec",
-    "as_module_spec",
     "build_stage",
     "causal_conv",
     "causal_conv_step",
     "check_mapped",
-    "check_slots",
     "decoder_stack",
     "find_backend",
     "find_kernels",

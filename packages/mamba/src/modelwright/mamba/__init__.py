@@ -5,11 +5,14 @@
 
 from typing import TYPE_CHECKING
 
-from modelwright.mamba.config import MambaModelConfig, hybrid_pattern
-from modelwright.mamba.presets import hybrid_tiny, mamba2_2_7b, mamba2_130m, mamba_tiny, nemotron_h_8b
-
 if TYPE_CHECKING:
     from modelwright.mamba.builder import MambaModelBuilder, mamba_stack
+    from modelwright.mamba.config import MambaModelConfig, hybrid_pattern
+    from modelwright.mamba.presets import hybrid_tiny, mamba2_2_7b, mamba2_130m, mamba_tiny, nemotron_h_8b
+else:
+    from modelwright.protocols import lazy_door
+
+    __getattr__, __dir__ = lazy_door(__name__, __file__)
 
 __all__ = [
     "MambaModelBuilder",
@@ -22,13 +25,3 @@ __all__ = [
     "mamba_tiny",
     "nemotron_h_8b",
 ]
-
-
-def __getattr__(name: str) -> object:
-    """Import the builder and its spec when they are asked for (PEP 562)."""
-    if name in {"MambaModelBuilder", "mamba_stack"}:
-        from modelwright.mamba import builder
-
-        found: object = getattr(builder, name)
-        return found
-    raise AttributeError(f"module `{__name__}` has no attribute `{name}`")

@@ -5,11 +5,14 @@
 
 from typing import TYPE_CHECKING
 
-from modelwright.moe.config import LatentAttention, MoeModelConfig
-from modelwright.moe.presets import deepseek_v3, mixtral_8x7b, moe_tiny, olmoe_1b_7b, qwen3_30b_a3b
-
 if TYPE_CHECKING:
     from modelwright.moe.builder import MoeModelBuilder, moe_stack
+    from modelwright.moe.config import LatentAttention, MoeModelConfig
+    from modelwright.moe.presets import deepseek_v3, mixtral_8x7b, moe_tiny, olmoe_1b_7b, qwen3_30b_a3b
+else:
+    from modelwright.protocols import lazy_door
+
+    __getattr__, __dir__ = lazy_door(__name__, __file__)
 
 __all__ = [
     "LatentAttention",
@@ -22,12 +25,3 @@ __all__ = [
     "olmoe_1b_7b",
     "qwen3_30b_a3b",
 ]
-
-
-def __getattr__(name: str) -> object:
-    """Import the builder when it is asked for (PEP 562)."""
-    if name in ("MoeModelBuilder", "moe_stack"):
-        from modelwright.moe import builder
-
-        return getattr(builder, name)
-    raise AttributeError(f"module `{__name__}` has no attribute `{name}`")

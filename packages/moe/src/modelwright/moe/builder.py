@@ -9,11 +9,11 @@ from modelwright.layers import (
     AttentionLayerSpec,
     Backend,
     DecoderModelBuilder,
+    HeadsNorm,
     SelfAttentionSpec,
     StackSpec,
     decoder_stack,
 )
-from modelwright.moe._heads_norm import HeadsNorm
 from modelwright.moe.config import MoeModelConfig
 
 

@@ -15,105 +15,19 @@ Importing the package loads nothing else: each name is loaded with its file when
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from modelwright.protocols._activation import ActivationFunctionBuilder, ActivationFunctionInterface
-    from modelwright.protocols._adapt import adapt
-    from modelwright.protocols._attention import (
-        CoreAttentionBuilder,
-        CoreAttentionInterface,
-        CrossAttentionBuilder,
-        CrossAttentionInterface,
-        SelfAttentionBuilder,
-        SelfAttentionInterface,
+    from modelwright.protocols.conformance.adaptation import adapt
+    from modelwright.protocols.conformance.check import check_conformance
+    from modelwright.protocols.conformance.explanation import Argument, Part, explain, parts_of
+    from modelwright.protocols.conformance.legacy_specs import LegacySpec, from_module_spec
+    from modelwright.protocols.door import lazy_door
+    from modelwright.protocols.engine_config import EngineConfig
+    from modelwright.protocols.errors import ConformanceError, ModelwrightError, did_you_mean
+    from modelwright.protocols.not_fillable_yet.gated_delta import (
+        GatedDeltaNetBuilder,
+        GatedDeltaNetInterface,
+        GatedDeltaRuleInterface,
     )
-    from modelwright.protocols._bias_dropout_add import (
-        BiasDropoutAddBuilder,
-        BiasDropoutAddInterface,
-        CrossBiasDropoutAddBuilder,
-        MambaBiasDropoutAddBuilder,
-    )
-    from modelwright.protocols._config import EngineConfig
-    from modelwright.protocols._conformance import check_conformance
-    from modelwright.protocols._door import lazy_door
-    from modelwright.protocols._embedding import (
-        EmbeddingBuilder,
-        EmbeddingInterface,
-        OutputLayerBuilder,
-        OutputLayerInterface,
-    )
-    from modelwright.protocols._errors import ConformanceError, ModelwrightError, did_you_mean
-    from modelwright.protocols._explain import Argument, Part, explain, parts_of
-    from modelwright.protocols._gated_delta import GatedDeltaNetBuilder, GatedDeltaNetInterface, GatedDeltaRuleInterface
-    from modelwright.protocols._groups import ProcessGroups
-    from modelwright.protocols._latent_attention import (
-        LatentAttentionBuilder,
-        LatentAttentionInterface,
-        LatentCoreAttentionBuilder,
-        LatentCoreAttentionInterface,
-        LatentLinearInterface,
-        LatentRotaryEmbeddingBuilder,
-        LatentRotaryEmbeddingInterface,
-        LinearDownProjBuilder,
-        LinearQProjBuilder,
-        LinearUpProjBuilder,
-    )
-    from modelwright.protocols._layer import (
-        AttentionLayerBuilder,
-        AttentionLayerInterface,
-        BlockLayerInterface,
-        GatedDeltaLayerBuilder,
-        GatedDeltaLayerInterface,
-        LatentAttentionLayerBuilder,
-        LatentAttentionLayerInterface,
-        MambaLayerBuilder,
-        MambaLayerInterface,
-        MlpLayerBuilder,
-        MlpLayerInterface,
-        MoeLayerBuilder,
-        MoeLayerInterface,
-        SparseAttentionLayerBuilder,
-        SparseAttentionLayerInterface,
-        TransformerLayerBuilder,
-        TransformerLayerInterface,
-    )
-    from modelwright.protocols._legacy import LegacySpec, from_module_spec
-    from modelwright.protocols._linear import (
-        InProjBuilder,
-        InProjInterface,
-        LinearFc1Builder,
-        LinearFc1Interface,
-        LinearFc2Builder,
-        LinearFc2Interface,
-        LinearLayerBuilder,
-        LinearLayerInterface,
-        LinearProjBuilder,
-        LinearProjInterface,
-        LinearQkvBuilder,
-        LinearQkvInterface,
-        OutProjBuilder,
-        OutProjInterface,
-    )
-    from modelwright.protocols._loss import LossInterface
-    from modelwright.protocols._mlp import MlpBuilder, MlpInterface
-    from modelwright.protocols._moe import (
-        ExpertsBuilder,
-        ExpertsInterface,
-        GroupedLinearFc1Builder,
-        GroupedLinearFc1Interface,
-        GroupedLinearFc2Builder,
-        GroupedLinearFc2Interface,
-        GroupedLinearInterface,
-        LatentProjBuilder,
-        LatentProjInterface,
-        MoeBuilder,
-        MoeInterface,
-        RouterBuilder,
-        RouterInterface,
-        SharedExpertsBuilder,
-        SharedExpertsInterface,
-        TokenDispatcherBuilder,
-        TokenDispatcherInterface,
-    )
-    from modelwright.protocols._multi_token_prediction import (
+    from modelwright.protocols.not_fillable_yet.multi_token_prediction import (
         EhProjBuilder,
         EhProjInterface,
         MtpBlockBuilder,
@@ -123,15 +37,7 @@ if TYPE_CHECKING:
         MtpModelLayerBuilder,
         MtpModelLayerInterface,
     )
-    from modelwright.protocols._norm import NormBuilder, NormInterface
-    from modelwright.protocols._rotary import (
-        RotaryEmbeddingBuilder,
-        RotaryEmbeddingInterface,
-        YarnRotaryEmbeddingBuilder,
-        YarnRotaryEmbeddingInterface,
-    )
-    from modelwright.protocols._slots import SLOTS, Slot
-    from modelwright.protocols._sparse_attention import (
+    from modelwright.protocols.not_fillable_yet.sparse_attention import (
         DuplicatedLinearBuilder,
         DuplicatedLinearInterface,
         SparseCoreAttentionBuilder,
@@ -139,19 +45,7 @@ if TYPE_CHECKING:
         SparseIndexerBuilder,
         SparseIndexerInterface,
     )
-    from modelwright.protocols._ssm import (
-        CausalConvolutionInterface,
-        CausalConvolutionStepInterface,
-        FusedScanInterface,
-        GatedNormBuilder,
-        GatedNormInterface,
-        MambaMixerBuilder,
-        MambaMixerInterface,
-        ScanInterface,
-        ScanStepInterface,
-    )
-    from modelwright.protocols._stack import StackBuilder, StackInterface
-    from modelwright.protocols._supports import (
+    from modelwright.protocols.optional_members import (
         SupportsAbsorbedUpProjection,
         SupportsBackwardDw,
         SupportsClipQk,
@@ -172,8 +66,118 @@ if TYPE_CHECKING:
         SupportsWeight,
         SupportsZeroCopyBuffers,
     )
+    from modelwright.protocols.process_groups import ProcessGroups
+    from modelwright.protocols.slot_table import SLOTS, Slot
+    from modelwright.protocols.slots.activation import ActivationFunctionBuilder, ActivationFunctionInterface
+    from modelwright.protocols.slots.attention import (
+        CoreAttentionBuilder,
+        CoreAttentionInterface,
+        CrossAttentionBuilder,
+        CrossAttentionInterface,
+        SelfAttentionBuilder,
+        SelfAttentionInterface,
+    )
+    from modelwright.protocols.slots.embedding import (
+        EmbeddingBuilder,
+        EmbeddingInterface,
+        OutputLayerBuilder,
+        OutputLayerInterface,
+    )
+    from modelwright.protocols.slots.latent_attention import (
+        LatentAttentionBuilder,
+        LatentAttentionInterface,
+        LatentCoreAttentionBuilder,
+        LatentCoreAttentionInterface,
+        LatentLinearInterface,
+        LatentRotaryEmbeddingBuilder,
+        LatentRotaryEmbeddingInterface,
+        LinearDownProjBuilder,
+        LinearQProjBuilder,
+        LinearUpProjBuilder,
+    )
+    from modelwright.protocols.slots.layer import (
+        AttentionLayerBuilder,
+        AttentionLayerInterface,
+        BlockLayerInterface,
+        GatedDeltaLayerBuilder,
+        GatedDeltaLayerInterface,
+        LatentAttentionLayerBuilder,
+        LatentAttentionLayerInterface,
+        MambaLayerBuilder,
+        MambaLayerInterface,
+        MlpLayerBuilder,
+        MlpLayerInterface,
+        MoeLayerBuilder,
+        MoeLayerInterface,
+        SparseAttentionLayerBuilder,
+        SparseAttentionLayerInterface,
+        TransformerLayerBuilder,
+        TransformerLayerInterface,
+    )
+    from modelwright.protocols.slots.linear import (
+        InProjBuilder,
+        InProjInterface,
+        LinearFc1Builder,
+        LinearFc1Interface,
+        LinearFc2Builder,
+        LinearFc2Interface,
+        LinearLayerBuilder,
+        LinearLayerInterface,
+        LinearProjBuilder,
+        LinearProjInterface,
+        LinearQkvBuilder,
+        LinearQkvInterface,
+        OutProjBuilder,
+        OutProjInterface,
+    )
+    from modelwright.protocols.slots.loss import LossInterface
+    from modelwright.protocols.slots.mamba import (
+        CausalConvolutionInterface,
+        CausalConvolutionStepInterface,
+        FusedScanInterface,
+        GatedNormBuilder,
+        GatedNormInterface,
+        MambaMixerBuilder,
+        MambaMixerInterface,
+        ScanInterface,
+        ScanStepInterface,
+    )
+    from modelwright.protocols.slots.mlp import MlpBuilder, MlpInterface
+    from modelwright.protocols.slots.moe import (
+        ExpertsBuilder,
+        ExpertsInterface,
+        GroupedLinearFc1Builder,
+        GroupedLinearFc1Interface,
+        GroupedLinearFc2Builder,
+        GroupedLinearFc2Interface,
+        GroupedLinearInterface,
+        LatentProjBuilder,
+        LatentProjInterface,
+        MoeBuilder,
+        MoeInterface,
+        RouterBuilder,
+        RouterInterface,
+        SharedExpertsBuilder,
+        SharedExpertsInterface,
+        TokenDispatcherBuilder,
+        TokenDispatcherInterface,
+    )
+    from modelwright.protocols.slots.norm import NormBuilder, NormInterface
+    from modelwright.protocols.slots.residual import (
+        BiasDropoutAddBuilder,
+        BiasDropoutAddInterface,
+        CrossBiasDropoutAddBuilder,
+        MambaBiasDropoutAddBuilder,
+    )
+    from modelwright.protocols.slots.rotary import (
+        RotaryEmbeddingBuilder,
+        RotaryEmbeddingInterface,
+        YarnRotaryEmbeddingBuilder,
+        YarnRotaryEmbeddingInterface,
+    )
+    from modelwright.protocols.slots.stack import StackBuilder, StackInterface
 else:
-    from modelwright.protocols._door import lazy_door
+    from modelwright.protocols.door import lazy_door
 
     __getattr__, __dir__ = lazy_door(__name__, __file__)
 

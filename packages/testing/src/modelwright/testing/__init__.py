@@ -10,9 +10,13 @@ Each name is loaded with its file when it is first used (PEP 562): the fakes loa
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from modelwright.testing._fakes import FakeConfig, FakeGroup, FakeGroups, fill
-    from modelwright.testing._parity import CurvePoint, LayoutParityError, assert_layout_parity, reference_curve
-    from modelwright.testing._ranks import RankError, RankPool, run_ranks
+    from modelwright.distributed import RankError, RankPool, run_ranks
+    from modelwright.testing.fakes import FakeConfig, FakeGroup, FakeGroups, fill
+    from modelwright.testing.layout_parity import CurvePoint, LayoutParityError, assert_layout_parity, reference_curve
+else:
+    from modelwright.protocols import lazy_door
+
+    __getattr__, __dir__ = lazy_door(__name__, __file__)
 
 __all__ = [
     "CurvePoint",
@@ -27,21 +31,3 @@ __all__ = [
     "reference_curve",
     "run_ranks",
 ]
-
-_HOMES = {
-    "_fakes": ("FakeConfig", "FakeGroup", "FakeGroups", "fill"),
-    "_parity": ("CurvePoint", "LayoutParityError", "assert_layout_parity", "reference_curve"),
-    "_ranks": ("RankError", "RankPool", "run_ranks"),
-}
-
-
-def __getattr__(name: str) -> object:
-    """Load the file that a name lives in."""
-    home = next((file for file, names in _HOMES.items() if name in names), None)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    found: object = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    globals()[name] = found
-    return found

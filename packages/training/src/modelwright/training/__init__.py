@@ -6,11 +6,17 @@ is imported when it is first asked for (PEP 562): the process that only launches
 
 from typing import TYPE_CHECKING
 
-from modelwright.protocols import lazy_door
-
 if TYPE_CHECKING:
-    from modelwright.training._checkpoint import TrainState, load_checkpoint, save_checkpoint
-    from modelwright.training._data import (
+    from modelwright.training.checkpoint.run_folder import (
+        CheckpointError,
+        check_resumable,
+        checkpoint_config,
+        checkpoint_path,
+        checkpoints,
+        latest_checkpoint,
+    )
+    from modelwright.training.checkpoint.save_load import TrainState, load_checkpoint, save_checkpoint
+    from modelwright.training.data.text import (
         Batch,
         DataError,
         Text,
@@ -21,21 +27,18 @@ if TYPE_CHECKING:
         training_batch,
         validation_batch,
     )
-    from modelwright.training._generate import LoadedModel, Sampling, generate, load_for_inference
-    from modelwright.training._launch import LaunchError, RankFailure, is_launched, launch, launched_ranks
-    from modelwright.training._optimizer import make_optimizer, make_schedule
-    from modelwright.training._run_folder import (
-        CheckpointError,
-        check_resumable,
-        checkpoint_config,
-        checkpoint_path,
-        checkpoints,
-        latest_checkpoint,
-    )
-    from modelwright.training._schedule import connect, run_batch
-    from modelwright.training._train import Meter, Observer, StepRecord, builder_of, train
+    from modelwright.training.generation.sampling import LoadedModel, Sampling, generate, load_for_inference
+    from modelwright.training.launcher import LaunchError, RankFailure, is_launched, launch, launched_ranks
+    from modelwright.training.loop import Meter, Observer, StepRecord, builder_of, train
+    from modelwright.training.optimizer import make_optimizer, make_schedule
+    from modelwright.training.step import connect, run_batch
 else:
-    __getattr__, __dir__ = lazy_door(__name__, __file__)
+    from modelwright.engine import load_engine
+    from modelwright.protocols import lazy_door
+
+    __getattr__, __dir__ = lazy_door(
+        __name__, __file__, before=load_engine, light={"launcher", "data.text", "checkpoint.run_folder"}
+    )
 
 __all__ = [
     "Batch",

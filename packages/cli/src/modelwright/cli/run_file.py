@@ -1,0 +1,32 @@
+"""Reading the config of a command: the file, the overrides, the user's parts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from modelwright.cli.user_parts import import_parts
+from modelwright.config import RunConfig, load, override
+from modelwright.protocols import ModelwrightError
+
+
+def load_run(file: Path, overrides: Sequence[str], modules: Sequence[str]) -> RunConfig:
+    """Read the config of a run.
+
+    Args:
+        file: YAML or JSON.
+        overrides: `a.b=value` each, in order.
+        modules: That register parts.
+
+    Returns:
+        The run.
+
+    Raises:
+        ModelwrightError: The file, an override or a module is wrong.
+    """
+    import_parts(modules)
+    config = load(file)
+    if not isinstance(config, RunConfig):
+        raise ModelwrightError(
+            f"`{file}` must describe a run, but holds a `{config.kind}` model alone; put it under `model:` in a "
+            "file that begins with `modelwright: 1`."
+        )
+    return override(config, list(overrides)) if overrides else config

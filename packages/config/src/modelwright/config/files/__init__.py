@@ -1,0 +1,1 @@
+"""Configs as files: reading with line and column, writing, overrides, differences, migrations, JSON Schema."""

@@ -1,0 +1,234 @@
+"""`convert`: a whole run of upstream's, or its model alone, as a `RunConfig`, with a list of what was left behind."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast, final
+
+from modelwright.config.files.overrides import apply_changes
+from modelwright.config.files.reader import read_file
+from modelwright.config.from_megatron.dictionaries import (
+    TRANSFORMER,
+    Unmapped,
+    UpstreamSection,
+    model_data,
+    plain_upstream,
+    upstream_defaults,
+)
+from modelwright.config.problems.problem import ConfigError, Problem
+from modelwright.config.problems.pydantic_errors import described
+from modelwright.config.run.run import RunConfig
+from modelwright.config.strict.validate import validate_run
+
+__all__ = ["Converted", "convert", "convert_file"]
+
+_CONTAINERS = {
+    "megatron.training.config.container.PretrainConfigContainer",
+    "megatron.training.config.container.InferenceConfigContainer",
+}
+_AXES = {
+    "tensor_model_parallel_size": "tensor",
+    "sequence_parallel": "sequence",
+    "pipeline_model_parallel_size": "pipeline",
+    "virtual_pipeline_model_parallel_size": "virtual_pipeline",
+    "context_parallel_size": "context",
+    "expert_model_parallel_size": "expert",
+    "expert_tensor_parallel_size": "expert_tensor",
+}
+_TRAIN = {
+    ("train", "train_iters"): "steps",
+    ("train", "micro_batch_size"): "micro_batch",
+    ("train", "global_batch_size"): "global_batch",
+    ("rng", "seed"): "seed",
+    ("optimizer", "lr"): "lr",
+    ("optimizer", "weight_decay"): "weight_decay",
+    ("optimizer", "adam_beta1"): "adam_beta1",
+    ("optimizer", "adam_beta2"): "adam_beta2",
+    ("optimizer", "adam_eps"): "adam_eps",
+    ("optimizer", "clip_grad"): "clip_grad",
+    ("validation", "eval_interval"): "eval_interval",
+    ("validation", "eval_iters"): "eval_batches",
+    ("checkpoint", "save_interval"): "checkpoint_interval",
+}
+_DDP = {
+    "overlap_grad_reduce": "overlap_grad_reduce",
+    "bucket_size": "bucket_size",
+    "average_in_collective": "average_in_collective",
+    "grad_reduce_in_fp32": "grad_reduce_in_fp32",
+    "check_for_nan_in_grad": "check_for_nan",
+}
+# Fields that follow from another one unless somebody sets them.
+_DERIVED = {
+    "embedding_init_method_std": "init_method_std",
+    "moe_ffn_hidden_size": "ffn_hidden_size",
+}
+# What `modelwright.layers.resolve` decides itself, and refuses in `engine:`.
+_OURS = {
+    "apply_rope_fusion",
+    "batch_p2p_comm",
+    "bias_activation_fusion",
+    "bias_dropout_fusion",
+    "gradient_accumulation_fusion",
+    "init_method",
+    "is_hybrid_model",
+    "masked_softmax_fusion",
+    "output_layer_init_method",
+    "overlap_p2p_comm",
+    "perform_initialization",
+    "persist_layer_norm",
+    "transformer_impl",
+    "use_cpu_initialization",
+}
+
+
+@final
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Converted:
+    """An upstream config, as ours."""
+
+    config: RunConfig
+    """The run: the model, the axes and the number format that the model's dictionary holds, and what a file adds."""
+
+    unmapped: tuple[Unmapped, ...]
+    """Every value that is not at upstream's default and is not in `config` as it was."""
+
+    at_default: int
+    """How many values were left out because they are upstream's defaults and have no field of ours."""
+
+
+def convert_file(path: str | os.PathLike[str], *, changes: Sequence[str] = ()) -> Converted:
+    """Convert a file: a checkpoint's `run_config.yaml`, or a dictionary of a model config as YAML or JSON.
+
+    Args:
+        path: The file.
+        changes: Overrides (`model.vocab_size=32000`) for what the file lacks, applied before validation.
+
+    Returns:
+        The run, and what was left behind.
+
+    Raises:
+        ConfigError: If it cannot be read, is not upstream's, or does not make a valid config of ours.
+    """
+    document = read_file(Path(path))
+    if document.problems:
+        raise ConfigError(document.problems)
+    if not isinstance(document.data, Mapping):
+        raise ConfigError((Problem("", f"{path}: this is not a config of upstream's."),))
+    return convert(cast("Mapping[str, object]", document.data), changes=changes)
+
+
+def convert(data: Mapping[str, object], *, changes: Sequence[str] = ()) -> Converted:
+    """Convert a dictionary: `as_dict()` of a model config of `megatron.training.models`, or `to_dict()` of a run.
+
+    Args:
+        data: The dictionary, or what a file holds of it. Live dtypes and enums in it are read by their names.
+        changes: Overrides (`model.vocab_size=32000`) for what the dictionary lacks, applied before validation.
+
+    Returns:
+        The run, and what was left behind.
+
+    Raises:
+        ConfigError: If it is not upstream's, or does not make a valid config of ours.
+    """
+    plain = cast("dict[str, object]", plain_upstream(data))
+    whole = plain.get("_target_") in _CONTAINERS
+    top = UpstreamSection(plain if whole else {}, "")
+    model = plain.get("model") if whole else plain
+    if not isinstance(model, Mapping):
+        raise ConfigError((Problem("model", f"`model` must be a mapping, but {described(model)} was given."),))
+    top.take("model")
+    fields, section = model_data(cast("Mapping[str, object]", model), "model." if whole else "")
+    run = {"modelwright": 1, "model": fields, **_around(top, whole=whole)}
+    run |= _transformer(section, fields)
+    config = validate_run(apply_changes(run, changes))
+    unmapped = (*section.unmapped(), *top.unmapped())
+    return Converted(config=config, unmapped=unmapped, at_default=section.count_at_default() + top.count_at_default())
+
+
+def _transformer(model: UpstreamSection, fields: dict[str, object]) -> dict[str, object]:
+    """The axes and the number format that a model's dictionary holds; other engine fields go into the model."""
+    section = model.section("transformer")
+    axes = {ours: section.take(theirs) for theirs, ours in _AXES.items()}
+    if axes["expert_tensor"] == axes["tensor"]:
+        axes["expert_tensor"] = None
+    precision = _precision(section)
+    engine = _engine(section)
+    if engine:
+        fields["engine"] = engine
+    parallelism = {name: value for name, value in axes.items() if value is not None}
+    return {"parallelism": parallelism, "precision": {"params": precision}}
+
+
+def _precision(section: UpstreamSection) -> str:
+    """The number format of the parameters."""
+    bf16, fp16, dtype = (section.take(name) for name in ("bf16", "fp16", "params_dtype"))
+    for name in ("autocast_dtype", "pipeline_dtype"):
+        if (value := section.take(name)) not in (None, dtype, "torch.float32"):
+            section.note(name, value, f"not that of the parameters, `{dtype}`")
+    if bf16 or fp16:
+        return "bfloat16" if bf16 else "float16"
+    return str(dtype or "torch.float32").removeprefix("torch.")
+
+
+def _engine(section: UpstreamSection) -> dict[str, object]:
+    """The fields that `engine:` passes through; the others are noted."""
+    known = upstream_defaults()[TRANSFORMER]
+    sources = {name: section.seen(source) for name, source in _DERIVED.items()}
+    engine: dict[str, object] = {}
+    for name, value in section.changed().items():
+        if name in sources and value == sources[name]:
+            continue
+        if name in _OURS:
+            section.note(name, value, "modelwright decides it itself")
+        elif name not in known:
+            section.note(name, value, "no field of the engine's `TransformerConfig`")
+        else:
+            engine[name] = value
+    return engine
+
+
+def _around(top: UpstreamSection, *, whole: bool) -> dict[str, object]:
+    """What surrounds the model in a file."""
+    if not whole:
+        return {}
+    names = {"checkpoint", "ddp", "dist", "optimizer", "rng", "scheduler", "train", "validation"}
+    sections = {name: top.section(name) for name in sorted(names) if isinstance(top.seen(name), Mapping)}
+    for name in ("logger", "profiling", "tokenizer", "rerun_state_machine", "straggler", "inference"):
+        if isinstance(top.seen(name), Mapping):
+            top.section(name)
+    return {"train": _train(sections), "wrap": _wrap(sections)}
+
+
+def _train(sections: Mapping[str, UpstreamSection]) -> dict[str, object]:
+    """How to train."""
+    taken = {ours: sections[name].take(key) for (name, key), ours in _TRAIN.items() if name in sections}
+    train: dict[str, object] = {name: value for name, value in taken.items() if value is not None}
+    if "checkpoint" in sections and (kept := sections["checkpoint"].take("most_recent_k")) not in (None, -1):
+        train["keep_checkpoints"] = kept
+    if "scheduler" in sections:
+        train["lr_schedule"] = _schedule(sections["scheduler"], sections.get("optimizer"))
+    return train
+
+
+def _schedule(scheduler: UpstreamSection, optimizer: UpstreamSection | None) -> dict[str, object]:
+    """How the learning rate moves."""
+    kind = str(scheduler.take("lr_decay_style"))
+    found: dict[str, object] = {"kind": kind, "warmup_steps": scheduler.take("lr_warmup_iters") or 0}
+    if kind != "constant":
+        decay = scheduler.take("lr_decay_iters")
+        found |= {"decay_steps": decay} if decay is not None else {}
+        least = optimizer.take("min_lr") if optimizer is not None else None
+        found |= {"min_lr": least} if least is not None else {}
+    return found
+
+
+def _wrap(sections: Mapping[str, UpstreamSection]) -> dict[str, object]:
+    """How stages become data-parallel."""
+    dist, ddp = sections.get("dist"), sections.get("ddp")
+    if dist is not None and dist.take("use_torch_fsdp2"):
+        return {"kind": "fsdp2"}
+    if dist is not None and dist.take("use_megatron_fsdp"):
+        return {"kind": "megatron_fsdp"}
+    taken: dict[str, Any] = {} if ddp is None else {ours: ddp.take(theirs) for theirs, ours in _DDP.items()}
+    return {"kind": "ddp", **{name: value for name, value in taken.items() if value is not None}}

@@ -1,0 +1,1 @@
+"""Configs of models: what all families share, the registry of kinds, presets."""

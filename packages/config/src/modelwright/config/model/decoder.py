@@ -1,0 +1,261 @@
+"""What every family of decoders has: the inputs of a language model that is a stack of layers, and what follows.
+
+A family adds what makes it that family, and says in `stack_pattern` which layers stand in the stack. The defaults are a
+Llama-style model: RMSNorm, SwiGLU, rotary position embedding, no biases. Fields of a layer that the pattern does not
+hold have no effect, and the rules about them are not asked.
+"""
+
+import abc
+import math
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, override
+
+from modelwright.config.model.activations import activation_is_gated, activation_problem
+from modelwright.config.model.base import ModelConfig
+from modelwright.config.model.rope import Llama3RopeScaling
+from modelwright.config.problems.numbers import Count, Fraction, NonNegativeFloat, PositiveFloat, UnitFraction
+from modelwright.config.problems.problem import Problem
+from modelwright.config.problems.rules import divides, multiple_of
+from modelwright.config.run.parallelism import Parallelism
+from modelwright.config.strict.by_kind import OneOf
+from modelwright.config.strict.config_class import config_class
+
+__all__ = ["DecoderConfig"]
+
+
+@config_class
+class DecoderConfig(ModelConfig, abc.ABC):
+    """A language model that is a stack of layers between an embedding and an output layer; a family's config."""
+
+    block_size: ClassVar[int] = 1
+    """Layers that one count of `parallelism.stages` stands for and that a stage boundary keeps together."""
+
+    num_layers: Count | None
+    """Blocks of `block_size` layers; None where a pattern says it."""
+
+    hidden_size: Count
+    """Size of the residual stream."""
+
+    num_attention_heads: Count | None
+    """Query heads; None where no layer is attention."""
+
+    num_query_groups: Count | None = None
+    """Key and value heads, each shared by a group of query heads (arXiv:2305.13245); None: one for each query head."""
+
+    head_dim: Count | None = None
+    """Size of one head; None: `hidden_size` / `num_attention_heads`."""
+
+    ffn_hidden_size: Count | None = None
+    """Width of the MLP. None: 4 × `hidden_size`, or, for a gated activation, 8/3 × `hidden_size` rounded up to a
+    multiple of 64, which has about as many parameters."""
+
+    activation: str = "swiglu"
+    """Name of the MLP's activation; `modelwright.config.activation_names()` lists them."""
+
+    normalization: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    """Norm before each layer, and at the end."""
+
+    norm_epsilon: PositiveFloat = 1e-5
+    """Added to the variance in a norm."""
+
+    position_embedding: Literal["rope", "learned", "none"] = "rope"
+    """How positions enter: rotary in attention (arXiv:2104.09864), a learned table, or not at all."""
+
+    rotary_base: PositiveFloat = 10000.0
+    """Base of the rotary wavelengths."""
+
+    rotary_percent: UnitFraction = 1.0
+    """Share of each head that is rotated."""
+
+    rope_scaling: Annotated[Llama3RopeScaling, OneOf(Llama3RopeScaling)] | None = None
+    """Scaling of the rotary wavelengths for longer contexts; None: none."""
+
+    vocab_size: Count
+    """Tokens in the vocabulary."""
+
+    vocab_multiple: Count = 128
+    """The embedding is padded to a multiple of this, whatever the number of ranks."""
+
+    seq_length: Count
+    """Tokens in a sequence."""
+
+    tie_embeddings: bool = False
+    """Let the output layer share the embedding's weights."""
+
+    linear_bias: bool = False
+    """Biases in the linear layers of attention and MLP."""
+
+    qkv_bias: bool = False
+    """Biases in the query, key and value projection even without `linear_bias`."""
+
+    qk_norm: bool = False
+    """Normalise queries and keys of each head."""
+
+    attention_dropout: Fraction = 0.0
+    """Dropout of the attention weights."""
+
+    hidden_dropout: Fraction = 0.0
+    """Dropout before each addition to the residual stream."""
+
+    init_std: NonNegativeFloat = 0.02
+    """Standard deviation of initial weights."""
+
+    @property
+    @abc.abstractmethod
+    def stack_pattern(self) -> str:
+        """One symbol for each layer, in the engine's alphabet; `|` where a stage ends, if the model says so."""
+
+    @property
+    def layers(self) -> str:
+        """The pattern without stage boundaries."""
+        return self.stack_pattern.replace("|", "")
+
+    @property
+    def symbols(self) -> frozenset[str]:
+        """The symbols in the pattern; said without making it where a block is repeated, as the count may be huge."""
+        return frozenset(self.layers)
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks of `block_size` layers there are."""
+        return len(self.layers) // self.block_size
+
+    @property
+    def heads(self) -> int:
+        """`num_attention_heads`, or what the engine is told when no layer is attention."""
+        return self.num_attention_heads or 1
+
+    @property
+    def resolved_query_groups(self) -> int:
+        """`num_query_groups`, or what stands for it."""
+        return self.heads if self.num_query_groups is None else self.num_query_groups
+
+    @property
+    def resolved_head_dim(self) -> int:
+        """`head_dim`, or what stands for it."""
+        return self.hidden_size // self.heads if self.head_dim is None else self.head_dim
+
+    @property
+    def resolved_ffn_hidden_size(self) -> int:
+        """`ffn_hidden_size`, or what stands for it."""
+        if self.ffn_hidden_size is not None:
+            return self.ffn_hidden_size
+        if not activation_is_gated(self.activation):
+            return 4 * self.hidden_size
+        return _rounded_up(-(-8 * self.hidden_size // 3), 64)
+
+    @property
+    def context_limit(self) -> int | None:
+        """Tokens that the model can read at once; None where no layer counts positions or remembers them singly."""
+        counts = self.position_embedding == "learned" or self.symbols & {"*", "+", "D"}
+        return self.seq_length if counts else None
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding. They do not depend on the number of ranks, so that checkpoints can be resharded."""
+        return _rounded_up(self.vocab_size, self.vocab_multiple)
+
+    @override
+    def engine_fields(self) -> Mapping[str, Any]:
+        return {
+            "num_layers": len(self.layers),
+            "hidden_size": self.hidden_size,
+            "num_attention_heads": self.heads,
+            "num_query_groups": self.resolved_query_groups,
+            "kv_channels": self.resolved_head_dim,
+            "ffn_hidden_size": self.resolved_ffn_hidden_size,
+            "activation": self.activation,
+            "normalization": {"rmsnorm": "RMSNorm", "layernorm": "LayerNorm"}[self.normalization],
+            "layernorm_epsilon": self.norm_epsilon,
+            "add_bias_linear": self.linear_bias,
+            "add_qkv_bias": self.qkv_bias,
+            "qk_layernorm": self.qk_norm,
+            "attention_dropout": self.attention_dropout,
+            "hidden_dropout": self.hidden_dropout,
+            "init_method_std": self.init_std,
+        }
+
+    @override
+    def problems(self) -> Iterator[Problem]:
+        unknown = activation_problem("activation", self.activation)
+        if unknown is not None:
+            yield unknown
+        if "*" in self.symbols:
+            yield from self._attention_problems()
+
+    @override
+    def layout_problems(self, parallelism: Parallelism) -> Iterator[Problem]:
+        tensor = parallelism.tensor
+        if "*" in self.symbols:
+            yield from multiple_of("num_attention_heads", self.heads, tensor, "`tensor`", axis="tensor")
+            yield from multiple_of("num_query_groups", self.resolved_query_groups, tensor, "`tensor`", axis="tensor")
+        if "-" in self.symbols:
+            yield from multiple_of("ffn_hidden_size", self.resolved_ffn_hidden_size, tensor, "`tensor`", axis="tensor")
+        yield from self._vocabulary_problems(tensor)
+        yield from self._sequence_problems(parallelism)
+        yield from self.stage_problems(parallelism)
+        if parallelism.expert > 1 and "E" not in self.symbols:
+            message = (
+                f"`expert` must be 1, but {parallelism.expert} was given: a `{self.kind}` has no experts to split."
+            )
+            yield Problem("", message)
+
+    def stage_problems(self, parallelism: Parallelism) -> Iterator[Problem]:
+        """What keeps the blocks from being divided over the pipeline; a family with a pattern of its own overrides it.
+
+        Args:
+            parallelism: Sizes of the axes.
+
+        Yields:
+            Problems with paths relative to this config.
+        """
+        stages, blocks = parallelism.stages, self.blocks
+        if stages is None:
+            count = parallelism.pipeline * parallelism.virtual_pipeline
+            axis = "pipeline" if parallelism.virtual_pipeline == 1 else None
+            yield from multiple_of("num_layers", blocks, count, "`pipeline` × `virtual_pipeline`", axis=axis)
+        elif sum(stages) != blocks:
+            rule = f"`num_layers` must be the sum of `parallelism.stages`, but {blocks} is not {sum(stages)}"
+            yield Problem("num_layers", f"{rule}; change one of them.")
+
+    def _attention_problems(self) -> Iterator[Problem]:
+        """Rules of attention and of the positions in it."""
+        if self.num_attention_heads is None:
+            message = "`num_attention_heads` must be given for a model with attention layers, but is null; set it."
+            yield Problem("num_attention_heads", message)
+            return
+        yield from divides("num_query_groups", self.resolved_query_groups, "num_attention_heads", self.heads)
+        if self.head_dim is None:
+            yield from divides("num_attention_heads", self.heads, "hidden_size", self.hidden_size)
+        if self.position_embedding != "rope":
+            if self.rope_scaling is not None:
+                rule = "`rope_scaling` needs `position_embedding: rope`"
+                yield Problem("rope_scaling", f"{rule}, but `{self.position_embedding}` was given; set it to null.")
+            return
+        # In floats, as the engine counts, which hold whole numbers up to 2**53 exactly and overflow far beyond.
+        rotated = int(min(self.resolved_head_dim, 2**53) * self.rotary_percent)
+        if rotated % 2 or not rotated:
+            rule = "`head_dim` × `rotary_percent` must be even and above 0, because rope turns pairs"
+            yield Problem("head_dim", f"{rule}, but {self.resolved_head_dim} × {self.rotary_percent} is {rotated}.")
+
+    def _vocabulary_problems(self, tensor: int) -> Iterator[Problem]:
+        """The padded vocabulary is the same for every layout, so the padding must suit this one."""
+        if self.padded_vocab_size % tensor:
+            rule = f"`vocab_multiple` {self.vocab_multiple} pads the vocabulary to {self.padded_vocab_size}"
+            message = f"{rule}, which must be a multiple of `tensor`, but is not a multiple of {tensor}"
+            yield Problem("vocab_multiple", f"{message}; use a multiple of {tensor}.")
+
+    def _sequence_problems(self, parallelism: Parallelism) -> Iterator[Problem]:
+        """The axes that cut the sequence."""
+        divisor, of = 1, ""
+        if parallelism.context > 1:
+            divisor, of = 2 * parallelism.context, "2 × `context`"
+        if parallelism.sequence:
+            cut = parallelism.tensor * parallelism.context
+            divisor, of = (math.lcm(divisor, cut), f"{of} and of `tensor` × `context`") if of else (cut, "`tensor`")
+        yield from multiple_of("seq_length", self.seq_length, divisor, of)
+
+
+def _rounded_up(number: int, multiple: int) -> int:
+    """The least multiple that is not below a number."""
+    return -(-number // multiple) * multiple

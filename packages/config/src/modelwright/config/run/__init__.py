@@ -1,0 +1,1 @@
+"""Configs of a run: parallelism, dtypes, wrapper, training, and the file that joins them with a model."""

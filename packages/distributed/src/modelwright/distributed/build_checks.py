@@ -1,0 +1,98 @@
+"""What can be known to be wrong before anything is allocated: config, groups and wrap, held side by side."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+
+from megatron.core.process_groups_config import ProcessGroupCollection
+
+from modelwright.config import ModelConfig, Parallelism, Precision, Wrap
+from modelwright.distributed.wrappers.data_parallel import wrap_problems
+
+
+def build_problems(
+    config: ModelConfig,
+    pg_collection: ProcessGroupCollection,
+    *,
+    parallelism: Parallelism,
+    precision: Precision,
+    wrap: Wrap,
+) -> Iterator[str]:
+    """Everything that keeps a model from being built on these groups.
+
+    Args:
+        config: The model.
+        pg_collection: The process groups of this rank.
+        parallelism: Sizes of the axes.
+        precision: Number format of the parameters.
+        wrap: How the stages become data-parallel.
+
+    Yields:
+        A sentence for each problem.
+    """
+    yield from group_problems(pg_collection, parallelism)
+    yield from (str(problem) for problem in config.layout_problems(parallelism))
+    yield from wrap_problems(wrap, precision)
+
+
+def group_problems(pg_collection: ProcessGroupCollection, parallelism: Parallelism) -> Iterator[str]:
+    """Compare the groups that were given with the axes that were asked for.
+
+    The engine's own check asks `hasattr`, which a collection answers with True for a group that is None.
+
+    Args:
+        pg_collection: The groups of this rank.
+        parallelism: Sizes of the axes.
+
+    Yields:
+        One sentence that names every group that is missing or of another size, if there is one.
+    """
+    found = [f"`{name}` is not set" for name in _NEEDED if _size(pg_collection, name) is None]
+    for name, wanted in _sizes(pg_collection, parallelism).items():
+        given = _size(pg_collection, name)
+        if given is not None and given != wanted:
+            found.append(f"`{name}` has {given} ranks where the parallelism asks for {wanted}")
+    if found:
+        yield (
+            f"`pg_collection` must hold the groups of the parallelism, but {'; '.join(found)}; "
+            "pass what `modelwright.distributed.initialize(parallelism)` returned."
+        )
+
+
+_NEEDED = ("tp", "pp", "cp", "ep", "dp", "dp_cp")
+
+
+def _sizes(pg_collection: ProcessGroupCollection, parallelism: Parallelism) -> dict[str, int]:
+    """The size of each axis; the copies that `data` leaves open are those of the group that was given."""
+    sizes = {"tp": parallelism.tensor, "pp": parallelism.pipeline, "cp": parallelism.context, "ep": parallelism.expert}
+    data = parallelism.data or _size(pg_collection, "dp")
+    if data is None:
+        return sizes
+    sizes |= {"dp": data, "dp_cp": data * parallelism.context}
+    if parallelism.expert > 1 or parallelism.expert_tensor is not None:
+        ranks, tensor = parallelism.tensor * parallelism.context * data, parallelism.expert_tensor_size
+        sizes |= {"expt_tp": tensor, "expt_dp": ranks // (parallelism.expert * tensor)}
+    return sizes
+
+
+def _size(pg_collection: ProcessGroupCollection, name: str) -> int | None:
+    """How many ranks a group has, None where it is not set; the engine types every group as set."""
+    group = getattr(pg_collection, name)
+    return None if group is None else int(group.size())
+
+
+def facts(**values: object) -> dict[str, str]:
+    """What must be the same on every rank, in a form short enough to send.
+
+    Args:
+        **values: Dataclasses and plain values by name; of any other object only the class counts.
+
+    Returns:
+        A digest of each.
+    """
+    return {name: hashlib.sha256(_written(value).encode()).hexdigest() for name, value in values.items()}
+
+
+def _written(value: object) -> str:
+    plain = dataclasses.is_dataclass(value) or isinstance(value, int)
+    return repr(value) if plain else type(value).__qualname__

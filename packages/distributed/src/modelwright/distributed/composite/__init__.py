@@ -1,0 +1,1 @@
+"""Composite models: several modules, each with its own ranks, layout, process groups and wrapper."""

@@ -1,0 +1,100 @@
+"""Precision: the number format of a stage's parameters, and which of them stay in float32.
+
+What stays is float32 from before it is initialised, so it is drawn in float32 and never cast down and back.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import torch
+from megatron.core.transformer.module import Float16Module
+from torch import nn
+from torch.distributed import ProcessGroup
+
+from modelwright.config import Precision
+from modelwright.distributed.hooks.name_patterns import idle_patterns, matches
+from modelwright.distributed.wrappers.data_parallel import engine_config
+from modelwright.protocols import ModelwrightError
+
+
+class PrecisionError(ModelwrightError):
+    """A pattern that names no parameter, or a precision that nothing implements."""
+
+
+def kept_in_float32(stage: nn.Module, precision: Precision) -> list[nn.Parameter]:
+    """Make the declared parameters of a stage float32.
+
+    Args:
+        stage: Built, not yet initialised.
+        precision: Whose `keep_float32` declares them.
+
+    Returns:
+        The parameters that stay, for `with_precision`; none when all are float32 anyway.
+    """
+    if precision.params == "float32":
+        return []
+    names = dict(stage.named_parameters())
+    kept = [parameter for name, parameter in names.items() if matches(name, precision.keep_float32)]
+    for parameter in kept:
+        parameter.data = parameter.data.float()
+    return kept
+
+
+def check_patterns(stages: Sequence[nn.Module], precision: Precision, pipeline: ProcessGroup) -> None:
+    """Refuse a pattern that matches on no stage of the pipeline.
+
+    Args:
+        stages: Of this rank.
+        precision: Whose patterns are checked.
+        pipeline: The group of the stages.
+
+    Raises:
+        PrecisionError: A pattern matches no parameter.
+    """
+    idle = idle_patterns(
+        precision.keep_float32, [name for stage in stages for name, _ in stage.named_parameters()], pipeline
+    )
+    if idle:
+        raise PrecisionError(f"`precision.keep_float32` must name parameters of the model, but {idle}.")
+
+
+@functools.singledispatch
+def in_precision(precision: object, stage: nn.Module) -> nn.Module:
+    """The stage in its number format; the engine's wrapper also casts what goes in and out of it.
+
+    A class derived from `Precision` brings a wrapper of its own: `in_precision.register(MyPrecision)`.
+
+    Args:
+        precision: Number format of the parameters.
+        stage: Initialised.
+
+    Returns:
+        The stage, in the engine's `Float16Module` unless all is float32.
+
+    Raises:
+        PrecisionError: `precision` is not a `Precision`.
+    """
+    raise PrecisionError(f"`precision` must be a `Precision`, but is {type(precision).__name__}; derive from it.")
+
+
+@in_precision.register
+def _(precision: Precision, stage: nn.Module) -> nn.Module:
+    return stage if precision.params == "float32" else Float16Module(engine_config(stage), stage)
+
+
+def with_precision(stage: nn.Module, precision: Precision, kept: Sequence[nn.Parameter]) -> nn.Module:
+    """`in_precision`, except for what stays in float32.
+
+    Args:
+        stage: Initialised.
+        precision: Number format of the parameters.
+        kept: What stays in float32.
+
+    Returns:
+        The stage in its wrapper.
+    """
+    whole: list[tuple[nn.Parameter, torch.Tensor]] = [(parameter, parameter.data) for parameter in kept]
+    wrapped = in_precision(precision, stage)
+    for parameter, values in whole:
+        parameter.data = values
+    return wrapped

@@ -1,0 +1,99 @@
+"""Process groups: from the sizes of the axes to the engine's collection of groups.
+
+The engine keeps groups in module globals that several of its paths read even when a collection is passed, so
+`initialize` fills both from one description and `finalize` empties both.
+"""
+
+import datetime
+import os
+
+import torch
+from megatron.core import parallel_state, tensor_parallel
+from megatron.core.pipeline_parallel.bridge_communicator import BridgeCommunicator
+from megatron.core.process_groups_config import ProcessGroupCollection
+
+from modelwright.config import Parallelism
+from modelwright.distributed.phase_barrier import DEFAULT_TIMEOUT
+from modelwright.engine import on_one_machine, only_loopback, restore_interfaces
+
+
+def initialize(
+    parallelism: Parallelism, *, seed: int = 1234, timeout: datetime.timedelta = DEFAULT_TIMEOUT
+) -> ProcessGroupCollection:
+    """Join the job and make this rank's process groups.
+
+    Reads `RANK`, `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT` as torch's launcher sets them; without them the job is
+    this one process. Uses nccl where CUDA is usable and gloo elsewhere, where the caller stands in `cpu_runtime()`.
+
+    Args:
+        parallelism: Sizes of the axes.
+        seed: Of the random states that dropout draws from.
+        timeout: After which a collective that waits for a dead rank fails.
+
+    Returns:
+        The groups of this rank.
+
+    Raises:
+        ConfigError: The number of processes is not a multiple of what the parallelism needs.
+    """
+    parallelism.world_size(launched_ranks())
+    join(timeout)
+    parallel_state.destroy_model_parallel()
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=parallelism.tensor,
+        pipeline_model_parallel_size=parallelism.pipeline,
+        virtual_pipeline_model_parallel_size=virtual_stages(parallelism),
+        context_parallel_size=parallelism.context,
+        expert_model_parallel_size=parallelism.expert,
+        expert_tensor_parallel_size=parallelism.expert_tensor,
+        create_gloo_process_groups=torch.cuda.is_available(),
+    )
+    tensor_parallel.model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
+    groups: ProcessGroupCollection = ProcessGroupCollection.use_mpu_process_groups()
+    return groups
+
+
+def finalize() -> None:
+    """Leave the job: empty the engine's groups and end torch's; nothing happens when there are none."""
+    parallel_state.destroy_model_parallel()
+    parallel_state.destroy_global_memory_buffer()
+    if torch.distributed.is_initialized():
+        # The engine keeps the groups of its bridges by their ranks, and would take those of this job for the next one.
+        BridgeCommunicator.destroy_broadcast_pgs()
+        BridgeCommunicator.destroy_bridge_pgs()
+        torch.distributed.destroy_process_group()
+    restore_interfaces()
+
+
+def virtual_stages(parallelism: Parallelism) -> int | None:
+    """The number of virtual stages as the engine wants it: None when there is one."""
+    return parallelism.virtual_pipeline if parallelism.virtual_pipeline > 1 else None
+
+
+def launched_ranks() -> int:
+    """How many ranks the job has, or will have once it is joined."""
+    if torch.distributed.is_initialized():
+        return torch.distributed.get_world_size()
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def join(timeout: datetime.timedelta) -> None:
+    """Join the job that this process was started in, or make it one of its own; nothing happens when it has joined.
+
+    Args:
+        timeout: After which a collective that waits for a dead rank fails.
+    """
+    if torch.distributed.is_initialized():
+        return
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    backend = "nccl" if cuda else "gloo"
+    if on_one_machine():
+        only_loopback()
+    if "RANK" in os.environ:
+        torch.distributed.init_process_group(backend, timeout=timeout)
+    else:
+        # torch.distributed re-exports it without saying so.
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined] # pyright: ignore[reportPrivateImportUsage]
+        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)

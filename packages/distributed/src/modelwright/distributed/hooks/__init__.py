@@ -1,0 +1,1 @@
+"""Build hooks that this package provides: freezing parameters by name."""

@@ -1,0 +1,74 @@
+"""Freezing: hooks that decide which parameters are trained, before the wrap looks at `requires_grad`.
+
+Patterns are of names in the whole model, with global layer indices, as checkpoints have them, so that one pattern
+freezes the same weights under every layout, and a tied embedding on both of its stages.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+from torch import nn
+
+from modelwright.builders import BuildContext, Hook
+from modelwright.distributed.hooks.name_patterns import idle_patterns, matches
+from modelwright.distributed.initialization.full_state_dict import local_shards
+from modelwright.protocols import ModelwrightError
+
+
+class FreezeError(ModelwrightError):
+    """A pattern that names no parameter of the model."""
+
+
+def freeze(*patterns: str) -> Hook:
+    """A hook that freezes the parameters of these names; the others stay as they are.
+
+    Args:
+        *patterns: Of names in the whole model, such as `embedding.*` or `decoder.layers.[01].*`.
+
+    Returns:
+        A hook of the phase `before_wrap`; a pattern that matches on no stage fails the build.
+    """
+    return _hook("freeze", patterns, trained=False)
+
+
+def train_only(*patterns: str) -> Hook:
+    """A hook that freezes every parameter but those of these names, which are trained.
+
+    Args:
+        *patterns: Of names in the whole model, such as `*.lora_?`.
+
+    Returns:
+        A hook of the phase `before_wrap`; a pattern that matches on no stage fails the build.
+    """
+    return _hook("train_only", patterns, trained=True)
+
+
+def _hook(name: str, patterns: tuple[str, ...], *, trained: bool) -> Hook:
+    if not patterns:
+        raise FreezeError(f"`{name}` must be given patterns of names, but was given none; use `*` for every parameter.")
+    function = partial(_set_trained, name=name, patterns=patterns, trained=trained)
+    return Hook(name=f"{name} {' '.join(patterns)}", phase="before_wrap", function=function)
+
+
+def _set_trained(
+    stages: list[nn.Module], context: BuildContext, *, name: str, patterns: tuple[str, ...], trained: bool
+) -> None:
+    named = [pair for stage in stages for pair in _named_in_whole(stage, context)]
+    idle = idle_patterns(patterns, [key for key, _ in named], context.pg_collection.pp)
+    if idle:
+        raise FreezeError(f"`{name}` must be given patterns that name parameters of the model, but {idle}.")
+    if trained:
+        for stage in stages:
+            stage.requires_grad_(requires_grad=False)
+    for key, parameter in named:
+        if matches(key, patterns):
+            parameter.requires_grad_(trained)
+
+
+def _named_in_whole(stage: nn.Module, context: BuildContext) -> Iterator[tuple[str, nn.Parameter]]:
+    """Every parameter with its name in the whole model; one that is several parts comes several times."""
+    parameters = {parameter.untyped_storage().data_ptr(): parameter for parameter in stage.parameters()}
+    for shard, local in local_shards(stage, context.pg_collection):
+        parameter = parameters.get(local.untyped_storage().data_ptr())
+        if parameter is not None:  # the rest are buffers
+            yield shard.key, parameter

@@ -1,0 +1,209 @@
+"""Wrap strategies: how the stages of a rank become data-parallel.
+
+A strategy is a value of the config (`NoWrap()`, `MegatronDDP(...)`); `wrap_stages` does what it says. A class of one's
+own joins by `wrap_stages.register(MyWrap)`.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    FullyShardedDataParallel,
+)
+from megatron.core.process_groups_config import ProcessGroupCollection
+from torch import nn
+
+from modelwright.config import MegatronDDP, MegatronFSDP, NoWrap, Precision, TorchFSDP2
+from modelwright.distributed.wrappers.torch_fsdp2 import FullyShardedStage
+from modelwright.protocols import ModelwrightError
+
+
+class WrapError(ModelwrightError):
+    """A wrap strategy that nothing implements, or that the stages do not allow."""
+
+
+@functools.singledispatch
+def wrap_stages(
+    strategy: object, stages: Sequence[nn.Module], pg_collection: ProcessGroupCollection
+) -> list[nn.Module]:
+    """Make the stages data-parallel.
+
+    Args:
+        strategy: The `wrap:` of a config.
+        stages: The stages of this rank, first virtual stage first.
+        pg_collection: The process groups of this rank.
+
+    Returns:
+        One module per stage, in the same order.
+
+    Raises:
+        WrapError: Nothing is registered for the strategy's type.
+    """
+    raise WrapError(_unknown(strategy))
+
+
+def _unknown(strategy: object) -> str:
+    known = ", ".join(sorted(t.__name__ for t in wrap_stages.registry if t is not object))
+    return f"`wrap` must be one of {known}, but is {type(strategy).__name__}; add it with `wrap_stages.register`."
+
+
+@wrap_stages.register
+def _(strategy: NoWrap, stages: Sequence[nn.Module], pg_collection: ProcessGroupCollection) -> list[nn.Module]:
+    return list(stages)
+
+
+@wrap_stages.register
+def _(strategy: MegatronDDP, stages: Sequence[nn.Module], pg_collection: ProcessGroupCollection) -> list[nn.Module]:
+    # Only the first chunk is bucketed: the later ones are reduced while the first still computes (engine, training.py).
+    wrapped = [
+        DistributedDataParallel(
+            config=engine_config(stage),
+            ddp_config=_ddp_config(strategy, pg_collection),
+            module=stage,
+            disable_bucketing=index > 0,
+            pg_collection=pg_collection,
+        )
+        for index, stage in enumerate(stages)
+    ]
+    if strategy.broadcast_from_data_rank_0:
+        for stage in wrapped:
+            stage.broadcast_params()
+    return list[nn.Module](wrapped)
+
+
+@wrap_stages.register
+def _(strategy: TorchFSDP2, stages: Sequence[nn.Module], pg_collection: ProcessGroupCollection) -> list[nn.Module]:
+    for stage in stages:
+        formats = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in stage.parameters()})
+        if len(formats) > 1:
+            raise WrapError(f"{_ONE_FORMAT}, but the model has {' and '.join(formats)}; use `ddp`.")
+    return [
+        FullyShardedStage(
+            engine_config(stage), stage, pg_collection.dp_cp, reshard_after_forward=strategy.reshard_after_forward
+        )
+        for stage in stages
+    ]
+
+
+@wrap_stages.register
+def _(strategy: MegatronFSDP, stages: Sequence[nn.Module], pg_collection: ProcessGroupCollection) -> list[nn.Module]:
+    for problem in wrap_problems(strategy, Precision()):
+        raise WrapError(problem)
+    ddp_config = DistributedDataParallelConfig(
+        use_megatron_fsdp=True,
+        use_distributed_optimizer=True,
+        data_parallel_sharding_strategy=strategy.sharding,
+        overlap_grad_reduce=strategy.overlap_grad_reduce,
+        overlap_param_gather=strategy.overlap_param_gather,
+    )
+    return [
+        FullyShardedDataParallel(
+            config=engine_config(stage), ddp_config=ddp_config, module=stage, pg_collection=pg_collection
+        )
+        for stage in stages
+    ]
+
+
+_ONE_FORMAT = "`wrap.kind: fsdp2` shards parameters of one number format together"
+
+
+@functools.singledispatch
+def wrap_problems(strategy: object, precision: Precision) -> Iterator[str]:
+    """What keeps a strategy from being used here, known before there are stages.
+
+    Args:
+        strategy: The `wrap:` of a config; a class of one's own may register its rules as `wrap_stages` its wrap.
+        precision: Number format of the parameters.
+
+    Yields:
+        A sentence for each problem.
+    """
+    if wrap_stages.dispatch(type(strategy)) is wrap_stages.dispatch(object):
+        yield _unknown(strategy)
+
+
+@wrap_problems.register
+def _(strategy: TorchFSDP2, precision: Precision) -> Iterator[str]:
+    if precision.params != "float32" and precision.keep_float32:
+        yield (
+            f"{_ONE_FORMAT}, but `precision.keep_float32` leaves some of the {precision.params} model in float32; "
+            "leave it out, or use `ddp`."
+        )
+
+
+@wrap_problems.register
+def _(strategy: MegatronFSDP, precision: Precision) -> Iterator[str]:
+    missing: list[str] = []
+    if find_spec("einops") is None:
+        missing.append("einops is not installed (pip install einops)")
+    if not torch.cuda.is_available():
+        missing.append("CUDA is not usable: it orders its communication by CUDA streams and events")
+    if missing:
+        yield (
+            f"`wrap.kind: megatron_fsdp` cannot be used here, because {' and '.join(missing)}; use `fsdp2`, which "
+            "shards the same on the CPU and on a GPU."
+        )
+
+
+def engine_config(stage: nn.Module) -> Any:
+    """The engine's config that a stage carries, which the engine's wrappers read.
+
+    Args:
+        stage: Not wrapped.
+
+    Returns:
+        Its `TransformerConfig`.
+
+    Raises:
+        WrapError: It carries none.
+    """
+    config = getattr(stage, "config", None)
+    if config is None:
+        raise WrapError(
+            f"a stage that the engine wraps must carry the engine's config as `config`, but "
+            f"{type(stage).__name__} does not; set it in `build_model`, or use `wrap: {{kind: none}}`."
+        )
+    return config
+
+
+def _ddp_config(strategy: MegatronDDP, pg_collection: ProcessGroupCollection) -> DistributedDataParallelConfig:
+    """A fresh engine config; the bucket size is the engine's default (training/models/dist_utils.py) unless given."""
+    bucket_size = strategy.bucket_size or max(40_000_000, 1_000_000 * pg_collection.dp_cp.size())
+    return DistributedDataParallelConfig(
+        grad_reduce_in_fp32=strategy.grad_reduce_in_fp32,
+        use_distributed_optimizer=strategy.distributed_optimizer,
+        overlap_grad_reduce=strategy.overlap_grad_reduce,
+        bucket_size=bucket_size if strategy.overlap_grad_reduce else None,
+        average_in_collective=strategy.average_in_collective,
+        check_for_nan_in_grad=strategy.check_for_nan,
+    )
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The stage inside any number of wrappers that keep it as `module`.
+
+    Args:
+        module: A stage, wrapped or not.
+
+    Returns:
+        The stage that `build_model` made.
+    """
+    while isinstance(inner := getattr(module, "module", None), nn.Module):
+        module = inner
+    return module
+
+
+def total_parameters(stages: Sequence[nn.Module]) -> int:
+    """How many parameters this rank holds; a tied weight counts once."""
+    return sum(p.numel() for p in {id(p): p for stage in stages for p in stage.parameters()}.values())
+
+
+def total_bytes(stages: Sequence[nn.Module]) -> int:
+    """How many bytes those parameters take."""
+    unique: dict[int, torch.Tensor] = {id(p): p for stage in stages for p in stage.parameters()}
+    return sum(p.numel() * p.element_size() for p in unique.values())

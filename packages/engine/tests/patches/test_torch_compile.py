@@ -1,0 +1,32 @@
+"""What is said before the engine is loaded, when it could not run."""
+
+import subprocess
+import sys
+
+CODE = """
+import torch
+torch.__version__ = torch.__version__.__class__({version!r})
+from modelwright.engine import load_engine
+load_engine()
+"""
+
+
+def said(version: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", CODE.format(version=version)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stderr.splitlines()[-1] if done.returncode else "imported"
+
+
+def test_a_torch_that_is_too_old_is_named_with_the_remedy() -> None:
+    assert said("2.6.0a0+nv25.01") == (
+        "modelwright.protocols.errors.ModelwrightError: `torch` must be 2.11 or newer, but is 2.6.0a0+nv25.01; "
+        "install one by `pip install 'torch>=2.11,<3'`."
+    )
+
+
+def test_the_oldest_that_is_supported_is_taken() -> None:
+    assert said("2.11.0") == "imported"

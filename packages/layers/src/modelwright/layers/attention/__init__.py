@@ -1,0 +1,1 @@
+"""Attention: the core attention of backend `torch`, and MLA."""

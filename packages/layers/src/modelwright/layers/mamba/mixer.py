@@ -1,0 +1,398 @@
+"""The Mamba-2 mixer: projection, causal convolution, scan, gated norm, projection; each of them a slot.
+
+Dao and Gu 2024, "Transformers are SSMs", arXiv 2405.21060, section 7. It stands where the engine's `MambaMixer` stands,
+which cannot be made without CUDA kernels, with the same parameters: names, shapes, initial distributions, and the same
+description for sharded checkpoints, so that a state dictionary of one loads in the other. Heads and groups are split
+over the tensor ranks (`in_proj` makes z, x, B, C and dt side by side, each split by itself), then over the context
+ranks (`_mamba_context`).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final, override
+
+import torch
+from megatron.core.ssm.utils import _split_tensor_factory  # pyright: ignore[reportPrivateUsage]
+from megatron.core.transformer import utils
+from megatron.core.transformer.module import MegatronModule
+from torch import Tensor, nn
+
+from modelwright.distributed import UniformInit
+from modelwright.engine import as_engine
+from modelwright.layers.mamba.heads_over_context import HeadsOverContext, Sizes
+from modelwright.layers.mamba.kernels import MambaKernels
+from modelwright.protocols import InProjBuilder, ModelwrightError, OutProjBuilder
+
+if TYPE_CHECKING:
+    from megatron.core.inference.contexts import BaseInferenceContext
+    from megatron.core.packed_seq_params import PackedSeqParams
+    from megatron.core.process_groups_config import ProcessGroupCollection
+    from megatron.core.transformer import TransformerConfig
+
+_sharding: Any = utils  # not typed
+# Their names in a checkpoint, which the engine keeps as they were when the convolution was a module of its own.
+_CHECKPOINT_NAMES = {"conv1d_weight": "conv1d.weight", "conv1d_bias": "conv1d.bias"}
+_PROJECTED = ("z", "x", "B", "C", "dt")
+_CONVOLVED = ("x", "B", "C")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class MambaOptions:
+    """What a mixer is beyond the sizes in the engine's config; the engine's defaults."""
+
+    conv_width: int = 4
+    """Positions that the convolution sees, its own included."""
+    conv_bias: bool = True
+    """A bias after the convolution."""
+    conv_init: float | None = None
+    """Bound of the convolution's uniform initial values; None: 1 / sqrt(`conv_width`)."""
+    chunk_size: int = 128
+    """Positions that the scan computes at once."""
+    bias: bool = False
+    """Biases in the two projections."""
+    gated_norm: bool = True
+    """A norm after the scan; without it the gate alone."""
+    norm_before_gate: bool = False
+    """Whether the gate comes after the norm."""
+    d_per_channel: bool = False
+    """`D` for each channel instead of each head."""
+    a_init: tuple[float, float] = (1.0, 16.0)
+    """Between which -A is drawn."""
+    dt_init: tuple[float, float] = (0.001, 0.1)
+    """Between which the initial step sizes are drawn, their logarithms uniformly."""
+    dt_init_floor: float = 1e-4
+    """The least initial step size."""
+    dt_limit: tuple[float, float] = (0.0, math.inf)
+    """Between which step sizes are kept."""
+
+
+class MambaMixer(MegatronModule):
+    """The mixer of one layer; fills the slot `mixer`.
+
+    Args:
+        config: The engine's config; its sizes are `mamba_state_dim`, `mamba_head_dim`, `mamba_num_groups` and
+            `mamba_num_heads` (None: twice the hidden size over the head size).
+        d_model: `h`.
+        layer_number: Counted from 1 over the whole model.
+        pg_collection: The process groups; `tp` and `cp` split the heads.
+        in_proj: Makes z, x, B, C and dt.
+        out_proj: Brings the heads back to `h`.
+        kernels: Convolution, scan and gated norm.
+        options: The rest.
+        name: Dotted name of this module in the model, or None.
+
+    Raises:
+        ModelwrightError: Sizes that do not divide, named by the engine's fields.
+    """
+
+    def __init__(
+        self,
+        config: "TransformerConfig",
+        /,
+        *,
+        d_model: int,
+        layer_number: int,
+        pg_collection: "ProcessGroupCollection",
+        in_proj: InProjBuilder,
+        out_proj: OutProjBuilder,
+        kernels: MambaKernels,
+        options: MambaOptions,
+        name: str | None,
+    ) -> None:
+        super().__init__(config)
+        self.layer_number, self.options, self.kernels = layer_number, options, kernels
+        self.tp_group = pg_collection.tp
+        self.state_size, self.head_dim = config.mamba_state_dim, config.mamba_head_dim
+        heads = config.mamba_num_heads or 2 * d_model // self.head_dim
+        ranks = pg_collection.tp.size()
+        self._check(heads, config.mamba_num_groups, ranks, pg_collection.cp.size())
+        whole = Sizes(heads * self.head_dim, config.mamba_num_groups * self.state_size, heads)
+        self.local = Sizes(whole.inner // ranks, whole.states // ranks, heads // ranks)
+        self.context = HeadsOverContext(self.local, state_size=self.state_size, cp_group=pg_collection.cp)
+        untyped = as_engine(config)
+        shared: dict[str, Any] = {"config": config, "bias": options.bias, "is_expert": False, "tp_group": self.tp_group}
+        self.in_proj = as_engine(
+            in_proj(
+                d_model, sum(whole.projected), init_method=untyped.init_method, gather_output=False,
+                skip_bias_add=False, tp_comm_buffer_name="fc1", name=name and f"{name}.in_proj", **shared,
+            )
+        )  # fmt: skip
+        _describe_shards(self.in_proj, self.local.projected)
+        self._make_parameters(config)
+        if options.gated_norm:
+            groups = config.mamba_num_groups // ranks
+            self.norm = as_engine(
+                kernels.norm(
+                    self.local.inner, eps=1e-5, group_size=self.local.inner // groups,
+                    norm_before_gate=options.norm_before_gate, device=torch.cuda.current_device(),
+                    dtype=config.params_dtype,
+                )
+            )  # fmt: skip
+            _mark_split(self.norm.weight)
+            self.norm.tp_group = self.tp_group
+        self.out_proj = as_engine(
+            out_proj(
+                whole.inner, d_model, init_method=untyped.output_layer_init_method, input_is_parallel=True,
+                skip_bias_add=True, tp_comm_buffer_name="fc2", name=name and f"{name}.out_proj", **shared,
+            )
+        )  # fmt: skip
+
+    def _check(self, heads: int, groups: int, tensor: int, context: int) -> None:
+        """Refuse sizes that do not divide; a family's config has refused them before, in its own words."""
+        rules = [
+            ("`mamba_num_groups` must divide `mamba_num_heads`", groups, heads),
+            ("The tensor ranks must divide `mamba_num_groups`", tensor, groups),
+            ("The tensor × context ranks must divide `mamba_num_heads`", tensor * context, heads),
+        ]
+        local = groups // tensor
+        if local and context % local:
+            rules.append(("The context ranks must divide `mamba_num_groups` of a tensor rank", context, local))
+        for rule, divisor, whole in rules:
+            if whole % divisor:
+                raise ModelwrightError(f"{rule}, but {divisor} does not divide {whole}; change one of them.")
+
+    def _make_parameters(self, config: "TransformerConfig") -> None:
+        """What the convolution and the scan are made of, as the engine's mixer draws it."""
+        options, channels = self.options, sum(self.local.convolved)
+        bound = 1 / math.sqrt(options.conv_width)
+        weight_bound = bound if options.conv_init is None else options.conv_init
+        low, high = (math.log(limit) for limit in options.dt_init)
+        floor = options.dt_init_floor
+        self.conv1d_weight = _parameter(config.params_dtype, channels, 1, options.conv_width)
+        UniformInit(-weight_bound, weight_bound)(self.conv1d_weight)
+        self.conv1d_bias: nn.Parameter | None = None
+        if options.conv_bias:
+            self.conv1d_bias = _parameter(config.params_dtype, channels)
+            UniformInit(-bound, bound)(self.conv1d_bias)
+        for parameter in (self.conv1d_weight, *([] if self.conv1d_bias is None else [self.conv1d_bias])):
+            setattr(parameter, "partition_sizes", self.local.convolved)  # noqa: B010 - what the engine's resharding reads
+        self.dt_bias = _parameter(config.params_dtype, self.local.heads)
+        UniformInit(low, high, then=lambda log: _before_softplus(log.exp().clamp(min=floor)))(self.dt_bias)
+        self.A_log = _parameter(torch.float32, self.local.heads)
+        UniformInit(*options.a_init, then=torch.log)(self.A_log)
+        channels_of_d = self.local.inner if options.d_per_channel else self.local.heads
+        self.D = nn.Parameter(torch.ones(channels_of_d, device=torch.cuda.current_device()))
+        _mark_split(self.D)
+
+    @override
+    def forward(
+        self,
+        hidden_SBH: Tensor,
+        /,
+        *,
+        inference_context: "BaseInferenceContext | None" = None,
+        packed_seq_params: "PackedSeqParams | None" = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Mix positions.
+
+        Args:
+            hidden_SBH: `[s, b, h]`, normalised; under sequence parallelism this rank's part of `s`.
+            inference_context: A static one, which keeps the states of generation; None without.
+            packed_seq_params: Its `seq_idx`, `[b, s]`, says which packed sequence a position belongs to; None for one
+                sequence in each row.
+
+        Returns:
+            `[s, b, h]`, and the bias that was not added, `[h]`, or None.
+        """
+        projected, _ = self.in_proj(hidden_SBH)
+        projected = self.context.gather(projected)
+        if inference_context is None:
+            seq_idx = None if packed_seq_params is None else packed_seq_params.seq_idx
+            y, z = self._whole(projected, seq_idx)
+        else:
+            y, z = self._generated(projected, inference_context)
+        y = self._gated(self.context.scatter(y), self.context.scatter(z))
+        mixed, bias = self.out_proj(y)
+        return mixed, bias
+
+    def _gated(self, y: Tensor, z: Tensor) -> Tensor:
+        if self.options.gated_norm:
+            normed: Tensor = self.norm(y, z)
+            return normed
+        return y * nn.functional.silu(z)
+
+    def _whole(
+        self, projected_SBP: Tensor, seq_idx: Tensor | None, states: "_States | None" = None
+    ) -> tuple[Tensor, Tensor]:
+        """Convolve and scan whole sequences; keeps the last states where they are asked for."""
+        sizes, d = self.context.sizes, self.head_dim
+        z, convolved, dt = torch.split(projected_SBP, [sizes.inner, sum(sizes.convolved), sizes.heads], dim=-1)
+        inputs_BCS = convolved.permute(1, 2, 0)
+        bias = self.conv1d_bias
+        xBC = self.kernels.convolution(
+            x=inputs_BCS,
+            weight=self.context.of_channels(self.conv1d_weight).squeeze(1),
+            bias=None if bias is None else self.context.of_channels(bias),
+            activation="silu",
+            seq_idx=seq_idx,
+        ).mT
+        x, B, C = torch.split(xBC, sizes.convolved, dim=-1)
+        found = self.kernels.scan(
+            _by(x, d),
+            dt.transpose(0, 1),
+            -self.context.of_heads(self.A_log).float().exp(),
+            _by(B, self.state_size),
+            _by(C, self.state_size),
+            self.options.chunk_size,
+            D=self._skip(),
+            z=None,
+            dt_bias=self.context.of_heads(self.dt_bias).float(),
+            dt_softplus=True,
+            dt_limit=self.options.dt_limit,
+            seq_idx=seq_idx,
+            initial_states=None,
+            return_final_states=states is not None,
+        )
+        if isinstance(found, tuple):
+            found, last = found
+            if states is not None:
+                states.keep(inputs_BCS, last)
+        return found.flatten(2).transpose(0, 1), z
+
+    def _skip(self) -> Tensor:
+        """`D`, `[n]` or `[n, d]`."""
+        skip = self.context.of_heads(self.D).float()
+        return _by(skip, self.head_dim) if self.options.d_per_channel else skip
+
+    def _generated(self, projected_SBP: Tensor, context: Any) -> tuple[Tensor, Tensor]:
+        """Read the beginning, or continue from the states that the engine's context keeps for this layer."""
+        known: dict[int, Any] = context.key_value_memory_dict
+        if self.layer_number not in known:
+            known[self.layer_number] = _States.zeros(self, projected_SBP.size(1))
+        states: _States = known[self.layer_number]
+        if not context.sequence_len_offset:
+            return self._whole(projected_SBP, None, states)
+        return self._continued(projected_SBP, states)
+
+    def _continued(self, projected_SBP: Tensor, states: "_States") -> tuple[Tensor, Tensor]:
+        sizes = self.context.sizes
+        z, convolved, dt = torch.split(projected_SBP, [sizes.inner, sum(sizes.convolved), sizes.heads], dim=-1)
+        bias, d = self.conv1d_bias, self.head_dim
+        xBC = self.kernels.convolution_step(
+            convolved.transpose(0, 1).contiguous(),
+            states.convolution,
+            self.context.of_channels(self.conv1d_weight).squeeze(1),
+            None if bias is None else self.context.of_channels(bias),
+            "silu",
+        )
+        x, B, C = torch.split(xBC, sizes.convolved, dim=-1)
+        steps = nn.functional.softplus(dt.transpose(0, 1).float() + self.context.of_heads(self.dt_bias).float())
+        decay = -self.context.of_heads(self.A_log).float().exp()
+        skip = self._skip()
+        y = self.kernels.scan_step(
+            states.scan,
+            _by(x, d),
+            steps.clamp(*self.options.dt_limit).unsqueeze(-1).expand(*dt.transpose(0, 1).shape, d),
+            decay.view(-1, 1, 1).expand(-1, d, self.state_size),
+            _by(B, self.state_size),
+            _by(C, self.state_size),
+            skip if skip.dim() == 2 else skip.unsqueeze(-1).expand(-1, d),
+            z=None,
+            dt_bias=None,
+            dt_softplus=False,
+        )
+        return y.flatten(2).transpose(0, 1), z
+
+    def mamba_state_shapes_per_request(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Say how large the states of one sequence are.
+
+        Returns:
+            Shape of the convolution's state, `[channels, width]`, and of the scan's, `[n, d, state]`.
+        """
+        sizes = self.context.sizes
+        return (sum(sizes.convolved), self.options.conv_width), (sizes.heads, self.head_dim, self.state_size)
+
+    def sharded_state_dict(
+        self,
+        prefix: str = "",
+        sharded_offsets: tuple[tuple[int, int, int], ...] = (),
+        metadata: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """The parameters as shards of the whole mixer's, as the engine's mixer gives them.
+
+        Args:
+            prefix: What names begin with.
+            sharded_offsets: Offsets in dims before those of the parameters.
+            metadata: The engine's.
+
+        Returns:
+            Sharded tensors by name; what is made of several parts is split into them.
+        """
+        found = _sharding.ensure_metadata_has_dp_cp_group(metadata)
+        own: dict[str, Any] = {}
+        self._save_to_state_dict(own, "", keep_vars=True)
+        sharded: dict[str, Any] = _sharding.make_sharded_tensors_for_checkpoint(
+            own, prefix, dict.fromkeys(own, 0), sharded_offsets,
+            tp_group=self.tp_group, dp_cp_group=found["dp_cp_group"],
+        )  # fmt: skip
+        for name, module in self.named_children():
+            sharded |= _sharding.sharded_state_dict_default(
+                module, f"{prefix}{name}.", sharded_offsets, found, tp_group=self.tp_group
+            )
+        for name, stored in _CHECKPOINT_NAMES.items():
+            if f"{prefix}{name}" in sharded:
+                sharded[f"{prefix}{name}"].key = f"{prefix}{stored}"
+                _split(sharded, f"{prefix}{name}", self.local.convolved, _CONVOLVED)
+        for name in ("in_proj.weight", "in_proj.bias"):
+            if f"{prefix}{name}" in sharded:
+                _split(sharded, f"{prefix}{name}", self.local.projected, _PROJECTED)
+        return sharded
+
+
+class _States:
+    """What a mixer remembers of a sequence while tokens are added: its last inputs, and the state of the scan."""
+
+    def __init__(self, convolution: Tensor, scan: Tensor) -> None:
+        self.convolution = convolution
+        """`[b, channels, width]`."""
+        self.scan = scan
+        """`[b, n, d, state]`, float32."""
+
+    @classmethod
+    def zeros(cls, mixer: MambaMixer, batch: int) -> "_States":
+        """Before the first token."""
+        convolution, scan = mixer.mamba_state_shapes_per_request()
+        weight = mixer.conv1d_weight
+        return cls(weight.new_zeros(batch, *convolution), weight.new_zeros(batch, *scan, dtype=torch.float32))
+
+    def keep(self, inputs_BCS: Tensor, last: Tensor) -> None:
+        """Take over where a whole sequence ended."""
+        width = self.convolution.size(-1)
+        seen = nn.functional.pad(inputs_BCS, (width, 0))[..., -width:]
+        self.convolution.copy_(seen)
+        self.scan.copy_(last)
+
+
+def _by(part: Tensor, last: int) -> Tensor:
+    """The last dim cut into pieces of a size."""
+    return part.reshape(*part.shape[:-1], -1, last)
+
+
+def _parameter(dtype: torch.dtype, *shape: int) -> nn.Parameter:
+    """Without values, split over the tensor ranks along its first dim."""
+    parameter = nn.Parameter(torch.empty(*shape, device=torch.cuda.current_device(), dtype=dtype))
+    _mark_split(parameter)
+    return parameter
+
+
+def _mark_split(parameter: Tensor) -> None:
+    setattr(parameter, "tensor_model_parallel", True)  # noqa: B010 - attributes that the engine reads
+    setattr(parameter, "partition_dim", 0)  # noqa: B010
+
+
+def _describe_shards(in_proj: Any, sizes: list[int]) -> None:
+    """Say which rows of a rank's weight belong together; the engine's resharding reads it."""
+    for parameter in in_proj.parameters(recurse=False):
+        if parameter.dim() and parameter.size(0) == sum(sizes):
+            parameter.partition_sizes = sizes
+
+
+def _before_softplus(value: Tensor) -> Tensor:
+    """What softplus makes `value` of: log(exp(value) - 1), without overflow."""
+    return value + torch.log(-torch.expm1(-value))
+
+
+def _split(sharded: dict[str, Any], name: str, sizes: Sequence[int], parts: Sequence[str]) -> None:
+    sharded[name] = _split_tensor_factory(sharded[name], list(sizes), list(parts), 0)

@@ -1,0 +1,1 @@
+"""MoE layers: router, experts, token dispatch, routing metrics."""

@@ -1,0 +1,1 @@
+"""The stack: its spec, the backends that fill it, and the way to the engine's model."""

@@ -1,0 +1,1 @@
+"""The Protocols of slots that the engine has and a `StackSpec` cannot fill yet."""

@@ -1,0 +1,86 @@
+"""The slots of a gated delta net (`G`): it fills the self-attention slot of a layer, and its rule is a function.
+
+Yang, Kautz and Hatamizadeh 2024, "Gated Delta Networks", arXiv 2412.06464.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from modelwright.protocols.slots.attention import SelfAttentionInterface
+
+if TYPE_CHECKING:
+    from megatron.core.process_groups_config import ProcessGroupCollection
+    from megatron.core.transformer.transformer_config import TransformerConfig
+    from torch import Tensor
+
+
+class GatedDeltaNetInterface(SelfAttentionInterface, Protocol):
+    """A built gated delta net: called as a self-attention is, and free to ignore masks and angles."""
+
+
+class GatedDeltaNetBuilder(Protocol):
+    """Makes a gated delta net.
+
+    Call site: `transformer_layer.py`, `TransformerLayer.__init__` (untyped there, through `build_module`). The stack
+    passes no `pp_layer_offset` to this kind of layer, so this slot never gets one.
+    """
+
+    def __call__(
+        self,
+        *,
+        config: TransformerConfig,
+        layer_number: int,
+        pg_collection: ProcessGroupCollection,
+        name: str | None,
+        cp_comm_type: str | None = None,
+    ) -> GatedDeltaNetInterface:
+        """Build the net.
+
+        Args:
+            config: The engine's config.
+            layer_number: Counted from 1 over the whole model.
+            pg_collection: The process groups; `tp` and `cp` split the heads.
+            name: Dotted name of this module in the model, or `None`.
+            cp_comm_type: Passed only under context parallelism, and meant for attention.
+
+        Returns:
+            The net.
+        """
+        ...
+
+
+class GatedDeltaRuleInterface(Protocol):
+    """The recurrence of a gated delta net; the engine's is `chunk_gated_delta_rule` of flash-linear-attention."""
+
+    def __call__(
+        self,
+        query_BSND: Tensor,
+        key_BSND: Tensor,
+        value_BSND: Tensor,
+        /,
+        *,
+        g: Tensor,
+        beta: Tensor,
+        initial_state: None,
+        output_final_state: bool,
+        use_qk_l2norm_in_kernel: bool,
+        cu_seqlens: Tensor | None,
+    ) -> tuple[Tensor, object]:
+        """Run the recurrence. Called by `GatedDeltaNet.forward`.
+
+        Args:
+            query_BSND: `[b, s, n, key d]`.
+            key_BSND: As `query_BSND`.
+            value_BSND: `[b, s, n, value d]`.
+            g: `[b, s, n]`, log of the decay.
+            beta: `[b, s, n]`, strength of each write.
+            initial_state: Always `None`.
+            output_final_state: Always false here.
+            use_qk_l2norm_in_kernel: Always false here: the net has normalised.
+            cu_seqlens: Boundaries of packed sequences, or `None`.
+
+        Returns:
+            `[b, s, n, value d]`, and a second value that the engine ignores.
+        """
+        ...

@@ -1,0 +1,178 @@
+"""Checkpoints through the engine's `dist_checkpointing`: whole tensors by name, so that any layout can load them.
+
+Beside the engine's files lie the config of the run and the number of steps done.
+"""
+
+import json
+import pickle
+import queue
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core.dist_checkpointing.strategies import filesystem_async
+from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+
+from modelwright.config import RunConfig, dumps
+from modelwright.distributed import unwrapped
+from modelwright.engine import refuse_links, restricted_reading
+from modelwright.training.checkpoint.run_folder import CONFIG_FILE, CheckpointError, checkpoint_path, checkpoints
+
+if TYPE_CHECKING:
+    from megatron.core.process_groups_config import ProcessGroupCollection
+
+# What a part keeps beside its weights (Transformer Engine: the scales of 8-bit formats); each backend has its own.
+_EXTRA_STATE = "*._extra_state"
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """The objects whose state a checkpoint holds."""
+
+    stages: Sequence[nn.Module]
+    """Of this rank, wrapped or not."""
+    pg_collection: "ProcessGroupCollection"
+    """The process groups of this rank."""
+    optimizer: Any = None
+    """The engine's; None leaves it out."""
+    schedule: Any = None
+    """The engine's; None leaves it out."""
+
+    def sharded(self, *, loading: bool) -> dict[str, Any]:
+        """The engine's sharded state dictionary of all of it."""
+        metadata = {"dp_cp_group": self.pg_collection.dp_cp, "distrib_optim_sharding_type": "dp_reshardable"}
+        inner: list[Any] = [unwrapped(stage) for stage in self.stages]
+        models: dict[str, Any] = {
+            f"model{i}": stage.sharded_state_dict(metadata=metadata) for i, stage in enumerate(inner)
+        }
+        state: dict[str, Any] = dict(models)
+        if self.optimizer is not None:
+            whole: dict[str, Any] = models["model0"] if len(models) == 1 else models
+            state["optimizer"] = self.optimizer.sharded_state_dict(whole, is_loading=loading, metadata=metadata)
+        if self.schedule is not None:
+            state["schedule"] = self.schedule.state_dict()
+        return state
+
+    def restore(self, state: dict[str, Any], names: Sequence[set[str]]) -> None:
+        """Put back what `sharded` described; of `names`, one set a stage, what is not there stays as it is."""
+        for i, (stage, wanted) in enumerate(zip(self.stages, names, strict=True)):
+            module, found = unwrapped(stage), state.get(f"model{i}", {})
+            own = module.state_dict()
+            module.load_state_dict(found | {name: own[name] for name in wanted - set(found)})
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
+        if self.schedule is not None:
+            self.schedule.load_state_dict(state["schedule"])
+
+
+def save_checkpoint(state: TrainState, run: RunConfig, run_dir: Path, step: int) -> Path:
+    """Write a checkpoint aside and rename it; every rank of the job calls it.
+
+    Args:
+        state: What is saved.
+        run: The config, saved with it.
+        run_dir: The folder of the run, seen by all ranks.
+        step: Steps done.
+
+    Returns:
+        The folder of the checkpoint.
+
+    Raises:
+        RuntimeError: It cannot be written; older checkpoints are untouched.
+    """
+    path = checkpoint_path(run_dir, step)
+    aside = path.with_name(f".{path.name}.partial")
+    first = torch.distributed.get_rank() == 0
+    if first:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+    torch.distributed.barrier()
+    _collect_in_this_process()
+    try:
+        dist_checkpointing.save(state.sharded(loading=False), str(aside))
+    except CheckpointException as error:
+        raise RuntimeError(f"`{path}` cannot be written: {_reason(error)}; older checkpoints are untouched.") from error
+    torch.distributed.barrier()
+    if first:
+        _finish(aside, path, run, step)
+    torch.distributed.barrier()
+    return path
+
+
+def _collect_in_this_process() -> None:
+    """Let the engine gather what its writing threads say without a process of its own.
+
+    By default it starts a manager for that (filesystem_async.py), which takes seconds, needs an import-safe main
+    module, and lives on, holding the terminal, when the rank is killed.
+    """
+    setattr(filesystem_async, "_results_queue", queue.Queue())  # noqa: B010 - declared None
+
+
+def _finish(aside: Path, path: Path, run: RunConfig, step: int) -> None:
+    content = {"step": step, "config": dumps(run, format="json", full=True)}
+    (aside / CONFIG_FILE).write_text(json.dumps(content, indent=1) + "\n")
+    shutil.rmtree(path, ignore_errors=True)
+    aside.replace(path)
+    _forget_old(path.parent.parent, run.train.keep_checkpoints)
+
+
+def _forget_old(run_dir: Path, keep: int | None) -> None:
+    for _, path in checkpoints(run_dir)[: -keep if keep else 0]:
+        shutil.rmtree(path)
+
+
+def load_checkpoint(state: TrainState, path: Path, *, keep: Sequence[str] = ()) -> None:
+    """Fill the model, and optimizer and schedule where they are given, whatever layout or backend wrote the checkpoint.
+
+    Args:
+        state: What is filled.
+        path: The folder of the checkpoint.
+        keep: Patterns of names in the whole model; what has such a name and is not in the checkpoint stays as it is,
+            such as adapters (`*.lora_?`) beside the weights of a model without them.
+
+    Raises:
+        CheckpointError: It does not hold what the model needs.
+    """
+    wanted = state.sharded(loading=True)
+    names = [set(wanted[f"model{i}"]) for i in range(len(state.stages))]
+    try:
+        refuse_links(path)
+        with restricted_reading():
+            _drop_absent(wanted, path, (*keep, _EXTRA_STATE))
+            loaded: Any = dist_checkpointing.load(wanted, str(path))
+    except CheckpointException as error:
+        raise CheckpointError(f"`{path}` cannot be loaded into this model: {_reason(error)}.") from error
+    except (CheckpointingException, KeyError, ValueError, OSError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"`{path}` cannot be loaded into this model: {_named(error)}.") from error
+    state.restore(loaded, names)
+
+
+def _drop_absent(wanted: dict[str, Any], path: Path, keep: Sequence[str]) -> None:
+    """Take out what has one of these names and is not in the checkpoint.
+
+    The engine's own way (`strict=`) reads tensors' properties in a form that torch 2.13 no longer has.
+    """
+    metadata: Any = FileSystemReader(path).read_metadata()
+    held = {str(name).partition("/shard_")[0] for name in metadata.state_dict_metadata}
+    for model in (part for name, part in wanted.items() if name.startswith("model")):
+        for name, item in list(model.items()):
+            if item.key not in held and any(fnmatchcase(item.key, pattern) for pattern in keep):
+                del model[name]
+
+
+def _reason(error: CheckpointException) -> str:
+    """What the first rank that failed says. The exception itself is no `Exception` and holds whole tracebacks."""
+    _, (cause, _) = min(error.failures.items(), key=lambda failure: failure[0])
+    return _named(cause)
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(".: \n")

@@ -1,0 +1,113 @@
+"""One step, through the engine: its pipeline schedule, its gradient finalisation, its optimizer."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
+from megatron.core.distributed.data_parallel_base import _BaseDataParallel  # pyright: ignore[reportPrivateUsage]
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+
+from modelwright.config import Parallelism
+from modelwright.distributed import context_positions, engine_config, unwrapped, virtual_stages
+from modelwright.training.data.text import Batch, micro_batches
+
+if TYPE_CHECKING:
+    from megatron.core.process_groups_config import ProcessGroupCollection
+
+
+def connect(stages: Sequence[nn.Module], optimizer: Any | None, pg_collection: "ProcessGroupCollection") -> None:
+    """Tell the engine's config, which the schedule reads, how gradients are scaled, reduced and finished.
+
+    Args:
+        stages: Wrapped, of this rank.
+        optimizer: From `make_optimizer`; None when only losses are wanted.
+        pg_collection: The process groups of this rank.
+    """
+    config = engine_config(unwrapped(stages[0]))
+    # Stages that nothing wraps, as in a build with `wrap: {kind: none}`, have no buffers to reduce.
+    wrapped = isinstance(stages[0], _BaseDataParallel)
+    config.finalize_model_grads_func = partial(_finalize, pg_collection=pg_collection) if wrapped else None
+    config.grad_scale_func = optimizer.scale_loss if optimizer is not None else None
+    reduced = [stage for stage in stages if isinstance(stage, DistributedDataParallel)]
+    if reduced and reduced[0].ddp_config.overlap_grad_reduce:
+        calls: list[tuple[Any, Any]] = [(stage.no_sync, stage.start_grad_sync) for stage in reduced]
+        one = len(reduced) == 1
+        config.no_sync_func = calls[0][0] if one else [no_sync for no_sync, _ in calls]
+        config.grad_sync_func = calls[0][1] if one else [sync for _, sync in calls]
+
+
+def _finalize(
+    stages: list[nn.Module], num_tokens: Tensor | None = None, *, pg_collection: "ProcessGroupCollection", **rest: Any
+) -> None:
+    finalize_model_grads(stages, num_tokens, pg_collection=pg_collection)
+
+
+def run_batch(
+    stages: Sequence[nn.Module],
+    batch: Batch,
+    pg_collection: "ProcessGroupCollection",
+    parallelism: Parallelism,
+    *,
+    micro_batch: int,
+    forward_only: bool = False,
+) -> float:
+    """Forward, and backward unless told otherwise, over one global batch.
+
+    Args:
+        stages: Wrapped, of this rank; gradients are left in their buffers.
+        batch: The whole global batch, the same on every rank.
+        pg_collection: The process groups of this rank.
+        parallelism: Sizes of the axes.
+        micro_batch: Sequences at a time.
+        forward_only: Leave out the backward passes.
+
+    Returns:
+        The mean loss over the tokens of the batch, the same on every rank of the model.
+    """
+    data_rank, data_size = pg_collection.dp.rank(), pg_collection.dp.size()
+    share = list(micro_batches(batch, data_rank=data_rank, data_size=data_size, micro_batch=micro_batch))
+    virtual = virtual_stages(parallelism)
+    schedule: Callable[..., Any] = get_forward_backward_func(  # pyright: ignore[reportUnknownVariableType]
+        pp_size=parallelism.pipeline, vp_size=virtual
+    )
+    losses: list[dict[str, Tensor]] = schedule(
+        forward_step_func=partial(_forward, context=pg_collection.cp),
+        data_iterator=[iter(share) for _ in stages] if virtual else iter(share),
+        model=list(stages),
+        num_microbatches=len(share),
+        seq_length=batch.tokens_BS.size(1),
+        micro_batch_size=micro_batch,
+        forward_only=forward_only,
+        # Without these two the engine takes the groups of its module globals.
+        p2p_communicator=P2PCommunicator(pg_collection.pp, engine_config(unwrapped(stages[0]))),
+        pg_collection=pg_collection,
+    )
+    return _mean_over_ranks([entry["loss"] for entry in losses], pg_collection.intra_dist_opt)
+
+
+def _forward(batches: Iterator[Batch], stage: nn.Module, *, context: ProcessGroup) -> tuple[Tensor, Any]:
+    batch, device = next(batches), torch.cuda.current_device()
+    held = context_positions(batch.tokens_BS.size(1), rank=context.rank(), size=context.size())
+    tokens, labels = (part[:, held].to(device) for part in (batch.tokens_BS, batch.labels_BS))
+    positions = held.to(device).expand_as(tokens)
+    return stage(tokens, positions, None, labels=labels), partial(_loss, context_size=context.size())
+
+
+def _loss(losses_BS: Tensor, *, context_size: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """The schedule multiplies by the context size, because it takes a share of the mean over the whole sequence."""
+    loss = losses_BS.float().mean()
+    return loss / context_size, {"loss": loss.detach().clone()}
+
+
+def _mean_over_ranks(losses: list[Tensor], model_ranks: ProcessGroup) -> float:
+    """Only the last pipeline stage has losses; every rank gets their mean."""
+    total = torch.zeros(2, dtype=torch.float64, device=torch.cuda.current_device())
+    for loss in losses:
+        total += torch.stack([loss.double(), torch.ones_like(loss, dtype=torch.float64)])
+    torch.distributed.all_reduce(total, group=model_ranks)
+    return float(total[0] / total[1])
