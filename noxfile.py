@@ -78,7 +78,7 @@ def lock(session: nox.Session) -> None:
         session.error(f"`lock` takes `--check` or nothing, but was given {' '.join(session.posargs)}.")
     uv(session, "lock")
     path = ROOT / "uv.lock"
-    path.write_text(lockfile.neutralise(path.read_text(encoding="utf-8")), encoding="utf-8")
+    path.write_text(lockfile.neutralize(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 @nox.session(venv_backend="none")

@@ -77,7 +77,7 @@ class BigramConfig(ModelConfig):
 
 
 class Bigram(MegatronModule):
-    """A table of logits; has what the engine's schedules and gradient finalisation ask every model for."""
+    """A table of logits; has what the engine's schedules and gradient finalization ask every model for."""
 
     model_type = ModelType.encoder_or_decoder
     share_embeddings_and_output_weights = False

@@ -1,7 +1,7 @@
 """Building 300 million parameters on two tensor ranks: wall time and peak memory, ours against the engine's builder.
 
 Run it with `python -m tests.benchmarks.bench_build`. Both sides build the same config in fresh processes of one run,
-in turn; printed are medians, and the median ratio of neighbours. The engine draws each rank's shard from its own random
+in turn; printed are medians, and the median ratio of neighbors. The engine draws each rank's shard from its own random
 state; ours draws what the whole model has at that place.
 """
 

@@ -1,7 +1,7 @@
 """A training step of a built model against the same engine modules wired by hand, on two tensor ranks.
 
 Run it with `python -m tests.benchmarks.bench_step`. Both models stand in the same two processes, hold the same classes
-of modules and the same weights, and take their steps in turn; printed are the median ratio of neighbouring steps, in
+of modules and the same weights, and take their steps in turn; printed are the median ratio of neighboring steps, in
 wall time and in CPU time, and the same for the model by hand against a second one by hand, which is the noise.
 """
 

@@ -26,7 +26,7 @@ BY_NAME = {slot.name: slot for slot in SLOTS}
 GENERIC = {*dir(nn.Module()), *dir(GraphableMegatronModule), "forward", "__self__"}
 # Probes of all modules of a model, whatever slot they are in: `hasattr`, with nothing lost when it is false.
 PROBED = {
-    "finish_init": "set-up of quantised linears, at the end of HybridModel.__init__",
+    "finish_init": "set-up of quantized linears, at the end of HybridModel.__init__",
     "config": "the engine's modules keep their config; flags for CUDA graphs are read from it",
 }
 

@@ -17,7 +17,7 @@ PROMPT = "The "
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on two ranks, long enough to have learnt some letters."""
+    """A run on two ranks, long enough to have learned some letters."""
     folder = tmp_path_factory.mktemp("generate")
     options = settings("parallelism.tensor=2", "train.eval_interval=null", "train.checkpoint_interval=null")
     done = modelwright("train", tiny_file(folder), "--steps", "40", "--out", folder / "run", *options)

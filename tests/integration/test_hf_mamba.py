@@ -74,7 +74,7 @@ def mamba2(config: MambaModelConfig) -> Mamba2ForCausalLM:
     )
 
 
-def randomised(model: nn.Module) -> nn.Module:
+def randomized(model: nn.Module) -> nn.Module:
     """No weight at its initial value, where many are equal, so that none can be taken for another."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
@@ -148,14 +148,14 @@ def tokens_of(config: MambaModelConfig, batch: int, length: int) -> Tensor:
 def test_logits_and_gradients_are_those_of_mamba2(case: str, parallelism: Parallelism, two_ranks: RankPool) -> None:
     changes, batch, length = CASES[case]
     config = replace(SHAPE, **changes)
-    model = randomised(mamba2(config))
+    model = randomized(mamba2(config))
     compare(config, model, mamba2_map(config), parallelism, tokens_of(config, batch, length), two_ranks)
 
 
 @pytest.mark.parametrize("case", ["two groups", "one group", "projection bias", "no convolution bias", "tied"])
 def test_the_map_is_its_own_inverse(case: str) -> None:
     config = replace(SHAPE, **CASES[case][0])
-    weights = weights_of(randomised(mamba2(config)))
+    weights = weights_of(randomized(mamba2(config)))
     back = mamba2_map(config).from_engine(mamba2_map(config).to_engine(weights))
     assert back.keys() == weights.keys()
     for name, value in weights.items():
@@ -207,7 +207,7 @@ def nemotron_h(config: MambaModelConfig) -> NemotronHForCausalLM:
 def test_logits_and_gradients_are_those_of_nemotron_h(case: str, parallelism: Parallelism, two_ranks: RankPool) -> None:
     changes, batch, length = HYBRIDS[case]
     config = replace(NEMOTRON, **changes)
-    model = randomised(nemotron_h(config))
+    model = randomized(nemotron_h(config))
     compare(config, model, nemotron_h_map(config), parallelism, tokens_of(config, batch, length), two_ranks)
 
 

@@ -79,7 +79,7 @@ def test_float16_agrees_and_learns_from_the_first_step(layout: str, two_ranks: R
 
 
 def test_training_learns(one_rank: list[CurvePoint]) -> None:
-    """Equal curves prove nothing when nothing is learnt."""
+    """Equal curves prove nothing when nothing is learned."""
     assert one_rank[-1].loss < one_rank[0].loss - 0.5
 
 

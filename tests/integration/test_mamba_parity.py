@@ -92,6 +92,6 @@ def test_bfloat16_agrees_with_bfloat16_on_one_rank(two_ranks: RankPool) -> None:
 
 
 def test_training_learns(one_rank: dict[str, list[CurvePoint]]) -> None:
-    """Equal curves prove nothing when nothing is learnt."""
+    """Equal curves prove nothing when nothing is learned."""
     for curve in one_rank.values():
         assert curve[-1].loss < curve[0].loss - 0.5

@@ -100,7 +100,7 @@ def test_wraps_agree_too(wrap: Wrap, one_rank: dict[str, list[CurvePoint]], two_
 
 @pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant != "capacity by weight"])
 def test_training_learns(variant: str, one_rank: dict[str, list[CurvePoint]]) -> None:
-    """Equal curves prove nothing when nothing is learnt."""
+    """Equal curves prove nothing when nothing is learned."""
     assert one_rank[variant][-1].loss < one_rank[variant][0].loss - 0.5
 
 

@@ -150,7 +150,7 @@ def differences(theirs: TransformerConfig, converted: Converted) -> set[str]:
     return {name for name in names if getattr(ours, name) != getattr(theirs, name)}
 
 
-# Ours by design: one layer list for attention and MLP, its initialisation, and the number format of the pipeline.
+# Ours by design: one layer list for attention and MLP, its initialization, and the number format of the pipeline.
 BY_DESIGN = {
     "autocast_dtype", "init_method", "is_hybrid_model", "num_layers", "output_layer_init_method", "pipeline_dtype",
     "embedding_init_method", "perform_initialization",

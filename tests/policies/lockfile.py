@@ -23,7 +23,7 @@ _FILE = re.compile(r'\burl = "[^"]*/([^"/]+)"')
 _INDEX_EXTRAS = re.compile(r', (?:size = \d+|upload-time = "[^"]*")')
 
 
-def neutralise(text: str) -> str:
+def neutralize(text: str) -> str:
     """Return the text of a lock file without the places it was resolved from; neutral text comes back unchanged."""
     text = _MANIFEST.sub("", text)
     text = _REGISTRY.sub(f'registry = "{_INDEX}/simple"', text)
@@ -46,7 +46,7 @@ def differences(committed: str, resolved: str) -> list[str]:
 def _packages(text: str) -> dict[str, dict[str, object]]:
     """Return what is locked of each package, by name and version, in the words of `differences`."""
     locked: dict[str, dict[str, object]] = {}
-    for package in tomllib.loads(neutralise(text))["package"]:
+    for package in tomllib.loads(neutralize(text))["package"]:
         files = [package.get("sdist", {}), *package.get("wheels", [])]
         locked[f"{package['name']} {package.get('version', '')}".strip()] = {
             "hashes": {file["hash"] for file in files if "hash" in file},
@@ -59,7 +59,7 @@ def main() -> int:
     """Rewrite `uv.lock` in its neutral form and return 1 if it was not in it, as pre-commit hooks do."""
     path = Path("uv.lock")
     before = path.read_text(encoding="utf-8")
-    after = neutralise(before)
+    after = neutralize(before)
     path.write_text(after, encoding="utf-8")
     return int(after != before)
 

@@ -33,7 +33,7 @@ def test_the_committed_lock_is_neutral():
     committed = git("show", ":uv.lock")
     places = {part.partition("/")[0].strip('"') for part in committed.split("://")[1:]}
     assert places == {"index.invalid"}
-    assert committed == lockfile.neutralise(committed), "run `uv run nox -s lock`, then commit `uv.lock`"
+    assert committed == lockfile.neutralize(committed), "run `uv run nox -s lock`, then commit `uv.lock`"
 
 
 def test_the_committed_lock_is_what_the_working_copy_resolves_to():
@@ -41,10 +41,10 @@ def test_the_committed_lock_is_what_the_working_copy_resolves_to():
     assert lockfile.differences(git("show", ":uv.lock"), (ROOT / "uv.lock").read_text(encoding="utf-8")) == []
 
 
-def test_neutralise():
+def test_neutralize():
     """Places go, and what only some indexes tell; the rest stays as it is."""
-    assert lockfile.neutralise(FULL) == NEUTRAL
-    assert lockfile.neutralise(NEUTRAL) == NEUTRAL
+    assert lockfile.neutralize(FULL) == NEUTRAL
+    assert lockfile.neutralize(NEUTRAL) == NEUTRAL
 
 
 def test_differences():

@@ -28,7 +28,7 @@ def test_the_package_is_typed(package: Package):
 
 @each_package
 def test_the_package_describes_itself(package: Package):
-    """A package is found and judged by its page in an index: what it is, under which licence, with which text."""
+    """A package is found and judged by its page in an index: what it is, under which license, with which text."""
     assert package.project["name"] == f"modelwright-{package.name}"
     assert package.project["description"].endswith(".")
     assert package.project["license"] == "Apache-2.0"

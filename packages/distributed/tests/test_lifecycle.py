@@ -1,4 +1,4 @@
-"""One lifecycle: build, initialise, hooks, attributes, precision, wrap, hooks; and what each of them sees."""
+"""One lifecycle: build, initialize, hooks, attributes, precision, wrap, hooks; and what each of them sees."""
 
 from typing import Any, Literal
 

@@ -35,8 +35,8 @@ def test_layer_norm() -> None:
     made, x = norm("LayerNorm"), torch.randn(3, 2, 16)
     assert made.bias is not None
     torch.nn.init.normal_(made.bias)
-    centred = x - x.mean(-1, keepdim=True)
-    expected = centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + 1e-3)
+    centered = x - x.mean(-1, keepdim=True)
+    expected = centered / torch.sqrt((centered**2).mean(-1, keepdim=True) + 1e-3)
     assert torch.allclose(made(x), expected * made.weight + made.bias, atol=1e-6)
 
 

@@ -70,7 +70,7 @@ class ToyBuilder(StackModelBuilder[ToyConfig]):
 
 
 def build(groups: ProcessGroupCollection, config: ToyConfig | None = None, **options: Any) -> HybridModel:
-    """The initialised model of a config on one rank."""
+    """The initialized model of a config on one rank."""
     builder = ToyBuilder(config or ToyConfig(), **options)
     (stage,) = builder.build_distributed_models(
         groups, parallelism=Parallelism(), precision=Precision(), wrap=NoWrap(), seed=1

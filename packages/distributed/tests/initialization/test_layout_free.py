@@ -11,11 +11,11 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
 from torch import Tensor, nn
 
 from modelwright.distributed import (
-    InitialisationError,
+    InitializationError,
     LayoutFreeInit,
     NormalInit,
-    deferred_initialisation,
-    initialise_parameters,
+    deferred_initialization,
+    initialize_parameters,
 )
 
 GROUPS: Any = SimpleNamespace(dp_cp=None)
@@ -31,7 +31,7 @@ class Stage(nn.Module):
         self.name = name
         self.weight = nn.Parameter(torch.full(shape, 7.0, dtype=dtype))
         self.bias = nn.Parameter(torch.full((3,), 7.0))
-        with deferred_initialisation():
+        with deferred_initialization():
             NormalInit(std)(self.weight)
 
     describe: Describe = staticmethod(ShardedTensor.from_rank_offsets)
@@ -42,7 +42,7 @@ class Stage(nn.Module):
 
 
 def drawn(stage: Stage, seed: int = 1) -> Tensor:
-    initialise_parameters([stage], GROUPS, seed=seed)
+    initialize_parameters([stage], GROUPS, seed=seed)
     return stage.weight.detach()
 
 
@@ -94,7 +94,7 @@ def test_a_rank_draws_no_number_that_another_has(dim: int, shape: tuple[int, int
     local = list(shape)
     local[dim] //= count
     stage = Stage(*local)
-    with deferred_initialisation():
+    with deferred_initialization():
         Counted()(stage.weight)
     stage.weight.partition_dim = dim  # type: ignore[attr-defined]
     stage.describe = lambda k, t: ShardedTensor.from_rank_offsets(k, t, (dim, count - 1, count))  # type: ignore[method-assign]
@@ -191,7 +191,7 @@ def test_a_marked_weight_that_nothing_describes_is_refused() -> None:
         def sharded_state_dict(self, metadata: Any) -> dict[str, Any]:
             return {}
 
-    with pytest.raises(InitialisationError) as caught:
+    with pytest.raises(InitializationError) as caught:
         drawn(Forgetful(4, 4))
     assert str(caught.value) == (
         "`sharded_state_dict` of `Forgetful` must describe every parameter that an `init_method` was called on, in "
@@ -205,17 +205,17 @@ def test_a_distribution_draws_at_once_outside_a_build() -> None:
     torch.manual_seed(1)
     assert NormalInit(0.5)(weight) is weight
     assert weight.std().item() == pytest.approx(0.5, rel=0.1)
-    with deferred_initialisation():
+    with deferred_initialization():
         kept = torch.full((4,), 7.0)
         assert NormalInit(0.5)(kept) is kept
         assert torch.equal(kept, torch.full((4,), 7.0))
 
 
 def test_deferral_ends_with_its_context() -> None:
-    with deferred_initialisation():
-        with deferred_initialisation():
+    with deferred_initialization():
+        with deferred_initialization():
             pass
         assert torch.equal(NormalInit(1.0)(torch.full((4,), 7.0)), torch.full((4,), 7.0))
-    with pytest.raises(ZeroDivisionError), deferred_initialisation():
+    with pytest.raises(ZeroDivisionError), deferred_initialization():
         _ = 1 / 0
     assert not torch.equal(NormalInit(1.0)(torch.full((4,), 7.0)), torch.full((4,), 7.0))

@@ -1,4 +1,4 @@
-"""A build on the meta device, materialised: in every bit what a direct build is."""
+"""A build on the meta device, materialized: in every bit what a direct build is."""
 
 from typing import Any
 
@@ -52,7 +52,7 @@ def built_twice() -> tuple[Mixed, Mixed]:
     # What is computed from numbers that the constructor holds is small and stays what it is.
     assert [name for name, is_meta in on_meta(module).items() if not is_meta] == ["steps"]
     assert module.table.is_meta
-    record.materialise([module])
+    record.materialize([module])
     assert torch.equal(torch.rand(3), after)
     return direct, module
 
@@ -101,7 +101,7 @@ def test_forks_of_the_random_state() -> None:
     with record.recording():
         for index, value in enumerate(draw()):
             setattr(module, f"v{index}", value)
-    record.materialise([module])
+    record.materialize([module])
     for index, value in enumerate(direct):
         assert torch.equal(getattr(module, f"v{index}"), value), index
 
@@ -114,7 +114,7 @@ def test_a_stage_of_the_engine(groups: ProcessGroupCollection) -> None:
     assert weight.is_meta
     attributes: dict[str, Any] = dict(vars(weight))
     assert attributes["tensor_model_parallel"] is True
-    record.materialise([stage])
+    record.materialize([stage])
     assert stage.linear.weight is weight
     assert vars(weight) == attributes
     assert torch.equal(stage.linear.bias, torch.zeros(16))
@@ -124,8 +124,8 @@ def test_a_stage_of_the_engine(groups: ProcessGroupCollection) -> None:
 def test_a_tensor_from_elsewhere_is_refused() -> None:
     module = nn.Linear(2, 2, device="meta")
     with pytest.raises(MetaError) as caught:
-        MetaBuild().materialise([module])
+        MetaBuild().materialize([module])
     assert str(caught.value) == (
         "`weight` must be made while the build is recorded, but is a meta tensor from elsewhere; make it in the "
-        "module's own constructor, and materialise a build once."
+        "module's own constructor, and materialize a build once."
     )

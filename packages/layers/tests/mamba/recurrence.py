@@ -1,4 +1,4 @@
-"""Mamba-2's recurrence token by token, in float64: arXiv 2405.21060, equation 2, discretised."""
+"""Mamba-2's recurrence token by token, in float64: arXiv 2405.21060, equation 2, discretized."""
 
 from __future__ import annotations
 

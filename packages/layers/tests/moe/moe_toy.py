@@ -56,7 +56,7 @@ class MoeToyBuilder(StackModelBuilder[MoeToyConfig]):
 
 
 def build_moe(groups: ProcessGroupCollection, config: MoeToyConfig | None = None, **options: Any) -> HybridModel:
-    """The initialised model of a config on one rank."""
+    """The initialized model of a config on one rank."""
     builder = MoeToyBuilder(config or MoeToyConfig(), **options)
     (stage,) = builder.build_distributed_models(
         groups, parallelism=Parallelism(), precision=Precision(), wrap=NoWrap(), seed=1

@@ -103,7 +103,7 @@ def test_an_instance_is_not_a_builder() -> None:
             {"q_layernorm": TorchNorm, "k_layernorm": TorchNorm},
             False,
             (
-                "`q_layernorm` must be None in a spec for a model that does not normalise queries and keys, but is "
+                "`q_layernorm` must be None in a spec for a model that does not normalize queries and keys, but is "
                 "set; leave it out, or switch the norms on (`qk_norm` of the model)."
             ),
         ),
@@ -111,7 +111,7 @@ def test_an_instance_is_not_a_builder() -> None:
             {"q_layernorm": TorchNorm},
             True,
             (
-                "`k_layernorm` must be set in a spec for a model that normalises queries and keys, but is None; give "
+                "`k_layernorm` must be set in a spec for a model that normalizes queries and keys, but is None; give "
                 "it a norm such as `TorchNorm`, or switch the norms off (`qk_norm` of the model)."
             ),
         ),

@@ -3,7 +3,7 @@
 import sys
 
 import torch
-from rms_norm import ZeroCentredRmsNorm
+from rms_norm import ZeroCenteredRmsNorm
 from torch import nn
 from torch.testing import assert_close
 
@@ -12,7 +12,7 @@ from modelwright.testing import FakeConfig, fill
 
 
 def test_it_starts_as_a_plain_rms_norm_and_its_weight_counts_from_one() -> None:
-    norm = fill(NormBuilder, ZeroCentredRmsNorm, hidden_size=6, eps=1e-3)
+    norm = fill(NormBuilder, ZeroCenteredRmsNorm, hidden_size=6, eps=1e-3)
     hidden_SBH = torch.randn(5, 2, 6)
     plain = nn.functional.rms_norm(hidden_SBH, (6,), eps=1e-3)
     assert_close(norm(hidden_SBH), plain)
@@ -21,7 +21,7 @@ def test_it_starts_as_a_plain_rms_norm_and_its_weight_counts_from_one() -> None:
 
 
 def test_the_engine_is_told_of_sequence_parallelism() -> None:
-    norm = fill(NormBuilder, ZeroCentredRmsNorm, config=FakeConfig(sequence_parallel=True))
+    norm = fill(NormBuilder, ZeroCenteredRmsNorm, config=FakeConfig(sequence_parallel=True))
     assert norm.weight.sequence_parallel
 
 

@@ -1,6 +1,6 @@
 """Hooks: named functions that a builder runs on its stages at a named phase of a build.
 
-A build has two phases that user code may enter: `before_wrap`, when every parameter exists and is initialised but
+A build has two phases that user code may enter: `before_wrap`, when every parameter exists and is initialized but
 nothing is data-parallel yet (the place to load pretrained weights, to freeze, to add adapters), and `after_wrap`, when
 the stages are what training will see.
 """

@@ -64,7 +64,7 @@ class ModelBuilder[ModelT: nn.Module, ConfigT: ModelConfig](abc.ABC):
         wrap: Wrap,
         seed: int = 1234,
     ) -> list[nn.Module]:
-        """Make all stages of this rank, initialised and wrapped.
+        """Make all stages of this rank, initialized and wrapped.
 
         Args:
             pg_collection: The process groups of this rank.

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from modelwright.distributed.hooks.freezing import FreezeError, freeze, train_only
     from modelwright.distributed.initialization.full_state_dict import WholeStateError, load_whole_state, local_shards
     from modelwright.distributed.initialization.layout_free import (
-        InitialisationError,
+        InitializationError,
         LayoutFreeInit,
         NormalInit,
         UniformInit,
-        deferred_initialisation,
-        initialise_parameters,
+        deferred_initialization,
+        initialize_parameters,
     )
     from modelwright.distributed.initialization.meta_device import MetaBuild, MetaError
     from modelwright.distributed.lifecycle import build_stages
@@ -51,7 +51,7 @@ __all__ = [
     "CompositeError",
     "CompositeModelBuilder",
     "FreezeError",
-    "InitialisationError",
+    "InitializationError",
     "LayoutFreeInit",
     "MetaBuild",
     "MetaError",
@@ -68,13 +68,13 @@ __all__ = [
     "build_problems",
     "build_stages",
     "context_positions",
-    "deferred_initialisation",
+    "deferred_initialization",
     "engine_config",
     "finalize",
     "freeze",
     "in_precision",
-    "initialise_parameters",
     "initialize",
+    "initialize_parameters",
     "layers_of",
     "load_whole_state",
     "local_shards",

@@ -1,6 +1,6 @@
 """Precision: the number format of a stage's parameters, and which of them stay in float32.
 
-What stays is float32 from before it is initialised, so it is drawn in float32 and never cast down and back.
+What stays is float32 from before it is initialized, so it is drawn in float32 and never cast down and back.
 """
 
 import functools
@@ -25,7 +25,7 @@ def kept_in_float32(stage: nn.Module, precision: Precision) -> list[nn.Parameter
     """Make the declared parameters of a stage float32.
 
     Args:
-        stage: Built, not yet initialised.
+        stage: Built, not yet initialized.
         precision: Whose `keep_float32` declares them.
 
     Returns:
@@ -66,7 +66,7 @@ def in_precision(precision: object, stage: nn.Module) -> nn.Module:
 
     Args:
         precision: Number format of the parameters.
-        stage: Initialised.
+        stage: Initialized.
 
     Returns:
         The stage, in the engine's `Float16Module` unless all is float32.
@@ -86,7 +86,7 @@ def with_precision(stage: nn.Module, precision: Precision, kept: Sequence[nn.Par
     """`in_precision`, except for what stays in float32.
 
     Args:
-        stage: Initialised.
+        stage: Initialized.
         precision: Number format of the parameters.
         kept: What stays in float32.
 

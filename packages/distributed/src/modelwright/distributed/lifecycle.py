@@ -1,6 +1,6 @@
 """The lifecycle of a distributed build, in one function that every family uses.
 
-Check what can be checked, build the stages, initialise them, run the `before_wrap` hooks, give every parameter its
+Check what can be checked, build the stages, initialize them, run the `before_wrap` hooks, give every parameter its
 tensor-parallel attributes, apply the precision, wrap, run the `after_wrap` hooks. A hook before the wrap sees real
 values, and nothing after it overwrites them. All ranks come to the end of each phase, or all learn which did not.
 """
@@ -22,8 +22,8 @@ from modelwright.distributed.build_checks import build_problems, facts
 from modelwright.distributed.dtypes import check_patterns, kept_in_float32, with_precision
 from modelwright.distributed.groups import virtual_stages
 from modelwright.distributed.initialization.layout_free import (
-    deferred_initialisation,
-    initialise_parameters,
+    deferred_initialization,
+    initialize_parameters,
     mark_wrapped_anew,
 )
 from modelwright.distributed.initialization.meta_device import MetaBuild
@@ -60,7 +60,7 @@ def build_stages(
     ranks: Sequence[int] | None = None,
     timeout: datetime.timedelta = DEFAULT_TIMEOUT,
 ) -> list[nn.Module]:
-    """Make all stages of this rank, initialised and wrapped.
+    """Make all stages of this rank, initialized and wrapped.
 
     Args:
         build_stage: Makes one stage; takes the virtual stage, None when there are none.
@@ -99,10 +99,10 @@ def build_stages(
     )
     with together.phase("build"):
         stages = _built(build_stage, virtual_stages(parallelism), meta=meta)
-    with together.phase("initialise"):
+    with together.phase("initialize"):
         check_patterns(stages, precision, pg_collection.pp)
         kept = [kept_in_float32(stage, precision) for stage in stages]
-        initialise_parameters(stages, pg_collection, seed=seed)
+        initialize_parameters(stages, pg_collection, seed=seed)
     with together.phase("before_wrap"):
         stages = run_hooks(hooks, "before_wrap", stages, context)
     with together.phase("wrap"):
@@ -130,11 +130,11 @@ def _built(build_stage: StageFunction, virtual: int | None, *, meta: bool) -> li
         mark_wrapped_anew(stages)
         return stages
 
-    with deferred_initialisation():
+    with deferred_initialization():
         if not meta:
             return build()
         record = MetaBuild()
         with record.recording():
             stages = build()
-    record.materialise(stages)
+    record.materialize(stages)
     return stages

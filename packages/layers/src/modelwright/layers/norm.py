@@ -1,6 +1,6 @@
 """RMSNorm and LayerNorm in PyTorch for the norm slots, sequence-parallel where the engine's local norm refuses it.
 
-Under sequence parallelism each tensor rank normalises its own part of the sequence, so a norm's gradient is partial on
+Under sequence parallelism each tensor rank normalizes its own part of the sequence, so a norm's gradient is partial on
 every rank; the engine sums the gradients of parameters that carry `sequence_parallel` (finalize_model_grads.py).
 """
 
@@ -43,7 +43,7 @@ class TorchNorm(nn.Module):
             setattr(parameter, "sequence_parallel", config.sequence_parallel)  # noqa: B010 - an attribute of the engine
 
     def forward(self, hidden_SBH: Tensor, /) -> Tensor:
-        """Normalise the last dim.
+        """Normalize the last dim.
 
         Args:
             hidden_SBH: Any shape whose last dim is `hidden_size`.

@@ -25,7 +25,7 @@ def mamba_stack(
     Args:
         config: Decides on the kernels and on all that a mixer is beyond the sizes in the engine's config.
         backend: Whose parts fill the generic slots.
-        kernels: What convolves, scans and normalises; what the config names when None.
+        kernels: What convolves, scans and normalizes; what the config names when None.
 
     Returns:
         The spec.

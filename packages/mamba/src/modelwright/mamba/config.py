@@ -85,7 +85,7 @@ class MambaModelConfig(ExpertsConfig):
     """Positions that the scan computes at once; decides on speed and memory, not on the result."""
 
     gated_norm: bool = True
-    """Normalise what the scan gives; without it there is the gate alone."""
+    """Normalize what the scan gives; without it there is the gate alone."""
 
     norm_before_gate: bool = False
     """Whether the gate comes after that norm."""

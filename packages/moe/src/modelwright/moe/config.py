@@ -82,7 +82,7 @@ class MoeModelConfig(ExpertsConfig):
     """Latent attention in every block; None: attention with heads of their own."""
 
     qk_norm_over: Literal["head", "heads"] = "head"
-    """What `qk_norm` normalises over: each head alone, or all heads of a token together, as OLMoE does."""
+    """What `qk_norm` normalizes over: each head alone, or all heads of a token together, as OLMoE does."""
 
     pattern: str | None = None
     """The layers one by one, in place of `num_layers` and the two fields below: `*` attention, `+` latent attention,

@@ -74,10 +74,10 @@ class EngineConfig(Protocol):
 
     @property
     def init_method(self) -> Callable[[Tensor], object] | None:
-        """Initialises a weight in place."""
+        """Initializes a weight in place."""
         ...
 
     @property
     def output_layer_init_method(self) -> Callable[[Tensor], object] | None:
-        """Initialises, in place, a weight whose output joins the residual stream."""
+        """Initializes, in place, a weight whose output joins the residual stream."""
         ...

@@ -1,4 +1,4 @@
-"""One step, through the engine: its pipeline schedule, its gradient finalisation, its optimizer."""
+"""One step, through the engine: its pipeline schedule, its gradient finalization, its optimizer."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial

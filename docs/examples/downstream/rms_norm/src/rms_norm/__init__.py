@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from modelwright.protocols import EngineConfig, NormBuilder
 
-__all__ = ["ZeroCentredRmsNorm"]
+__all__ = ["ZeroCenteredRmsNorm"]
 
 
-class ZeroCentredRmsNorm(nn.Module):
+class ZeroCenteredRmsNorm(nn.Module):
     """`x / rms(x) * (1 + weight)`."""
 
     def __init__(self, config: EngineConfig, hidden_size: int, eps: float) -> None:
@@ -22,8 +22,8 @@ class ZeroCentredRmsNorm(nn.Module):
         setattr(self.weight, "sequence_parallel", config.sequence_parallel)  # noqa: B010 - no attribute of a parameter
 
     def forward(self, hidden_SBH: Tensor) -> Tensor:
-        """Normalise the last dim, whatever comes before it."""
+        """Normalize the last dim, whatever comes before it."""
         return nn.functional.rms_norm(hidden_SBH, self.weight.shape, 1 + self.weight, self.eps)
 
 
-_fits: NormBuilder = ZeroCentredRmsNorm  # your type checker reads this line
+_fits: NormBuilder = ZeroCenteredRmsNorm  # your type checker reads this line

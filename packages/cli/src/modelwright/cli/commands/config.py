@@ -186,5 +186,5 @@ def _check_format(output_format: str) -> None:
 
 
 def _print(text: str) -> None:
-    """Print as it is: no wrapping, no colours, no emoji for what looks like its name."""
+    """Print as it is: no wrapping, no colors, no emoji for what looks like its name."""
     typer.echo(text.rstrip("\n"))

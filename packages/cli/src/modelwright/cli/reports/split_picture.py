@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-# The engine's alphabet of layers: what each symbol is, and its colour in a drawing.
+# The engine's alphabet of layers: what each symbol is, and its color in a drawing.
 LAYERS = {
     "M": ("Mamba-2", "#f3d17a"),
     "*": ("attention", "#8fb8de"),
@@ -118,8 +118,8 @@ def _draw_stage(axes: Any, stage: Stage, left: float, middle: float) -> None:
     span = f"layers {stage.first_layer}-{last}" if stage.layers else "no layer"
     axes.text(left, middle + 0.36, f"stage {stage.index}: {span}", fontsize=7, va="bottom")
     for place, part in enumerate(stage.parts):
-        colour = LAYERS[part][1] if part in LAYERS else _ENDS
-        axes.add_patch(Rectangle((left + place, middle - 0.3), 1, 0.6, facecolor=colour, edgecolor="white"))
+        color = LAYERS[part][1] if part in LAYERS else _ENDS
+        axes.add_patch(Rectangle((left + place, middle - 0.3), 1, 0.6, facecolor=color, edgecolor="white"))
         label = part if part in LAYERS else part[:3]
         axes.text(left + place + 0.5, middle, label, ha="center", va="center", fontsize=8 if part in LAYERS else 6)
 

@@ -89,7 +89,7 @@ class DecoderConfig(ModelConfig, abc.ABC):
     """Biases in the query, key and value projection even without `linear_bias`."""
 
     qk_norm: bool = False
-    """Normalise queries and keys of each head."""
+    """Normalize queries and keys of each head."""
 
     attention_dropout: Fraction = 0.0
     """Dropout of the attention weights."""

@@ -69,7 +69,7 @@ class CompositeModelBuilder:
         return {name: make_module_groups(ranks, parallelism) for name, ranks, parallelism in places}
 
     def build_distributed_models(self, groups: Mapping[str, ModuleGroups]) -> dict[str, BuiltModule]:
-        """Make the modules that stand on this rank, each initialised and wrapped as its own plan says.
+        """Make the modules that stand on this rank, each initialized and wrapped as its own plan says.
 
         Args:
             groups: What `initialize` returned.

@@ -1,6 +1,6 @@
 """Whole parameters and their parts: which part of which whole each local tensor is, and filling a model from wholes.
 
-The engine's sharded state dictionary is the one description of how a model is cut; initialisation, loading and
+The engine's sharded state dictionary is the one description of how a model is cut; initialization, loading and
 checkpoints all go by it.
 """
 

@@ -3,8 +3,8 @@
 A parameter's values are a function of the seed, its name in the whole model and the index of each element, so that one
 rank, tensor 2 and pipeline 2 start from the same model. The engine calls `init_method(weight)` on the local shard of
 each weight; `NormalInit`, which `resolve` passes as that method, only notes its distribution there while
-`deferred_initialisation` lasts, and a part that wants another distribution calls a `LayoutFreeInit` of its own.
-`initialise_parameters` then draws: the engine's sharded state dictionary says which part of which whole parameter every
+`deferred_initialization` lasts, and a part that wants another distribution calls a `LayoutFreeInit` of its own.
+`initialize_parameters` then draws: the engine's sharded state dictionary says which part of which whole parameter every
 local tensor is (SwiGLU's fc1 is two parts), the whole is drawn in tiles, each from a generator of its own, and the part
 is cut out of the tiles that it overlaps, so that no rank ever holds more than one tile of what it does not own.
 """
@@ -28,7 +28,7 @@ from modelwright.distributed.initialization.full_state_dict import local_shards
 from modelwright.protocols import ModelwrightError
 
 
-class InitialisationError(ModelwrightError):
+class InitializationError(ModelwrightError):
     """A parameter that nobody would have given its values."""
 
 
@@ -54,7 +54,7 @@ class LayoutFreeInit(abc.ABC):
         """
 
     def __call__(self, weight: Tensor) -> Tensor:
-        """Note the distribution on `weight` while initialisation is deferred, else draw now.
+        """Note the distribution on `weight` while initialization is deferred, else draw now.
 
         Args:
             weight: The local shard; any shape.
@@ -111,8 +111,8 @@ class UniformInit(LayoutFreeInit):
 
 
 @contextlib.contextmanager
-def deferred_initialisation() -> Generator[None]:
-    """While it lasts, weights are only marked with their distribution; `initialise_parameters` draws them."""
+def deferred_initialization() -> Generator[None]:
+    """While it lasts, weights are only marked with their distribution; `initialize_parameters` draws them."""
     token = _deferred.set([])
     try:
         yield
@@ -127,7 +127,7 @@ def mark_wrapped_anew(stages: Iterable[nn.Module]) -> None:
     weight would keep whatever the memory held.
 
     Args:
-        stages: Just built; initialisation is still deferred.
+        stages: Just built; initialization is still deferred.
     """
     notes = {_memory(weight): getattr(weight, _NOTE) for weight in _deferred.get() or ()}
     for parameter in (parameter for stage in stages for parameter in stage.parameters()):
@@ -140,7 +140,7 @@ def _memory(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)  # pyright: ignore[reportPrivateUsage]
 
 
-def initialise_parameters(stages: Iterable[nn.Module], pg_collection: ProcessGroupCollection, *, seed: int) -> None:
+def initialize_parameters(stages: Iterable[nn.Module], pg_collection: ProcessGroupCollection, *, seed: int) -> None:
     """Draw every parameter that is marked with a distribution; the others keep the values their module gave them.
 
     Args:
@@ -149,7 +149,7 @@ def initialise_parameters(stages: Iterable[nn.Module], pg_collection: ProcessGro
         seed: The same on all ranks.
 
     Raises:
-        InitialisationError: A stage does not describe all of a parameter that is marked.
+        InitializationError: A stage does not describe all of a parameter that is marked.
     """
     for stage in stages:
         marked = {_storage(p): p for p in stage.parameters() if isinstance(getattr(p, _NOTE, None), LayoutFreeInit)}
@@ -172,7 +172,7 @@ def _check_drawn(stage: nn.Module, drawn: dict[int, int]) -> None:
     """Refuse a marked parameter that was not drawn as a whole: it would hold whatever the memory held."""
     missing = [f"`{name}`" for name, p in stage.named_parameters() if drawn.get(_storage(p), p.numel()) < p.numel()]
     if missing:
-        raise InitialisationError(
+        raise InitializationError(
             f"`sharded_state_dict` of `{type(stage).__name__}` must describe every parameter that an `init_method` was "
             f"called on, in the parameter's own memory, but does not hold all of {', '.join(missing)}; describe it, or "
             "give it its values without `config.init_method`."

@@ -1,7 +1,7 @@
 """Building on the meta device: a model without memory, that becomes real later and equal to one built directly.
 
 Inside `MetaBuild.recording()` every tensor that a module makes is a meta tensor, and every call that makes or fills one
-is written down. `materialise` makes the calls again, in order, on the devices that were asked for, and puts the real
+is written down. `materialize` makes the calls again, in order, on the devices that were asked for, and puts the real
 tensors in the place of the meta ones. Parameters stay the same objects, so tied weights stay tied and tensor-parallel
 attributes stay where they were. Writing the calls down is what makes values come out equal that no `reset_parameters`
 knows of: the ones of a norm, the zeros of a bias, the tables of a rotary embedding. (The idea is that of torchdistX's
@@ -25,7 +25,7 @@ _META = torch.device("meta")
 
 
 class MetaError(ModelwrightError):
-    """A model that cannot be built on the meta device, or was materialised too late."""
+    """A model that cannot be built on the meta device, or was materialized too late."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class MetaBuild:
         with _Recorder(self._calls):
             yield
 
-    def materialise(self, stages: Iterable[nn.Module]) -> None:
-        """Give every tensor of the stages its memory and its value; the build cannot be materialised twice.
+    def materialize(self, stages: Iterable[nn.Module]) -> None:
+        """Give every tensor of the stages its memory and its value; the build cannot be materialized twice.
 
         Args:
             stages: What was built while recording; changed in place.
@@ -130,7 +130,7 @@ class _Real:
         if _storage(meta) not in self._storages:
             raise MetaError(
                 f"`{where}` must be made while the build is recorded, but is a meta tensor from elsewhere; make it in "
-                "the module's own constructor, and materialise a build once."
+                "the module's own constructor, and materialize a build once."
             )
         return self._of(meta)
 

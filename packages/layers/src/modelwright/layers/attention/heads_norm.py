@@ -26,7 +26,7 @@ class HeadsNorm(TorchNorm):
 
     @override
     def forward(self, hidden_SBH: Tensor, /) -> Tensor:
-        """Normalise the last two dims.
+        """Normalize the last two dims.
 
         Args:
             hidden_SBH: [s, b, n, d].

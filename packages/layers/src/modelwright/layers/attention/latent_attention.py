@@ -49,7 +49,7 @@ class DuplicatedLinear(nn.Module):
         input_size: Of the last dim of what comes in.
         output_size: Of the last dim of what goes out.
         config: The engine's config.
-        init_method: Initialises the weight in place.
+        init_method: Initializes the weight in place.
         bias: Whether there is a bias; must be false.
         skip_bias_add: Of no effect without a bias.
         is_expert: Of no effect.
@@ -110,9 +110,9 @@ class LatentAttentionSpec:
     linear_proj: LinearProjBuilder = RowParallelLinear
     """Projects the heads back to the hidden size."""
     q_layernorm: NormBuilder = TorchNorm
-    """Normalises the small vector of the queries, where the model asks for it."""
+    """Normalizes the small vector of the queries, where the model asks for it."""
     kv_layernorm: NormBuilder = TorchNorm
-    """Normalises the small vector of keys and values, where the model asks for it."""
+    """Normalizes the small vector of keys and values, where the model asks for it."""
 
     def __post_init__(self) -> None:
         check_slots(self)

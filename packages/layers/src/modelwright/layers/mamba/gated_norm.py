@@ -1,7 +1,7 @@
 """The gated RMSNorm of Mamba-2 in PyTorch, for the gated-norm slot of a mixer.
 
-Dao and Gu 2024, arXiv 2405.21060, section 7.1. The channels of each group are normalised by themselves. Groups never
-cross tensor ranks, so a rank normalises its channels alone and holds its part of the weight.
+Dao and Gu 2024, arXiv 2405.21060, section 7.1. The channels of each group are normalized by themselves. Groups never
+cross tensor ranks, so a rank normalizes its channels alone and holds its part of the weight.
 """
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -27,7 +27,7 @@ class GatedRMSNorm(nn.Module):
     Args:
         hidden_size: Channels of this tensor rank.
         eps: Added to the mean square.
-        group_size: Channels that are normalised together.
+        group_size: Channels that are normalized together.
         norm_before_gate: Whether the gate comes after the norm and its weight.
         device: Where the weight goes.
         dtype: Type of the weight.
@@ -59,7 +59,7 @@ class GatedRMSNorm(nn.Module):
         """The group over which the weight is split; the mixer sets it."""
 
     def forward(self, hidden_SBH: Tensor, gate: Tensor | None = None, /) -> Tensor:
-        """Gate and normalise.
+        """Gate and normalize.
 
         Args:
             hidden_SBH: Any shape whose last dim is `hidden_size`.

@@ -51,7 +51,7 @@ class MambaKernels:
     convolution_step: CausalConvolutionStepInterface = causal_conv_step
     """The same by a few tokens, from a state."""
     norm: GatedNormBuilder = GatedRMSNorm
-    """Gates and normalises what the scan gives."""
+    """Gates and normalizes what the scan gives."""
 
     def __post_init__(self) -> None:
         check_slots(self)

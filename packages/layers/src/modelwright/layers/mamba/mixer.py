@@ -188,7 +188,7 @@ class MambaMixer(MegatronModule):
         """Mix positions.
 
         Args:
-            hidden_SBH: `[s, b, h]`, normalised; under sequence parallelism this rank's part of `s`.
+            hidden_SBH: `[s, b, h]`, normalized; under sequence parallelism this rank's part of `s`.
             inference_context: A static one, which keeps the states of generation; None without.
             packed_seq_params: Its `seq_idx`, `[b, s]`, says which packed sequence a position belongs to; None for one
                 sequence in each row.

@@ -105,7 +105,7 @@ def stack_spec(backend: Backend = TORCH, *, qk_norm: bool = False) -> StackSpec:
 
     Args:
         backend: Whose parts.
-        qk_norm: Whether queries and keys are normalised.
+        qk_norm: Whether queries and keys are normalized.
 
     Returns:
         The spec; what stands around the stack is the engine's.
@@ -137,7 +137,7 @@ def mamba_layer_spec(
 
     Args:
         backend: Whose parts.
-        kernels: What convolves, scans and normalises.
+        kernels: What convolves, scans and normalizes.
         options: What the mixer is beyond the sizes in the engine's config; the engine's defaults when None.
 
     Returns:

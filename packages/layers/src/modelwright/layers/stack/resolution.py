@@ -23,7 +23,7 @@ from modelwright.layers.activations import activation
 from modelwright.protocols import did_you_mean
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Fusions that need a GPU compiler or kernels, and the engine's other initialisation path: ours to switch, not a file's.
+# Fusions that need a GPU compiler or kernels, and the engine's other initialization path: ours to switch, not a file's.
 _FIXED: dict[str, Any] = {
     "is_hybrid_model": True,
     "use_cpu_initialization": False,

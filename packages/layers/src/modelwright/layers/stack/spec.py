@@ -76,9 +76,9 @@ class SelfAttentionSpec:
     linear_proj: LinearProjBuilder = RowParallelLinear
     """Projects the heads back to the hidden size."""
     q_layernorm: NormBuilder | None = None
-    """Normalises each query head; None leaves it out."""
+    """Normalizes each query head; None leaves it out."""
     k_layernorm: NormBuilder | None = None
-    """Normalises each key head; None leaves it out."""
+    """Normalizes each key head; None leaves it out."""
 
     def __post_init__(self) -> None:
         check_slots(self)
@@ -118,17 +118,17 @@ class SelfAttentionSpec:
 
 
 def _check_query_key_norms(spec: SelfAttentionSpec, config: "TransformerConfig") -> None:
-    """The engine's config and the spec must agree on whether queries and keys are normalised."""
+    """The engine's config and the spec must agree on whether queries and keys are normalized."""
     given = [name for name in ("q_layernorm", "k_layernorm") if getattr(spec, name) is not None]
     if given and not (config.qk_layernorm or config.qk_l2_norm):
         raise ModelwrightError(
-            f"`{given[0]}` must be None in a spec for a model that does not normalise queries and keys, but is set; "
+            f"`{given[0]}` must be None in a spec for a model that does not normalize queries and keys, but is set; "
             "leave it out, or switch the norms on (`qk_norm` of the model)."
         )
     if len(given) < 2 and config.qk_layernorm:
         missing = "q_layernorm" if "q_layernorm" not in given else "k_layernorm"
         raise ModelwrightError(
-            f"`{missing}` must be set in a spec for a model that normalises queries and keys, but is None; give it a "
+            f"`{missing}` must be set in a spec for a model that normalizes queries and keys, but is None; give it a "
             "norm such as `TorchNorm`, or switch the norms off (`qk_norm` of the model)."
         )
 

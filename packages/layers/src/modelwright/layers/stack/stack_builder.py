@@ -33,7 +33,7 @@ class StackModelBuilder[ConfigT: ModelConfig](ModelBuilder[HybridModel, ConfigT]
         spec: What fills every slot, or the name that it was registered under; the family's own when None.
         backend: Which parts the family's own spec is made of: `torch`, `te` or `auto`.
         hooks: Run around the wrap, in order.
-        meta: Build on the meta device first, then materialise; the model is the same.
+        meta: Build on the meta device first, then materialize; the model is the same.
 
     Raises:
         ModelwrightError: There is no such backend or spec, or the backend, or a part that the config asks for, cannot

@@ -77,7 +77,7 @@ class GatedDeltaRuleInterface(Protocol):
             beta: `[b, s, n]`, strength of each write.
             initial_state: Always `None`.
             output_final_state: Always false here.
-            use_qk_l2norm_in_kernel: Always false here: the net has normalised.
+            use_qk_l2norm_in_kernel: Always false here: the net has normalized.
             cu_seqlens: Boundaries of packed sequences, or `None`.
 
         Returns:

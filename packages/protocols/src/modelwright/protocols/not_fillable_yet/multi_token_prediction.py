@@ -27,7 +27,7 @@ class EhProjInterface(Protocol):
         """Project. Called by `MultiTokenPredictionLayer._concat_embeddings`.
 
         Args:
-            both_SBH: `[s, b, 2 * h]`: the normalised embedding of the next token, then the normalised hidden states.
+            both_SBH: `[s, b, 2 * h]`: the normalized embedding of the next token, then the normalized hidden states.
 
         Returns:
             `[s, b, h / tensor-parallel size]`, which the engine gathers, and a second value that it ignores.
@@ -68,7 +68,7 @@ class EhProjBuilder(Protocol):
             input_size: `2 * h`.
             output_size: `h`.
             config: The engine's config.
-            init_method: Initialises the weight in place.
+            init_method: Initializes the weight in place.
             gather_output: Whether to gather the output over the tensor-parallel group; always false here.
             bias: Whether there is a bias; always false here.
             skip_bias_add: Whether to return the bias instead of adding it; always false here.

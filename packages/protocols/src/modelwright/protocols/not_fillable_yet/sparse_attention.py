@@ -206,7 +206,7 @@ class DuplicatedLinearBuilder(Protocol):
             input_size: Size of the last dim of the input.
             output_size: Size of the last dim of the output.
             config: The engine's config.
-            init_method: Initialises the weight in place.
+            init_method: Initializes the weight in place.
             bias: Whether there is a bias; always false here.
             skip_bias_add: Whether to return the bias instead of adding it; always false here.
             skip_weight_param_allocation: Whether to have no weight; always false here.

@@ -118,7 +118,7 @@ class SelfAttentionInterface(Protocol):
         """Mix positions. Called by `TransformerLayer._forward_attention`.
 
         Args:
-            hidden_SBH: `[s, b, h]`, normalised; under sequence parallelism this rank's part of `s`.
+            hidden_SBH: `[s, b, h]`, normalized; under sequence parallelism this rank's part of `s`.
             attention_mask: See `CoreAttentionInterface.forward`.
             inference_context: Holds the key and value cache in generation, else `None`.
             rotary_pos_emb: `[s, 1, 1, d]` angles, or `None` without rotary embedding.
@@ -201,7 +201,7 @@ class CrossAttentionInterface(Protocol):
         """Attend to the context. Called by `TransformerLayer._forward_attention`.
 
         Args:
-            hidden_SBH: `[s, b, h]`, normalised.
+            hidden_SBH: `[s, b, h]`, normalized.
             attention_mask: True where *not* to attend, from the layer's `context_mask`.
             key_value_states: `[context s, b, h]`, the layer's `context`.
             inference_context: Holds the key and value cache in generation, else `None`.

@@ -129,7 +129,7 @@ class OutputLayerBuilder(Protocol):
             input_size: `h`.
             output_size: Padded size `v` of the vocabulary, over all tensor-parallel ranks.
             config: The engine's config.
-            init_method: Initialises the weight in place.
+            init_method: Initializes the weight in place.
             bias: Whether there is a bias; always false here.
             skip_bias_add: Whether to return the bias instead of adding it; always false here.
             gather_output: Whether to gather the logits over the tensor-parallel group.

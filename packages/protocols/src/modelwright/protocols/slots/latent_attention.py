@@ -105,7 +105,7 @@ class LinearQProjBuilder(Protocol):
             input_size: `h`.
             output_size: Heads times query head size.
             config: The engine's config.
-            init_method: Initialises the weight in place.
+            init_method: Initializes the weight in place.
             gather_output: Whether to gather the output over the tensor-parallel group; always false here.
             bias: Whether there is a bias; always false here.
             skip_bias_add: Whether to return the bias instead of adding it; always false here.
@@ -151,7 +151,7 @@ class LinearDownProjBuilder(Protocol):
             input_size: `h`.
             output_size: The rank; with the rotary channels for keys and values.
             config: The engine's config.
-            init_method: Initialises the weight in place.
+            init_method: Initializes the weight in place.
             bias: Whether there is a bias; always false here.
             skip_bias_add: Whether to return the bias instead of adding it; always false here.
             is_expert: Whether this is a layer of an expert.
@@ -197,7 +197,7 @@ class LinearUpProjBuilder(Protocol):
             input_size: The rank.
             output_size: Heads times what each gets.
             config: The engine's config.
-            init_method: Initialises the weight in place.
+            init_method: Initializes the weight in place.
             gather_output: Whether to gather the output over the tensor-parallel group; always false here.
             bias: Whether there is a bias; always false here.
             skip_bias_add: Whether to return the bias instead of adding it; always false here.

@@ -65,7 +65,7 @@ class LinearQkvBuilder(Protocol):
             input_size: `h`.
             output_size: `(n + 2 * query groups) * d`, plus `n * d` with an output gate.
             config: The engine's config.
-            init_method: Initialises the weight in place.
+            init_method: Initializes the weight in place.
             gather_output: Whether to gather the output over the tensor-parallel group; always false here.
             bias: Whether there is a bias.
             skip_bias_add: Whether to return the bias instead of adding it; always false.
@@ -128,7 +128,7 @@ class LinearProjBuilder(Protocol):
             input_size: `n * d`.
             output_size: `h`.
             config: The engine's config.
-            init_method: Initialises the weight in place.
+            init_method: Initializes the weight in place.
             bias: Whether there is a bias.
             input_is_parallel: Whether the input is already split over the tensor-parallel group; always true here.
             skip_bias_add: Whether to return the bias instead of adding it; always true.
@@ -192,7 +192,7 @@ class LinearFc1Builder(Protocol):
             input_size: `h`.
             output_size: The MLP's inner size, doubled for a gated MLP.
             config: The engine's config.
-            init_method: Initialises the weight in place.
+            init_method: Initializes the weight in place.
             gather_output: Whether to gather the output over the tensor-parallel group; always false here.
             bias: Whether there is a bias.
             skip_bias_add: Whether to return the bias instead of adding it; always true.
@@ -255,7 +255,7 @@ class LinearFc2Builder(Protocol):
             input_size: The MLP's inner size.
             output_size: `h`.
             config: The engine's config.
-            init_method: Initialises the weight in place.
+            init_method: Initializes the weight in place.
             bias: Whether there is a bias.
             input_is_parallel: Whether the input is already split over the tensor-parallel group; always true here.
             skip_bias_add: Whether to return the bias instead of adding it; always true.
@@ -317,7 +317,7 @@ class LinearLayerBuilder(Protocol):
             input_size: `h`.
             output_size: `n * d`, or twice that for keys and values.
             config: The engine's config.
-            init_method: Initialises the weight in place.
+            init_method: Initializes the weight in place.
             gather_output: Whether to gather the output over the tensor-parallel group; always false here.
             bias: Whether there is a bias.
             skip_bias_add: Whether to return the bias instead of adding it; always false.
@@ -384,7 +384,7 @@ class InProjBuilder(Protocol):
             output_size: All that the mixer splits: z, x, B, C, dt for Mamba; query, key, value, z, beta, alpha for a
                 gated delta net. Each of them is split over the tensor-parallel group on its own.
             config: The engine's config.
-            init_method: Initialises the weight in place.
+            init_method: Initializes the weight in place.
             gather_output: Whether to gather the output over the tensor-parallel group; always false here.
             bias: Whether there is a bias.
             skip_bias_add: Whether to return the bias instead of adding it; always false.
@@ -432,7 +432,7 @@ class OutProjBuilder(Protocol):
             input_size: The mixer's inner size.
             output_size: `h`.
             config: The engine's config.
-            init_method: Initialises the weight in place.
+            init_method: Initializes the weight in place.
             bias: Whether there is a bias.
             input_is_parallel: Whether the input is already split over the tensor-parallel group; always true here.
             skip_bias_add: Whether to return the bias instead of adding it; always true.

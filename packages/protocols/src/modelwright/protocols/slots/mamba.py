@@ -31,7 +31,7 @@ class MambaMixerInterface(Protocol):
         """Mix positions. Called by `MambaLayer.forward`.
 
         Args:
-            hidden_SBH: `[s, b, h]`, normalised; under sequence parallelism this rank's part of `s`.
+            hidden_SBH: `[s, b, h]`, normalized; under sequence parallelism this rank's part of `s`.
             inference_context: Holds the states in generation, else `None`.
             packed_seq_params: Boundaries of packed sequences, or `None`.
 
@@ -266,7 +266,7 @@ class GatedNormInterface(Protocol):
         ...
 
     def forward(self, hidden_SBH: Tensor, gate: Tensor | None = None, /) -> Tensor:
-        """Gate, then normalise within each group. Called by `MambaMixer._ssm_prefill` and `_ssm_training`.
+        """Gate, then normalize within each group. Called by `MambaMixer._ssm_prefill` and `_ssm_training`.
 
         Args:
             hidden_SBH: `[s, b, inner size / tensor-parallel size]`.
@@ -304,7 +304,7 @@ class GatedNormBuilder(Protocol):
         Args:
             hidden_size: Inner size of this tensor-parallel rank.
             eps: Added to the mean square; `1e-5`, whatever the config says.
-            group_size: Channels that are normalised together.
+            group_size: Channels that are normalized together.
             norm_before_gate: Always false here.
             device: Where the weight goes.
             dtype: Type of the weight.

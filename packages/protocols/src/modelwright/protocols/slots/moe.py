@@ -271,7 +271,7 @@ class GroupedLinearFc1Builder(Protocol):
             input_size: `h`, or the latent size.
             output_size: An expert's inner size, doubled for a gated one.
             config: The engine's config.
-            init_method: Initialises a weight in place.
+            init_method: Initializes a weight in place.
             bias: Whether there is a bias.
             skip_bias_add: Whether to return the bias instead of adding it; always false here.
             is_expert: Always true.
@@ -314,7 +314,7 @@ class GroupedLinearFc2Builder(Protocol):
             input_size: An expert's inner size.
             output_size: `h`, or the latent size.
             config: The engine's config.
-            init_method: Initialises a weight in place.
+            init_method: Initializes a weight in place.
             bias: Whether there is a bias.
             skip_bias_add: Whether to return the bias instead of adding it; always true here.
             is_expert: Always true.
@@ -375,7 +375,7 @@ class LatentProjBuilder(Protocol):
             output_size: The latent size, or `h`.
             parallel_mode: `"duplicated"`: every tensor-parallel rank holds it whole.
             config: The engine's config.
-            init_method: Initialises the weight in place.
+            init_method: Initializes the weight in place.
             bias: Whether there is a bias.
             skip_bias_add: Whether to return the bias instead of adding it; always false here.
             skip_weight_param_allocation: Whether to have no weight; always false here.

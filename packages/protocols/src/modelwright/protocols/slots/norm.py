@@ -13,7 +13,7 @@ class NormInterface(Protocol):
     """A built norm. A `torch.nn.Module` at run time: the engine refuses anything else."""
 
     def forward(self, hidden_SBH: Tensor, /) -> Tensor:
-        """Normalise over the last dimension.
+        """Normalize over the last dimension.
 
         Called by `TransformerLayer._forward_attention` and `_forward_pre_mlp_layernorm`, `HybridStack.forward`
         (final norm) and `SelfAttention.get_query_key_value_tensors` (query and key norms).
