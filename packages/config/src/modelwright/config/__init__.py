@@ -38,6 +38,20 @@ if TYPE_CHECKING:
     from modelwright.config.model.decoder import DecoderConfig
     from modelwright.config.model.experts import ExpertsConfig
     from modelwright.config.model.kind_registry import config_class_for, register_config, registered_kinds
+    from modelwright.config.model.layer_kinds import (
+        ATTENTION,
+        GATED_DELTA_NET,
+        LAYER_KINDS,
+        MAMBA,
+        MLA,
+        MLP,
+        MOE,
+        PREDICTION_SEPARATOR,
+        SPARSE_ATTENTION,
+        STAGE_BOUNDARY,
+        LayerKind,
+        layer_kind,
+    )
     from modelwright.config.model.preset_registry import preset, presets, register_preset, register_preset_module
     from modelwright.config.model.rope import Llama3RopeScaling
     from modelwright.config.problems.numbers import (
@@ -67,6 +81,16 @@ else:
 
 __all__ = [
     "ABSENT",
+    "ATTENTION",
+    "GATED_DELTA_NET",
+    "LAYER_KINDS",
+    "MAMBA",
+    "MLA",
+    "MLP",
+    "MOE",
+    "PREDICTION_SEPARATOR",
+    "SPARSE_ATTENTION",
+    "STAGE_BOUNDARY",
     "Config",
     "ConfigError",
     "ConstantSchedule",
@@ -78,6 +102,7 @@ __all__ = [
     "ExpertsConfig",
     "Fraction",
     "FrozenMapping",
+    "LayerKind",
     "LinearSchedule",
     "Llama3RopeScaling",
     "LrSchedule",
@@ -115,6 +140,7 @@ __all__ = [
     "field_descriptions",
     "fingerprint",
     "json_schema",
+    "layer_kind",
     "load",
     "loads",
     "migrate",
