@@ -1,4 +1,4 @@
-"""Hooks: their order, their phases, what they may return, and what is said when one fails."""
+"""Hooks: their order, their phases, their return values, and the message when one fails."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ CONTEXT = BuildContext(
 
 
 def recording(log: list[str], name: str, phase: Phase = "before_wrap", answer: Any = None) -> Hook:
-    """A hook that writes its name down and returns `answer`, or what `answer` makes of the stages."""
+    """Return a hook that logs its name and returns `answer`, or `answer(stages)` if that is callable."""
 
     def function(stages: list[nn.Module], context: BuildContext) -> Any:
         log.append(name)
@@ -61,7 +61,7 @@ def test_only_the_hooks_of_the_phase_run(phase: Phase) -> None:
 
 @pytest.mark.parametrize("position", [0, 1, 2])
 def test_none_means_unchanged_at_every_position(position: int) -> None:
-    """Beside a hook that returns None, the others go on with what they were given."""
+    """If one hook returns None, the next one receives the stages of the hook before it."""
 
     def grown(stages: list[nn.Module]) -> list[nn.Module]:
         return [nn.Sequential(stage, nn.Identity()) for stage in stages]
@@ -96,8 +96,8 @@ def test_a_hook_must_return_stages_or_none(answer: Any, shown: str) -> None:
     with pytest.raises(HookError) as caught:
         run_hooks([hook], "before_wrap", [nn.Linear(1, 1)], CONTEXT)
     assert str(caught.value) == (
-        f"hook `adapters` must return a list of 1 modules or None, but returned {shown}; return the stages it was "
-        "given, or None when it changed them in place."
+        f"hook `adapters` must return a list of 1 modules or None, but returned {shown}; return the stages that "
+        "it received, or None if it changed them in place."
     )
 
 

@@ -1,10 +1,11 @@
-"""Which builder a config gets, and the three ways to bring one's own: a config, a builder, or both.
+"""The builder of a config, and three custom cases: your own config, your own builder, or both.
 
-`LinearConfig` and `LinearBuilder` stand for a family that is installed; everything named `My…` is what a user writes.
+`LinearConfig` and `LinearBuilder` represent an installed family; everything named `My…` is code that a user writes.
 """
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, ClassVar, override
 
 import pytest
@@ -50,7 +51,7 @@ class LinearBuilder(ModelBuilder[nn.Module, LinearConfig]):
 
 @config_class
 class MyConfig(ModelConfig):
-    """A user's own config that names the user's own builder."""
+    """A custom config that names a custom builder."""
 
     kind: ClassVar[str] = "mine"
     builder: ClassVar[str] = f"{__name__}:MyBuilder"
@@ -60,7 +61,7 @@ class MyConfig(ModelConfig):
 
 
 class MyBuilder(ModelBuilder[nn.Embedding, MyConfig]):
-    """A user's own builder."""
+    """A custom builder."""
 
     @override
     def build_model(self, pg_collection: Any, **options: Any) -> nn.Embedding:
@@ -73,7 +74,7 @@ class MyBuilder(ModelBuilder[nn.Embedding, MyConfig]):
 
 @config_class
 class MyWideConfig(LinearConfig):
-    """A user's own config for the stock builder: it inherits which one."""
+    """A custom config that inherits its builder from the stock config."""
 
     kind: ClassVar[str] = "mine-wide"
 
@@ -81,7 +82,7 @@ class MyWideConfig(LinearConfig):
 
 
 class MyLinearBuilder(LinearBuilder):
-    """A user's own builder for the stock config: one method changed."""
+    """A custom builder for the stock config: one method changed."""
 
     @override
     def build_model(self, pg_collection: Any, **options: Any) -> nn.Module:
@@ -164,6 +165,61 @@ def test_options_reach_the_constructor() -> None:
     builder = builder_for(config, hooks=hooks)
     assert builder.config is config
     assert list(builder.hooks) == [hooks[2], hooks[1]]
+
+
+def test_a_spec_that_the_builder_does_not_support() -> None:
+    with pytest.raises(BuilderError) as caught:
+        builder_for(LinearConfig(), spec="mine")
+    assert str(caught.value) == (
+        "`spec` must be left out for `LinearBuilder`, which does not support it, but is 'mine'; remove it (`stack` in "
+        "a run file), or accept `spec` in `LinearBuilder.__init__`."
+    )
+    with pytest.raises(BuilderError, match="for `LinearBuilder`, which does not support it, but is a dict;"):
+        builder_for(LinearConfig(), spec={})
+
+
+def test_a_backend_that_the_builder_does_not_support() -> None:
+    builder_for(LinearConfig(), backend="torch")  # the default of every run
+    with pytest.raises(BuilderError) as caught:
+        builder_for(LinearConfig(), backend="te")
+    assert str(caught.value) == (
+        "`backend` must be left out for `LinearBuilder`, which does not support it, but is 'te'; remove it (`backend` "
+        "in a run file), or accept `backend` in `LinearBuilder.__init__`."
+    )
+
+
+class SpecBuilder(LinearBuilder):
+    """A custom builder that supports specs and backends, and has an option more."""
+
+    def __init__(
+        self, config: LinearConfig, *, spec: Any = None, backend: str = "mine", hooks: Any = (), scale: int = 1
+    ) -> None:
+        super().__init__(config, hooks=hooks)
+        self.given = (spec, backend, scale)
+
+
+def test_a_builder_that_supports_specs_and_backends() -> None:
+    builder = builder_for(LinearConfig(), builder=SpecBuilder)
+    assert isinstance(builder, SpecBuilder)
+    assert builder.given == (None, "mine", 1)
+    builder = builder_for(LinearConfig(), spec="wide", backend="te", builder=partial(SpecBuilder, scale=2))
+    assert isinstance(builder, SpecBuilder)
+    assert builder.given == ("wide", "te", 2)
+
+
+def test_a_constructor_without_the_arguments_of_a_builder() -> None:
+    def narrow(config: LinearConfig) -> LinearBuilder:
+        return LinearBuilder(LinearConfig(width=config.width // 2))
+
+    builder_for(LinearConfig(), builder=narrow)
+    hook = Hook(name="look", phase="after_wrap", function=lambda stages, context: None)
+    with pytest.raises(BuilderError) as caught:
+        builder_for(LinearConfig(), builder=narrow, hooks=[hook])
+    assert str(caught.value) == (
+        "`narrow` must accept the config, `hooks`, but its constructor does not (got an unexpected keyword argument "
+        "'hooks'); leave out what it does not support, or give it the arguments of `ModelBuilder`: `config`, `spec`, "
+        "`backend`, `hooks`."
+    )
 
 
 def test_a_builder_is_abstract_until_both_methods_are_there() -> None:

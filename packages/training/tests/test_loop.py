@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from modelwright.builders import Hook
+from modelwright.builders import BuilderError, Hook
 from modelwright.config import ConstantSchedule, NoWrap, RunConfig, replace
 from modelwright.distributed import unwrapped
 from modelwright.protocols import ModelwrightError
@@ -166,7 +166,7 @@ def test_a_longer_run_goes_on_by_its_own_schedule(tmp_path: Path) -> None:
 
 def test_a_builder_gets_the_spec_only_where_there_is_one() -> None:
     assert isinstance(builder_of(bigram_run()), BigramBuilder)
-    with pytest.raises(TypeError, match="spec"):
+    with pytest.raises(BuilderError, match="spec"):
         builder_of(replace(bigram_run(), stack="mine"))
 
 

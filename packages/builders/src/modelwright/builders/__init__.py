@@ -1,6 +1,7 @@
-"""Builders: what turns a config into modules, which builder a config gets, and the hooks it runs.
+"""Builders, which build modules from a config, and the hooks that they run.
 
-`ModelBuilder` is the interface, `builder_for(config)` finds the right one, `register_builder` replaces it for a kind.
+`ModelBuilder` is the interface. `builder_for(config)` returns the builder of a config, and `register_builder` replaces
+the builder of every config of one kind.
 """
 
 from typing import TYPE_CHECKING
@@ -18,12 +19,11 @@ if TYPE_CHECKING:
     from modelwright.builders.builder_registry import (
         AnyBuilder,
         BuilderClass,
-        BuilderError,
         builder_for,
         register_builder,
         unregister_builder,
     )
-    from modelwright.builders.model_builder import ModelBuilder
+    from modelwright.builders.model_builder import BuilderError, ModelBuilder
 else:
     from modelwright.protocols import lazy_door
 

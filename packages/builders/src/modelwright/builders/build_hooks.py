@@ -1,8 +1,8 @@
-"""Hooks: named functions that a builder runs on its stages at a named phase of a build.
+"""Hooks: named functions that a builder runs on its stages in a named phase of a build.
 
-A build has two phases that user code may enter: `before_wrap`, when every parameter exists and is initialized but
-nothing is data-parallel yet (the place to load pretrained weights, to freeze, to add adapters), and `after_wrap`, when
-the stages are what training will see.
+A build has two phases for user code. In `before_wrap` every parameter exists and is initialized, but nothing is
+data-parallel yet; pretrained weights, frozen parameters and adapters belong here. In `after_wrap` the stages are what
+training uses.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,50 +22,50 @@ type HookFunction = Callable[[list[nn.Module], BuildContext], list[nn.Module] | 
 
 
 class HookError(ModelwrightError):
-    """A hook raised, or returned something that is not a list of stages; the message names the hook."""
+    """A hook that raised, or that returned something other than a list of stages; the message names the hook."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildContext:
-    """What a hook may know about the build it runs in."""
+    """The build that a hook runs in."""
 
     config: ModelConfig
-    """The model's config."""
+    """Config of the model."""
     parallelism: Parallelism
     """Sizes of the axes."""
     precision: Precision
-    """Number format of the parameters."""
+    """Dtype of the parameters."""
     pg_collection: "ProcessGroupCollection"
-    """The process groups of this rank."""
+    """Process groups of this rank."""
     rank: int
-    """This process among all of the job."""
+    """Global rank of this process."""
     stages: tuple[int, ...] = (0,)
-    """Which stages of the whole pipeline the hook is given, from 0, in its order."""
+    """Position in the whole pipeline of each stage that the hook receives, from 0, in the same order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hook:
-    """A function with the name it is known by and the phase it runs in."""
+    """A function with a name and the phase that it runs in."""
 
     name: str
-    """Unique among a builder's hooks of one phase; a later hook of the same name replaces the earlier one in place."""
+    """Name of the hook, unique in its phase; a later hook of the same name replaces the earlier one in its place."""
     phase: Phase
-    """When it runs."""
+    """Phase in which the hook runs."""
     function: HookFunction
-    """Takes the stages of this rank and the context; returns the stages to go on with, or None for unchanged."""
+    """Function of this rank's stages and the context. It returns the stages to continue with, or None for unchanged."""
 
 
 def ordered_hooks(hooks: Iterable[Hook]) -> tuple[Hook, ...]:
-    """The hooks in the order they run: as registered, a repeated name keeping the place of its first.
+    """Return the hooks in the order they run: as given, with a repeated name in the place of its first hook.
 
     Args:
-        hooks: As given to a builder.
+        hooks: Hooks as given to a builder.
 
     Returns:
-        One hook per phase and name.
+        One hook for each phase and name.
 
     Raises:
-        HookError: A phase that does not exist.
+        HookError: The phase of a hook does not exist.
     """
     by_name: dict[tuple[str, str], Hook] = {}
     for hook in hooks:
@@ -79,19 +79,19 @@ def ordered_hooks(hooks: Iterable[Hook]) -> tuple[Hook, ...]:
 
 
 def run_hooks(hooks: Sequence[Hook], phase: Phase, stages: list[nn.Module], context: BuildContext) -> list[nn.Module]:
-    """Run every hook of one phase, each on what the one before it returned.
+    """Run every hook of one phase, each on the stages that the previous one returned.
 
     Args:
         hooks: All hooks of the builder, in order.
-        phase: Which of them run.
-        stages: The stages of this rank, first virtual stage first.
-        context: Handed to every hook.
+        phase: Phase to run.
+        stages: Stages of this rank, first virtual stage first.
+        context: Context passed to every hook.
 
     Returns:
         The stages after the last hook.
 
     Raises:
-        HookError: A hook raised or returned neither None nor a list of as many modules.
+        HookError: A hook raised, or returned neither None nor a list of as many modules.
     """
     for hook in hooks:
         if hook.phase != phase:
@@ -114,6 +114,6 @@ def _checked(changed: object, hook: Hook, count: int) -> list[nn.Module]:
         returned = f"list of {len(items)}" if isinstance(changed, list) else f"{changed.__class__.__name__}"
         raise HookError(
             f"hook `{hook.name}` must return a list of {count} modules or None, but returned {returned}; return the "
-            "stages it was given, or None when it changed them in place."
+            "stages that it received, or None if it changed them in place."
         )
     return modules

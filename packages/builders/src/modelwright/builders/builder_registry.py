@@ -1,28 +1,25 @@
-"""Which builder makes the model of a config.
+"""`builder_for`: the builder of a config.
 
-In order: the builder handed to `builder_for`, the one registered for the config's kind, the one the config class
-names in `builder`.
+The first of these that exists is used: the builder passed to `builder_for`, the one registered for the config's kind,
+the one that the config class names in `builder`.
 """
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from modelwright.builders.model_builder import ModelBuilder
+from modelwright.builders.build_hooks import Hook
+from modelwright.builders.model_builder import BuilderError, ModelBuilder
 from modelwright.config import ConfigError, ModelConfig
-from modelwright.protocols import ModelwrightError
 
 type AnyBuilder = ModelBuilder[Any, Any]
-type BuilderClass = Callable[..., AnyBuilder]  # from a config and the builder's own options
+type BuilderClass = Callable[..., AnyBuilder]  # called with a config and the arguments of `ModelBuilder`
 
 _registered: dict[str, type[AnyBuilder]] = {}
 
 
-class BuilderError(ModelwrightError):
-    """No builder for a config, or a class that is not a builder."""
-
-
 def register_builder(kind: str, cls: type[AnyBuilder]) -> None:
-    """Let `cls` build every config of `kind` from now on, in place of the class that the config names.
+    """Build every config of `kind` with `cls` from now on, in place of the class that the config names.
 
     Args:
         kind: The `kind` of a registered config class.
@@ -39,26 +36,59 @@ def register_builder(kind: str, cls: type[AnyBuilder]) -> None:
 
 
 def unregister_builder(kind: str) -> None:
-    """Go back to the builder that the config class of `kind` names; nothing happens when none was registered."""
+    """Restore the builder that the config class of `kind` names; do nothing if none was registered."""
     _registered.pop(kind, None)
 
 
-def builder_for(config: ModelConfig, *, builder: BuilderClass | None = None, **options: Any) -> AnyBuilder:
-    """Make the builder of a config.
+def builder_for(
+    config: ModelConfig,
+    *,
+    spec: object = None,
+    backend: str | None = None,
+    hooks: Iterable[Hook] = (),
+    builder: BuilderClass | None = None,
+) -> AnyBuilder:
+    """Return the builder of a config.
 
     Args:
-        config: What is to be built.
-        builder: A builder class to take instead of the registered one.
-        **options: Handed to the builder's constructor (`spec`, `backend`, `hooks`, …).
+        config: Config of the model.
+        spec: Parts for the slots (a `StackSpec`), or the name under which they were registered. None: the builder's
+            own parts.
+        backend: Name of the library that the builder's own parts come from (`torch`, `te`, `auto`). None: the
+            builder's default.
+        hooks: Hooks that run around the data-parallel wrapper, in order.
+        builder: A builder class to use instead of the registered one. `functools.partial` binds further options.
 
     Returns:
-        A builder that holds `config`.
+        A builder of `config`.
 
     Raises:
-        BuilderError: The config's class names no builder, or one that cannot be imported.
+        BuilderError: The config's class names no builder that can be imported, or the builder does not support `spec`,
+            `backend` or `hooks`.
     """
     chosen: BuilderClass = builder or _registered.get(config.kind) or _named_by(config)
+    options: dict[str, Any] = {}
+    if spec is not None:
+        options["spec"] = spec
+    if backend is not None:
+        options["backend"] = backend
+    if hooks := tuple(hooks):
+        options["hooks"] = hooks
+    _check_constructor(chosen, config, options)
     return chosen(config, **options)
+
+
+def _check_constructor(chosen: BuilderClass, config: ModelConfig, options: dict[str, Any]) -> None:
+    """Raise if a builder's own constructor lacks an argument of `ModelBuilder` that is given."""
+    try:
+        inspect.signature(chosen).bind(config, **options)
+    except TypeError as error:
+        name = getattr(chosen, "__name__", repr(chosen))
+        given = ", ".join(["the config", *(f"`{option}`" for option in options)])
+        raise BuilderError(
+            f"`{name}` must accept {given}, but its constructor does not ({error}); leave out what it does not support,"
+            f" or give it the arguments of `ModelBuilder`: `config`, `spec`, `backend`, `hooks`."
+        ) from error
 
 
 def _is_builder(cls: object) -> bool:
@@ -76,6 +106,7 @@ def _named_by(config: ModelConfig) -> type[AnyBuilder]:
         ) from error
     if not _is_builder(cls):
         raise BuilderError(
-            f"`builder` of `{type(config).__name__}` must name a subclass of `ModelBuilder`, but names {cls!r}."
+            f"`builder` of `{type(config).__name__}` must name a subclass of `ModelBuilder`, but names {cls!r}; name "
+            "the builder class."
         )
     return cls
