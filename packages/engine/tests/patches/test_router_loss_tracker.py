@@ -3,12 +3,13 @@
 import pytest
 import torch
 from megatron.core.transformer.moe.moe_logging import (
+    MoEMetricsTracker,
     destroy_moe_metrics_tracker,
     get_moe_metrics_tracker,
     set_moe_metrics_tracker,
 )
 
-from modelwright.engine import track_losses_of_every_model
+from modelwright.engine import restore_router_loss_tracker, track_losses_of_every_model
 
 
 def record_of_two_depths() -> None:
@@ -26,12 +27,15 @@ def test_a_deeper_model_finds_room() -> None:
         assert get_moe_metrics_tracker() is tracker
         record_of_two_depths()
         assert tracker.metrics["loss"].values.tolist() == [0, 1, 1, 1]
+        for _ in range(2):
+            restore_router_loss_tracker()
+            assert type(get_moe_metrics_tracker()) is MoEMetricsTracker
     finally:
         set_moe_metrics_tracker(before)
 
 
 def test_the_engines_own_has_none() -> None:
-    """Why ours is there; should the engine mend it, this test says so."""
+    """Why ours is there; should the engine fix it, this test says so."""
     before = get_moe_metrics_tracker()
     try:
         destroy_moe_metrics_tracker()

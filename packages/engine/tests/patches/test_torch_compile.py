@@ -30,3 +30,27 @@ def test_a_torch_that_is_too_old_is_named_with_the_remedy() -> None:
 
 def test_the_oldest_that_is_supported_is_taken() -> None:
     assert said("2.11.0") == "imported"
+
+
+PROBE = """
+import torch
+{first}
+import megatron.core.models.hybrid.hybrid_model
+from megatron.core.fusions import fused_bias_swiglu
+print(hasattr(fused_bias_swiglu.swiglu, "_torchdynamo_orig_callable"), torch.compile.__module__)
+"""
+
+
+def compiled(first: str) -> list[str]:
+    """Whether a function of the engine is compiled, and which module `torch.compile` is from."""
+    command = [sys.executable, "-W", "ignore", "-c", PROBE.format(first=first)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_the_engine_is_imported_uncompiled_and_torch_is_as_before() -> None:
+    assert compiled("from modelwright.engine import load_engine; load_engine()") == ["False", "torch"]
+
+
+def test_without_the_patch_the_engine_still_compiles() -> None:
+    """The reason for the patch; when the engine imports without compiling, this fails and the patch can go."""
+    assert compiled("") == ["True", "torch"]

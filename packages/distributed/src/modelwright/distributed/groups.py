@@ -14,7 +14,13 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 
 from modelwright.config import Parallelism
 from modelwright.distributed.phase_barrier import DEFAULT_TIMEOUT
-from modelwright.engine import on_one_machine, only_loopback, restore_interfaces
+from modelwright.engine import (
+    on_one_machine,
+    only_loopback,
+    restore_interfaces,
+    restore_router_loss_tracker,
+    track_losses_of_every_model,
+)
 
 
 def initialize(
@@ -62,6 +68,7 @@ def finalize() -> None:
         BridgeCommunicator.destroy_broadcast_pgs()
         BridgeCommunicator.destroy_bridge_pgs()
         torch.distributed.destroy_process_group()
+    restore_router_loss_tracker()
     restore_interfaces()
 
 
@@ -83,6 +90,7 @@ def join(timeout: datetime.timedelta) -> None:
     Args:
         timeout: After which a collective that waits for a dead rank fails.
     """
+    track_losses_of_every_model()
     if torch.distributed.is_initialized():
         return
     cuda = torch.cuda.is_available()

@@ -15,28 +15,39 @@ if TYPE_CHECKING:
     from modelwright.engine.cpu.runtime import CpuRuntimeError, cpu_runtime, device_runtime
     from modelwright.engine.local_job import LocalStore, on_one_machine, only_loopback, restore_interfaces
     from modelwright.engine.module_specs import as_engine, as_function_spec, as_module_spec, check_slots
+    from modelwright.engine.patches.checkpoint_results_queue import results_in_this_process
+    from modelwright.engine.patches.optimizer_gather import gathering_over
     from modelwright.engine.patches.restricted_pickle import refuse_links, restricted_reading
-    from modelwright.engine.patches.router_loss_tracker import track_losses_of_every_model
+    from modelwright.engine.patches.router_loss_tracker import (
+        restore_router_loss_tracker,
+        track_losses_of_every_model,
+    )
     from modelwright.engine.patches.torch_compile import load_engine
+    from modelwright.engine.thread_patch import Change, ThreadPatch
 else:
     from modelwright.protocols import lazy_door
 
     __getattr__, __dir__ = lazy_door(__name__, __file__)
 
 __all__ = [
+    "Change",
     "CpuRuntimeError",
     "LocalStore",
+    "ThreadPatch",
     "as_engine",
     "as_function_spec",
     "as_module_spec",
     "check_slots",
     "cpu_runtime",
     "device_runtime",
+    "gathering_over",
     "load_engine",
     "on_one_machine",
     "only_loopback",
     "refuse_links",
     "restore_interfaces",
+    "restore_router_loss_tracker",
     "restricted_reading",
+    "results_in_this_process",
     "track_losses_of_every_model",
 ]

@@ -1,8 +1,6 @@
 """The engine's optimizer and learning-rate schedule, from a `TrainConfig`."""
 
-import contextlib
-from collections.abc import Generator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,10 +10,10 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from torch import nn
 
 from modelwright.config import Precision, TrainConfig
+from modelwright.engine import gathering_over
 
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
-    from torch.distributed import ProcessGroup
 
 
 # That of torch.amp.GradScaler. From the engine's 2**32 the first fifteen steps of a run in float16 only halve it.
@@ -55,33 +53,8 @@ def make_optimizer(
         params_dtype=getattr(torch, precision.params),
     )
     chunks: list[Any] = list(stages)
-    with _gathering_over(pg_collection.intra_dist_opt):
+    with gathering_over(pg_collection.intra_dist_opt):
         return get_megatron_optimizer(config, chunks, use_gloo_process_groups=False, pg_collection=pg_collection)
-
-
-@contextlib.contextmanager
-def _gathering_over(model_ranks: "ProcessGroup | None") -> Generator[None]:
-    """While it lasts, what the engine gathers from the job comes from the ranks of one model.
-
-    It compares the parameter groups of an optimizer on all ranks of the job (optimizer/__init__.py) whatever groups it
-    is given. In a composite model, the ranks of another module would not come, or bring their own.
-    """
-    dist: Any = torch.distributed
-    size, gather = dist.get_world_size, dist.all_gather_object
-    if model_ranks is None or model_ranks.size() == size():
-        yield
-        return
-
-    def ranks_of(group: "ProcessGroup | None" = None) -> int:
-        answer: int = size(group or model_ranks)
-        return answer
-
-    dist.get_world_size = ranks_of
-    dist.all_gather_object = partial(gather, group=model_ranks)
-    try:
-        yield
-    finally:
-        dist.get_world_size, dist.all_gather_object = size, gather
 
 
 def _is_distributed(stage: Any) -> bool:

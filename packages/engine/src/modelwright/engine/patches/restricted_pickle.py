@@ -1,16 +1,20 @@
 """Read the engine's checkpoints without running code that a stranger may have put into them.
 
-The engine's format contains pickles: `.metadata`, which `torch.distributed.checkpoint` reads by `pickle.load`, and the
-items that are not tensors, which it reads by `torch.load(weights_only=False)`; both run whatever the file says. Inside
-`restricted_reading()` this thread reads both through allow-lists, and refuses files that lie outside the folder. Other
-threads read as ever.
+- **Changes**: `pickle` as `torch.distributed.checkpoint.filesystem` sees it, and `torch.load`. Both read through
+  allow-lists in the thread that entered `restricted_reading()`.
+- **Why**: the format contains pickles. `.metadata` is read by `pickle.load`, items that are not tensors by
+  `torch.load(weights_only=False)`, and both run whatever a file tells them to.
+- **Versions**: torch 2.11 to 2.15, megatron-core 0.19.
+- **Undone**: at the end of the block.
+- **Entered**: by `modelwright.training.load_checkpoint`.
+- **Test that fails when it is no longer needed**: `packages/training/tests/checkpoint/test_restricted_pickle.py`
+  shows that its payload runs where nothing restricts it.
 """
 
-import contextlib
 import io
 import pickle
-import threading
-from collections.abc import Generator
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
@@ -18,45 +22,50 @@ from typing import IO, Any
 import torch
 from torch.distributed.checkpoint import filesystem
 
-_METADATA = {
-    *(
-        ("torch.distributed.checkpoint.metadata", name)
-        for name in (
-            "_MEM_FORMAT_ENCODING",
-            "BytesStorageMetadata",
-            "ChunkStorageMetadata",
-            "Metadata",
-            "MetadataIndex",
-            "StorageMeta",
-            "TensorProperties",
-            "TensorStorageMetadata",
-        )
-    ),
-    *(
-        ("torch.distributed.checkpoint.planner", name)
-        for name in ("BytesIOWriteData", "SavePlan", "TensorWriteData", "WriteItem", "WriteItemType")
-    ),
-    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-    ("torch.serialization", "_get_layout"),
-    ("torch", "Size"),
-    ("collections", "OrderedDict"),
-    ("pathlib", "PosixPath"),
-    ("pathlib._local", "PosixPath"),
+from modelwright.engine.thread_patch import Change, ThreadPatch
+
+_ALLOWED_CLASSES = {
+    "torch.distributed.checkpoint.metadata": {
+        "_MEM_FORMAT_ENCODING",
+        "BytesStorageMetadata",
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+    },
+    "torch.distributed.checkpoint.planner": {
+        "BytesIOWriteData",
+        "SavePlan",
+        "TensorWriteData",
+        "WriteItem",
+        "WriteItemType",
+    },
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.serialization": {"_get_layout"},
+    "torch": {"Size"},
+    "collections": {"OrderedDict"},
+    "pathlib": {"PosixPath"},
+    "pathlib._local": {"PosixPath"},
 }
 
 
 class _MetadataUnpickler(pickle.Unpickler):
-    """Find only the classes that describe tensors and their places."""
+    """An unpickler that finds only the classes that describe tensors and their places."""
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
-        known = (module_name, global_name) in _METADATA
-        if known or (module_name == "torch" and isinstance(getattr(torch, global_name, None), torch.dtype)):
+        is_dtype = module_name == "torch" and isinstance(getattr(torch, global_name, None), torch.dtype)
+        if is_dtype or global_name in _ALLOWED_CLASSES.get(module_name, ()):
             return super().find_class(module_name, global_name)
         raise pickle.UnpicklingError(f"it asks for `{module_name}.{global_name}`, which no checkpoint needs")
 
 
 def load_metadata(file: IO[bytes]) -> Any:
     """Return the object of a `.metadata` file.
+
+    Args:
+        file: The open file.
 
     Raises:
         pickle.UnpicklingError: It asks for anything but descriptions of tensors, or names a file outside its folder.
@@ -70,35 +79,37 @@ def load_metadata(file: IO[bytes]) -> Any:
 
 
 def refuse_links(folder: Path) -> None:
-    """Refuse a checkpoint in which a file is a link, a pipe or anything else but a file.
+    """Refuse a checkpoint that contains a link, a pipe or anything else that is not a plain file.
+
+    Args:
+        folder: The folder of the checkpoint.
 
     Raises:
-        pickle.UnpicklingError: There is one.
+        pickle.UnpicklingError: It contains one.
     """
     for path in sorted(folder.iterdir()):
         if path.is_symlink() or not path.is_file():
             raise pickle.UnpicklingError(f"`{path.name}` is not a plain file")
 
 
-@contextlib.contextmanager
-def restricted_reading() -> Generator[None]:
-    """Let this thread read checkpoints through allow-lists until the end of the block."""
-    thread, plain_load, plain_pickle = threading.get_ident(), torch.load, filesystem.pickle
+def restricted_reading() -> AbstractContextManager[None]:
+    """Return a context in which this thread reads checkpoints through allow-lists."""
+    return _RESTRICTED()
 
-    def load_metadata_here(file: IO[bytes]) -> Any:
-        return load_metadata(file) if threading.get_ident() == thread else plain_pickle.load(file)
+
+def _changes() -> Iterator[Change]:
+    plain_load = torch.load
 
     def load_weights_only(file: Any, *args: Any, **options: Any) -> Any:
-        if threading.get_ident() == thread:
-            options["weights_only"] = True
-            if isinstance(file, io.BytesIO):
-                file.seek(0)
-        return plain_load(file, *args, **options)
+        if isinstance(file, io.BytesIO):
+            file.seek(0)
+        return plain_load(file, *args, **{**options, "weights_only": True})
 
-    shim: Any = SimpleNamespace(load=load_metadata_here, dump=plain_pickle.dump)
-    filesystem.pickle = shim
-    torch.load = load_weights_only
-    try:
-        yield
-    finally:
-        filesystem.pickle, torch.load = plain_pickle, plain_load
+    # A namespace of our own in the place of the module: `pickle.load` itself stays what it is for everyone else.
+    shim = SimpleNamespace(load=pickle.load, dump=pickle.dump)
+    yield shim, "load", load_metadata
+    yield filesystem, "pickle", shim
+    yield torch, "load", load_weights_only
+
+
+_RESTRICTED = ThreadPatch(_changes)

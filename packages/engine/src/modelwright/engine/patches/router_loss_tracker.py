@@ -1,7 +1,13 @@
-"""The engine's tracker of router losses, for processes that hold more than one model.
+"""A tracker of router losses that has space for the deepest model of the process.
 
-The engine has one tracker a process, and sizes it by the layers of the first model whose router logs a loss; the router
-of a deeper one, built later or beside it, then writes past its end.
+- **Changes**: the engine's process-wide `MoEMetricsTracker`.
+- **Why**: the engine sizes it by the layers of the first model with a router loss. The router of a deeper model, built
+  later or beside the first, then writes past its end.
+- **Versions**: megatron-core 0.19.
+- **Undone**: by `restore_router_loss_tracker`, which puts back the tracker that was there before.
+- **Entered**: by `modelwright.distributed.initialize`, undone by `finalize`: from joining a job to leaving it.
+- **Threads**: the engine has one tracker for all threads; so has this patch.
+- **Test that fails when it is no longer needed**: `tests/patches/test_router_loss_tracker.py`.
 """
 
 from typing import Any, final, override
@@ -14,16 +20,22 @@ from megatron.core.transformer.moe.moe_logging import (
 )
 from torch import Tensor
 
-from modelwright.engine.module_specs import as_engine
-
 
 @final
 class GrowingTracker(MoEMetricsTracker):
-    """A tracker with room for the deepest model."""
+    """A tracker that grows with the deepest model.
+
+    Args:
+        before: The tracker that it replaces.
+    """
+
+    def __init__(self, before: MoEMetricsTracker) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.before = before
 
     @override
     def record(self, name: str, value: Tensor, layer_number: int, num_layers: int, *args: Any, **options: Any) -> None:
-        """Add a value, after making room; the arguments are the engine's."""
+        """Add a value after making space; the arguments are the engine's."""
         entry = self.metrics.get(name)
         if entry is not None and entry.values.numel() < num_layers:
             entry.values = torch.cat([entry.values, entry.values.new_zeros(num_layers - entry.values.numel())])
@@ -31,6 +43,14 @@ class GrowingTracker(MoEMetricsTracker):
 
 
 def track_losses_of_every_model() -> None:
-    """Put a tracker that grows in the place of the engine's, unless one is there."""
-    if not isinstance(get_moe_metrics_tracker(), GrowingTracker):
-        set_moe_metrics_tracker(as_engine(GrowingTracker)())  # its constructor has no types
+    """Put a growing tracker in the place of the engine's, unless one is there."""
+    current = get_moe_metrics_tracker()
+    if not isinstance(current, GrowingTracker):
+        set_moe_metrics_tracker(GrowingTracker(current))
+
+
+def restore_router_loss_tracker() -> None:
+    """Put back the tracker that was there before; nothing happens when no growing tracker is there."""
+    current = get_moe_metrics_tracker()
+    if isinstance(current, GrowingTracker):
+        set_moe_metrics_tracker(current.before)

@@ -1,50 +1,53 @@
-"""Loads the engine before any file that imports it: `load_engine`, called by the doors of the packages above.
+"""Keep `torch.compile` out of the engine's import on machines without a GPU.
 
-The engine wraps many functions in `torch.compile` when it is imported, and preparing that takes almost half of the
-import: 4.7 of 12.1 seconds on two slow cores. Without a GPU those functions run as they are written (see
-`cpu_runtime`), so they are left as they are written.
+- **Changes**: `torch.compile` returns the function as it is written, while `load_engine` imports the engine, in the
+  importing thread alone.
+- **Why**: the engine wraps many functions in `torch.compile` when it is imported, and preparing that is almost half of
+  the import: 4.7 of 12.1 seconds on two slow cores. Without a GPU `cpu_runtime` runs those functions uncompiled anyway.
+- **Versions**: megatron-core 0.19. `megatron.core.jit.disable_jit_fuser` comes too late: the package's own
+  `__init__` imports the functions that are wrapped.
+- **Undone**: at the end of `load_engine`. The functions of the engine stay uncompiled for the life of the process.
+- **Entered**: by the doors of `distributed`, `layers` and `training` before they import a file that needs the engine,
+  and by `cpu_runtime`. Code that imports Megatron-Core before gets the engine as it is, and a slower start.
+- **Test that fails when it is no longer needed**: `tests/patches/test_torch_compile.py`.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 
 import torch
 
-from modelwright.protocols import ModelwrightError
+from modelwright.engine.thread_patch import Change, ThreadPatch
+from modelwright.engine.versions import check_torch
 
-_OLDEST_TORCH = (2, 11)
 _WHOLE_MODEL = "megatron.core.models.hybrid.hybrid_model"
 
 
-def _as_written(function: Callable[..., Any] | None = None, **_: object) -> Any:
-    """In place of `torch.compile`, as a decorator with or without options."""
-    return _as_written if function is None else function
-
-
 def load_engine() -> None:
-    """Import the engine; without a GPU, with its functions as they are written.
+    """Import the engine; without a GPU, its functions stay as they are written.
 
     Raises:
         ModelwrightError: torch is too old.
     """
-    _check_torch()
-    if torch.cuda.is_available() or _WHOLE_MODEL in sys.modules:
+    if _WHOLE_MODEL in sys.modules:
         return
-    before = torch.compile
-    setattr(torch, "compile", _as_written)  # noqa: B010 - of another type than torch's
-    try:
+    check_torch()
+    if torch.cuda.is_available():
         import_module(_WHOLE_MODEL)
-    finally:
-        setattr(torch, "compile", before)  # noqa: B010
+        return
+    with _UNCOMPILED():
+        import_module(_WHOLE_MODEL)
 
 
-def _check_torch() -> None:
-    """A package index would refuse an older one; a container that brings its own torch does not."""
-    version = str(torch.__version__)
-    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_TORCH:
-        oldest = ".".join(map(str, _OLDEST_TORCH))
-        raise ModelwrightError(
-            f"`torch` must be {oldest} or newer, but is {version}; install one by `pip install 'torch>={oldest},<3'`."
-        )
+def _as_written(function: Callable[..., Any] | None = None, **_: object) -> Any:
+    """Stand in for `torch.compile`, as a decorator with or without options."""
+    return _as_written if function is None else function
+
+
+def _changes() -> Iterator[Change]:
+    yield torch, "compile", _as_written
+
+
+_UNCOMPILED = ThreadPatch(_changes)

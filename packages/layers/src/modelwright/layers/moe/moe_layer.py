@@ -19,7 +19,7 @@ from megatron.core.transformer.moe.shared_experts import SharedExpertMLP
 from megatron.core.transformer.transformer_layer import MoETransformerLayer, TransformerLayerSubmodules
 from torch import Tensor, nn
 
-from modelwright.engine import as_engine, as_function_spec, check_slots, track_losses_of_every_model
+from modelwright.engine import as_engine, as_function_spec, check_slots
 from modelwright.layers.moe.grouped_experts import GroupedExperts
 from modelwright.layers.moe.token_dispatcher import LocalTokenDispatcher, token_dispatcher
 from modelwright.layers.norm import TorchNorm
@@ -170,7 +170,6 @@ class MoeSpec:
         name: str | None = None,
     ) -> MoELayer:
         """Build the mixture of one layer."""
-        track_losses_of_every_model()
         parts = MoESubmodules(
             experts=as_engine(self.experts),
             shared_experts=as_engine(self.shared_experts),

@@ -5,7 +5,6 @@ Beside the engine's files lie the config of the run and the number of steps done
 
 import json
 import pickle
-import queue
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
-from megatron.core.dist_checkpointing.strategies import filesystem_async
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from modelwright.config import RunConfig, dumps
 from modelwright.distributed import unwrapped
-from modelwright.engine import refuse_links, restricted_reading
+from modelwright.engine import refuse_links, restricted_reading, results_in_this_process
 from modelwright.training.checkpoint.run_folder import CONFIG_FILE, CheckpointError, checkpoint_path, checkpoints
 
 if TYPE_CHECKING:
@@ -95,9 +93,9 @@ def save_checkpoint(state: TrainState, run: RunConfig, run_dir: Path, step: int)
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
     torch.distributed.barrier()
-    _collect_in_this_process()
     try:
-        dist_checkpointing.save(state.sharded(loading=False), str(aside))
+        with results_in_this_process():
+            dist_checkpointing.save(state.sharded(loading=False), str(aside))
     except CheckpointException as error:
         raise RuntimeError(f"`{path}` cannot be written: {_reason(error)}; older checkpoints are untouched.") from error
     torch.distributed.barrier()
@@ -105,15 +103,6 @@ def save_checkpoint(state: TrainState, run: RunConfig, run_dir: Path, step: int)
         _finish(aside, path, run, step)
     torch.distributed.barrier()
     return path
-
-
-def _collect_in_this_process() -> None:
-    """Let the engine gather what its writing threads say without a process of its own.
-
-    By default it starts a manager for that (filesystem_async.py), which takes seconds, needs an import-safe main
-    module, and lives on, holding the terminal, when the rank is killed.
-    """
-    setattr(filesystem_async, "_results_queue", queue.Queue())  # noqa: B010 - declared None
 
 
 def _finish(aside: Path, path: Path, run: RunConfig, step: int) -> None:

@@ -1,0 +1,28 @@
+"""Let the threads that write a checkpoint report through a queue of this process.
+
+- **Changes**: `megatron.core.dist_checkpointing.strategies.filesystem_async._results_queue` is a plain queue.
+- **Why**: by default the engine starts a manager process for that queue. It takes seconds, needs a main module that can
+  be imported safely, and survives a killed rank while it holds the terminal.
+- **Versions**: megatron-core 0.19.
+- **Undone**: at the end of the block.
+- **Entered**: by `modelwright.training.save_checkpoint`, on every rank. One save at a time in a process: the engine
+  itself has one queue a process.
+- **Test that fails when it is no longer needed**: `tests/patches/test_checkpoint_results_queue.py`.
+"""
+
+import contextlib
+import queue
+from collections.abc import Generator
+from importlib import import_module
+
+
+@contextlib.contextmanager
+def results_in_this_process() -> Generator[None]:
+    """Keep the engine from starting a manager process until the end of the block."""
+    module = import_module("megatron.core.dist_checkpointing.strategies.filesystem_async")
+    before = module._results_queue
+    module._results_queue = queue.Queue()
+    try:
+        yield
+    finally:
+        module._results_queue = before
