@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from modelwright.protocols.door import lazy_door
     from modelwright.protocols.engine_config import EngineConfig
     from modelwright.protocols.errors import ConformanceError, ModelwrightError, did_you_mean
+    from modelwright.protocols.not_fillable_yet.cross_attention import (
+        CrossAttentionBuilder,
+        CrossAttentionInterface,
+        CrossBiasDropoutAddBuilder,
+        LinearLayerBuilder,
+        LinearLayerInterface,
+    )
     from modelwright.protocols.not_fillable_yet.gated_delta import (
+        GatedDeltaLayerBuilder,
+        GatedDeltaLayerInterface,
         GatedDeltaNetBuilder,
         GatedDeltaNetInterface,
         GatedDeltaRuleInterface,
@@ -40,10 +49,17 @@ if TYPE_CHECKING:
     from modelwright.protocols.not_fillable_yet.sparse_attention import (
         DuplicatedLinearBuilder,
         DuplicatedLinearInterface,
+        SparseAttentionLayerBuilder,
+        SparseAttentionLayerInterface,
         SparseCoreAttentionBuilder,
         SparseCoreAttentionInterface,
         SparseIndexerBuilder,
         SparseIndexerInterface,
+    )
+    from modelwright.protocols.not_fillable_yet.transformer_block import BlockLayerInterface, TransformerLayerBuilder
+    from modelwright.protocols.not_fillable_yet.yarn_rotary import (
+        YarnRotaryEmbeddingBuilder,
+        YarnRotaryEmbeddingInterface,
     )
     from modelwright.protocols.optional_members import (
         SupportsAbsorbedUpProjection,
@@ -68,18 +84,16 @@ if TYPE_CHECKING:
     )
     from modelwright.protocols.process_groups import ProcessGroups
     from modelwright.protocols.slot_table import SLOTS, Slot
-    from modelwright.protocols.slots.activation import ActivationFunctionBuilder, ActivationFunctionInterface
     from modelwright.protocols.slots.attention import (
         CoreAttentionBuilder,
         CoreAttentionInterface,
-        CrossAttentionBuilder,
-        CrossAttentionInterface,
         SelfAttentionBuilder,
         SelfAttentionInterface,
     )
     from modelwright.protocols.slots.embedding import (
         EmbeddingBuilder,
         EmbeddingInterface,
+        LossInterface,
         OutputLayerBuilder,
         OutputLayerInterface,
     )
@@ -98,9 +112,6 @@ if TYPE_CHECKING:
     from modelwright.protocols.slots.layer import (
         AttentionLayerBuilder,
         AttentionLayerInterface,
-        BlockLayerInterface,
-        GatedDeltaLayerBuilder,
-        GatedDeltaLayerInterface,
         LatentAttentionLayerBuilder,
         LatentAttentionLayerInterface,
         MambaLayerBuilder,
@@ -109,9 +120,6 @@ if TYPE_CHECKING:
         MlpLayerInterface,
         MoeLayerBuilder,
         MoeLayerInterface,
-        SparseAttentionLayerBuilder,
-        SparseAttentionLayerInterface,
-        TransformerLayerBuilder,
         TransformerLayerInterface,
     )
     from modelwright.protocols.slots.linear import (
@@ -121,8 +129,6 @@ if TYPE_CHECKING:
         LinearFc1Interface,
         LinearFc2Builder,
         LinearFc2Interface,
-        LinearLayerBuilder,
-        LinearLayerInterface,
         LinearProjBuilder,
         LinearProjInterface,
         LinearQkvBuilder,
@@ -130,7 +136,6 @@ if TYPE_CHECKING:
         OutProjBuilder,
         OutProjInterface,
     )
-    from modelwright.protocols.slots.loss import LossInterface
     from modelwright.protocols.slots.mamba import (
         CausalConvolutionInterface,
         CausalConvolutionStepInterface,
@@ -142,7 +147,12 @@ if TYPE_CHECKING:
         ScanInterface,
         ScanStepInterface,
     )
-    from modelwright.protocols.slots.mlp import MlpBuilder, MlpInterface
+    from modelwright.protocols.slots.mlp import (
+        ActivationFunctionBuilder,
+        ActivationFunctionInterface,
+        MlpBuilder,
+        MlpInterface,
+    )
     from modelwright.protocols.slots.moe import (
         ExpertsBuilder,
         ExpertsInterface,
@@ -166,15 +176,9 @@ if TYPE_CHECKING:
     from modelwright.protocols.slots.residual import (
         BiasDropoutAddBuilder,
         BiasDropoutAddInterface,
-        CrossBiasDropoutAddBuilder,
         MambaBiasDropoutAddBuilder,
     )
-    from modelwright.protocols.slots.rotary import (
-        RotaryEmbeddingBuilder,
-        RotaryEmbeddingInterface,
-        YarnRotaryEmbeddingBuilder,
-        YarnRotaryEmbeddingInterface,
-    )
+    from modelwright.protocols.slots.rotary import RotaryEmbeddingBuilder, RotaryEmbeddingInterface
     from modelwright.protocols.slots.stack import StackBuilder, StackInterface
 else:
     from modelwright.protocols.door import lazy_door

@@ -1,23 +1,22 @@
-"""Every slot of the engine, as data: where it is, which Protocol its call obeys, what of the engine fills it.
+"""The table of slots: every slot of Megatron-Core, with its Protocol, its call site and the parts that fill it.
 
-A slot is named `OWNER.FIELD`: a field of one of the engine's `…Submodules` dataclasses, or, where the engine fixes a
-class or a function in its code, the attribute under which the built part is held. The page `docs/slots.md` is written
-from this list, and a test compares it with the installed engine.
+A slot is named `OWNER.FIELD`. The field belongs to one of the engine's `…Submodules` dataclasses. Where the engine
+fixes a class or a function in its code, it is the attribute that stores the built part. `docs/slots.md` is generated
+from this table, and a test compares the table with the installed engine.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from modelwright.protocols.not_fillable_yet import gated_delta
+from modelwright.protocols.not_fillable_yet import cross_attention, gated_delta, transformer_block, yarn_rotary
 from modelwright.protocols.not_fillable_yet import multi_token_prediction as mtp
 from modelwright.protocols.not_fillable_yet import sparse_attention as sparse
-from modelwright.protocols.slots import attention, embedding, layer, linear, loss, moe, rotary, stack
+from modelwright.protocols.slots import attention, embedding, layer, linear, moe, rotary, stack
 from modelwright.protocols.slots import latent_attention as latent
 from modelwright.protocols.slots import mamba as ssm
 from modelwright.protocols.slots import residual as bias_dropout_add
-from modelwright.protocols.slots.activation import ActivationFunctionBuilder
-from modelwright.protocols.slots.mlp import MlpBuilder
+from modelwright.protocols.slots.mlp import ActivationFunctionBuilder, MlpBuilder
 from modelwright.protocols.slots.norm import NormBuilder
 
 
@@ -25,25 +24,22 @@ class Slot(NamedTuple):
     """One slot of the engine."""
 
     owner: str
-    """The engine's dataclass, or the class that fixes what fills the slot."""
+    """Dataclass of the engine that declares the slot, or class of the engine that fixes the part."""
     field: str
-    """Its field, or the attribute that holds the part."""
+    """Field of the dataclass, or attribute that stores the part."""
     protocol: type[object]
-    """A Builder; for a slot that holds a function, the Interface of the function."""
+    """Builder of the part. For a slot that stores a function: Interface of the function."""
     caller: str
-    """Who builds what fills the slot, or calls the function: file and function of the engine."""
+    """Call site in the engine that builds the part or calls the function, as file and function."""
     filled_by: tuple[str, ...] = ()
-    """Classes and functions of the engine that fill it, dotted from `megatron.core`; `IdentityOp` means left out."""
+    """Classes and functions of the engine that fill the slot, below `megatron.core`. `IdentityOp` leaves it empty."""
+    spec_fields: tuple[str, ...] = ()
+    """Fields of specs in `modelwright.layers` that fill the slot, as `SPEC.FIELD`. Empty: no spec can fill it yet."""
 
     @property
     def name(self) -> str:
-        """As `OWNER.FIELD`."""
+        """Name of the slot, as `OWNER.FIELD`."""
         return f"{self.owner}.{self.field}"
-
-    @property
-    def is_function(self) -> bool:
-        """Whether the slot holds the function that is called, and not what makes a part."""
-        return self.protocol.__name__.endswith("Interface")
 
 
 _NORMS = (
@@ -79,7 +75,17 @@ _MLP_LAYER = "ssm.mlp_layer.MLPLayer"
 
 SLOTS: tuple[Slot, ...] = (
     # A transformer layer.
-    Slot("TransformerLayerSubmodules", "input_layernorm", NormBuilder, _LAYER, _NORMS),
+    Slot(
+        "TransformerLayerSubmodules",
+        "input_layernorm",
+        NormBuilder,
+        _LAYER,
+        _NORMS,
+        spec_fields=(
+            "AttentionLayerSpec.input_layernorm",
+            "LatentAttentionLayerSpec.input_layernorm",
+        ),
+    ),
     Slot(
         "TransformerLayerSubmodules",
         "self_attention",
@@ -92,6 +98,10 @@ SLOTS: tuple[Slot, ...] = (
             "transformer.experimental_attention_variant.absorbed_mla.AbsorbedMLASelfAttention",
             "transformer.identity_op.IdentityOp",
         ),
+        spec_fields=(
+            "AttentionLayerSpec.self_attention",
+            "LatentAttentionLayerSpec.self_attention",
+        ),
     ),
     Slot(
         "TransformerLayerSubmodules",
@@ -99,23 +109,37 @@ SLOTS: tuple[Slot, ...] = (
         bias_dropout_add.BiasDropoutAddBuilder,
         _FORWARD_LAYER,
         _BIAS_DROPOUT_ADD,
+        spec_fields=(
+            "AttentionLayerSpec.self_attn_bda",
+            "LatentAttentionLayerSpec.self_attn_bda",
+        ),
     ),
     Slot("TransformerLayerSubmodules", "pre_cross_attn_layernorm", NormBuilder, _LAYER, _NORMS),
     Slot(
         "TransformerLayerSubmodules",
         "cross_attention",
-        attention.CrossAttentionBuilder,
+        cross_attention.CrossAttentionBuilder,
         _LAYER,
-        ("transformer.attention.CrossAttention", "transformer.identity_op.IdentityOp"),
+        ("transformer.cross_attention.CrossAttention", "transformer.identity_op.IdentityOp"),
     ),
     Slot(
         "TransformerLayerSubmodules",
         "cross_attn_bda",
-        bias_dropout_add.CrossBiasDropoutAddBuilder,
+        cross_attention.CrossBiasDropoutAddBuilder,
         _FORWARD_LAYER,
         _BIAS_DROPOUT_ADD,
     ),
-    Slot("TransformerLayerSubmodules", "pre_mlp_layernorm", NormBuilder, _LAYER, _NORMS),
+    Slot(
+        "TransformerLayerSubmodules",
+        "pre_mlp_layernorm",
+        NormBuilder,
+        _LAYER,
+        _NORMS,
+        spec_fields=(
+            "MlpLayerSpec.pre_mlp_layernorm",
+            "MoeLayerSpec.pre_mlp_layernorm",
+        ),
+    ),
     Slot(
         "TransformerLayerSubmodules",
         "mlp",
@@ -126,6 +150,10 @@ SLOTS: tuple[Slot, ...] = (
             "transformer.moe.moe_layer.MoELayer",
             "transformer.identity_op.IdentityOp",
         ),
+        spec_fields=(
+            "MlpLayerSpec.mlp",
+            "MoeLayerSpec.mlp",
+        ),
     ),
     Slot(
         "TransformerLayerSubmodules",
@@ -133,6 +161,10 @@ SLOTS: tuple[Slot, ...] = (
         bias_dropout_add.BiasDropoutAddBuilder,
         "transformer_layer.py, TransformerLayer._forward_post_mlp",
         _BIAS_DROPOUT_ADD,
+        spec_fields=(
+            "MlpLayerSpec.mlp_bda",
+            "MoeLayerSpec.mlp_bda",
+        ),
     ),
     # Attention.
     Slot(
@@ -141,6 +173,7 @@ SLOTS: tuple[Slot, ...] = (
         linear.LinearQkvBuilder,
         "attention.py, SelfAttention.__init__",
         _COLUMN,
+        spec_fields=("SelfAttentionSpec.linear_qkv",),
     ),
     Slot(
         "SelfAttentionSubmodules",
@@ -148,14 +181,23 @@ SLOTS: tuple[Slot, ...] = (
         attention.CoreAttentionBuilder,
         "attention.py, Attention.__init__",
         _DOT_PRODUCT,
+        spec_fields=("SelfAttentionSpec.core_attention",),
     ),
-    Slot("SelfAttentionSubmodules", "linear_proj", linear.LinearProjBuilder, "attention.py, Attention.__init__", _ROW),
+    Slot(
+        "SelfAttentionSubmodules",
+        "linear_proj",
+        linear.LinearProjBuilder,
+        "attention.py, Attention.__init__",
+        _ROW,
+        spec_fields=("SelfAttentionSpec.linear_proj",),
+    ),
     Slot(
         "SelfAttentionSubmodules",
         "q_layernorm",
         NormBuilder,
         "attention.py, SelfAttention.__init__",
         (*_NORMS, "transformer.torch_norm.L2Norm"),
+        spec_fields=("SelfAttentionSpec.q_layernorm",),
     ),
     Slot(
         "SelfAttentionSubmodules",
@@ -163,18 +205,19 @@ SLOTS: tuple[Slot, ...] = (
         NormBuilder,
         "attention.py, SelfAttention.__init__",
         (*_NORMS, "transformer.torch_norm.L2Norm"),
+        spec_fields=("SelfAttentionSpec.k_layernorm",),
     ),
     Slot(
         "CrossAttentionSubmodules",
         "linear_q",
-        linear.LinearLayerBuilder,
+        cross_attention.LinearLayerBuilder,
         "attention.py, CrossAttention.__init__",
         _COLUMN,
     ),
     Slot(
         "CrossAttentionSubmodules",
         "linear_kv",
-        linear.LinearLayerBuilder,
+        cross_attention.LinearLayerBuilder,
         "attention.py, CrossAttention.__init__",
         _COLUMN,
     ),
@@ -186,16 +229,31 @@ SLOTS: tuple[Slot, ...] = (
         _DOT_PRODUCT,
     ),
     Slot("CrossAttentionSubmodules", "linear_proj", linear.LinearProjBuilder, "attention.py, Attention.__init__", _ROW),
-    # Latent attention.
+    # Multi-head latent attention (MLA).
     Slot(
         "MLASelfAttentionSubmodules",
         "linear_proj",
         linear.LinearProjBuilder,
         "multi_latent_attention.py, MultiLatentAttention.__init__",
         _ROW,
+        spec_fields=("LatentAttentionSpec.linear_proj",),
     ),
-    Slot("MLASelfAttentionSubmodules", "q_layernorm", NormBuilder, _MLA, _NORMS),
-    Slot("MLASelfAttentionSubmodules", "kv_layernorm", NormBuilder, _MLA, _NORMS),
+    Slot(
+        "MLASelfAttentionSubmodules",
+        "q_layernorm",
+        NormBuilder,
+        _MLA,
+        _NORMS,
+        spec_fields=("LatentAttentionSpec.q_layernorm",),
+    ),
+    Slot(
+        "MLASelfAttentionSubmodules",
+        "kv_layernorm",
+        NormBuilder,
+        _MLA,
+        _NORMS,
+        spec_fields=("LatentAttentionSpec.kv_layernorm",),
+    ),
     Slot("MLASelfAttentionSubmodules", "linear_q_proj", latent.LinearQProjBuilder, _MLA, _COLUMN),
     Slot(
         "MLASelfAttentionSubmodules",
@@ -203,16 +261,32 @@ SLOTS: tuple[Slot, ...] = (
         latent.LinearDownProjBuilder,
         _MLA,
         ("tensor_parallel.layers.ColumnParallelLinear", *_DUPLICATED),
+        spec_fields=("LatentAttentionSpec.linear_q_down_proj",),
     ),
-    Slot("MLASelfAttentionSubmodules", "linear_q_up_proj", latent.LinearUpProjBuilder, _MLA, _COLUMN),
+    Slot(
+        "MLASelfAttentionSubmodules",
+        "linear_q_up_proj",
+        latent.LinearUpProjBuilder,
+        _MLA,
+        _COLUMN,
+        spec_fields=("LatentAttentionSpec.linear_q_up_proj",),
+    ),
     Slot(
         "MLASelfAttentionSubmodules",
         "linear_kv_down_proj",
         latent.LinearDownProjBuilder,
         _MLA,
         ("tensor_parallel.layers.ColumnParallelLinear", *_DUPLICATED),
+        spec_fields=("LatentAttentionSpec.linear_kv_down_proj",),
     ),
-    Slot("MLASelfAttentionSubmodules", "linear_kv_up_proj", latent.LinearUpProjBuilder, _MLA, _COLUMN),
+    Slot(
+        "MLASelfAttentionSubmodules",
+        "linear_kv_up_proj",
+        latent.LinearUpProjBuilder,
+        _MLA,
+        _COLUMN,
+        spec_fields=("LatentAttentionSpec.linear_kv_up_proj",),
+    ),
     Slot(
         "MLASelfAttentionSubmodules",
         "linear_qkv_down_proj",
@@ -226,6 +300,7 @@ SLOTS: tuple[Slot, ...] = (
         latent.LatentCoreAttentionBuilder,
         "multi_latent_attention.py, MultiLatentAttention.__init__",
         ("extensions.transformer_engine.TEDotProductAttention",),
+        spec_fields=("LatentAttentionSpec.core_attention",),
     ),
     Slot("AbsorbedMLASelfAttentionSubmodules", "linear_q_proj", latent.LinearQProjBuilder, _ABSORBED, _COLUMN),
     Slot(
@@ -273,9 +348,31 @@ SLOTS: tuple[Slot, ...] = (
     Slot("DSAIndexerSubmodules", "linear_wk", sparse.DuplicatedLinearBuilder, _INDEXER, _DUPLICATED),
     Slot("DSAIndexerSubmodules", "k_norm", NormBuilder, _INDEXER, _NORMS),
     Slot("DSAIndexerSubmodules", "linear_weights_proj", sparse.DuplicatedLinearBuilder, _INDEXER, _DUPLICATED),
-    # MLP and mixture of experts.
-    Slot("MLPSubmodules", "linear_fc1", linear.LinearFc1Builder, "mlp.py, MLP.__init__", _COLUMN),
-    Slot("MLPSubmodules", "linear_fc2", linear.LinearFc2Builder, "mlp.py, MLP.__init__", _ROW),
+    # MLP and MoE layer.
+    Slot(
+        "MLPSubmodules",
+        "linear_fc1",
+        linear.LinearFc1Builder,
+        "mlp.py, MLP.__init__",
+        _COLUMN,
+        spec_fields=(
+            "MlpSpec.linear_fc1",
+            "SequentialExpertsSpec.linear_fc1",
+            "SharedExpertsSpec.linear_fc1",
+        ),
+    ),
+    Slot(
+        "MLPSubmodules",
+        "linear_fc2",
+        linear.LinearFc2Builder,
+        "mlp.py, MLP.__init__",
+        _ROW,
+        spec_fields=(
+            "MlpSpec.linear_fc2",
+            "SequentialExpertsSpec.linear_fc2",
+            "SharedExpertsSpec.linear_fc2",
+        ),
+    ),
     Slot(
         "MLPSubmodules",
         "activation_func",
@@ -289,6 +386,7 @@ SLOTS: tuple[Slot, ...] = (
         moe.GroupedLinearFc1Builder,
         "experts.py, TEGroupedMLP.__init__",
         ("extensions.transformer_engine.TEColumnParallelGroupedLinear",),
+        spec_fields=("GroupedExpertsSpec.linear_fc1",),
     ),
     Slot(
         "GroupedMLPSubmodules",
@@ -296,6 +394,7 @@ SLOTS: tuple[Slot, ...] = (
         moe.GroupedLinearFc2Builder,
         "experts.py, TEGroupedMLP.__init__",
         ("extensions.transformer_engine.TERowParallelGroupedLinear",),
+        spec_fields=("GroupedExpertsSpec.linear_fc2",),
     ),
     Slot(
         "GroupedMLPSubmodules",
@@ -310,6 +409,7 @@ SLOTS: tuple[Slot, ...] = (
         moe.ExpertsBuilder,
         "moe_layer.py, MoELayer.__init__",
         ("transformer.moe.experts.SequentialMLP", "transformer.moe.experts.TEGroupedMLP"),
+        spec_fields=("MoeSpec.experts",),
     ),
     Slot(
         "MoESubmodules",
@@ -317,6 +417,7 @@ SLOTS: tuple[Slot, ...] = (
         moe.SharedExpertsBuilder,
         "moe_layer.py, MoELayer.__init__",
         ("transformer.moe.shared_experts.SharedExpertMLP",),
+        spec_fields=("MoeSpec.shared_experts",),
     ),
     Slot(
         "MoESubmodules",
@@ -324,6 +425,7 @@ SLOTS: tuple[Slot, ...] = (
         moe.RouterBuilder,
         "moe_layer.py, MoELayer.__init__",
         ("transformer.moe.router.TopKRouter", "transformer.moe.router.InferenceTopKRouter"),
+        spec_fields=("MoeSpec.router",),
     ),
     Slot(
         "MoELayer",
@@ -335,17 +437,26 @@ SLOTS: tuple[Slot, ...] = (
             "transformer.moe.token_dispatcher.MoEAlltoAllTokenDispatcher",
             "transformer.moe.token_dispatcher.MoEFlexTokenDispatcher",
         ),
+        spec_fields=("MoeSpec.token_dispatcher",),
     ),
     Slot("MoELayer", "fc1_latent_proj", moe.LatentProjBuilder, "moe_layer.py, MoELayer.__init__", _DUPLICATED),
     Slot("MoELayer", "fc2_latent_proj", moe.LatentProjBuilder, "moe_layer.py, MoELayer.__init__", _DUPLICATED),
     # Mamba and gated delta net.
-    Slot("MambaLayerSubmodules", "norm", NormBuilder, "mamba_layer.py, MambaLayer.__init__", _NORMS),
+    Slot(
+        "MambaLayerSubmodules",
+        "norm",
+        NormBuilder,
+        "mamba_layer.py, MambaLayer.__init__",
+        _NORMS,
+        spec_fields=("MambaLayerSpec.norm",),
+    ),
     Slot(
         "MambaLayerSubmodules",
         "mixer",
         ssm.MambaMixerBuilder,
         "mamba_layer.py, MambaLayer.__init__",
         ("ssm.mamba_mixer.MambaMixer",),
+        spec_fields=("MambaLayerSpec.mixer",),
     ),
     Slot(
         "MambaLayerSubmodules",
@@ -353,24 +464,52 @@ SLOTS: tuple[Slot, ...] = (
         bias_dropout_add.MambaBiasDropoutAddBuilder,
         "mamba_layer.py, MambaLayer.forward",
         ("fusions.fused_bias_dropout.get_bias_dropout_add",),
+        spec_fields=("MambaLayerSpec.mamba_bda",),
     ),
-    Slot("MambaMixerSubmodules", "in_proj", linear.InProjBuilder, "mamba_mixer.py, MambaMixer.__init__", _COLUMN),
-    Slot("MambaMixerSubmodules", "out_proj", linear.OutProjBuilder, "mamba_mixer.py, MambaMixer.__init__", _ROW),
+    Slot(
+        "MambaMixerSubmodules",
+        "in_proj",
+        linear.InProjBuilder,
+        "mamba_mixer.py, MambaMixer.__init__",
+        _COLUMN,
+        spec_fields=("MambaMixerSpec.in_proj",),
+    ),
+    Slot(
+        "MambaMixerSubmodules",
+        "out_proj",
+        linear.OutProjBuilder,
+        "mamba_mixer.py, MambaMixer.__init__",
+        _ROW,
+        spec_fields=("MambaMixerSpec.out_proj",),
+    ),
     Slot(
         "MambaMixer",
         "norm",
         ssm.GatedNormBuilder,
         "mamba_mixer.py, MambaMixer.__init__",
         ("ssm.mamba_mixer.ExtendedRMSNorm",),
+        spec_fields=("MambaKernels.norm",),
     ),
-    Slot("MambaMixer", "mamba_chunk_scan_combined", ssm.ScanInterface, "mamba_mixer.py, MambaMixer._ssm_prefill"),
+    Slot(
+        "MambaMixer",
+        "mamba_chunk_scan_combined",
+        ssm.ScanInterface,
+        "mamba_mixer.py, MambaMixer._ssm_prefill",
+        spec_fields=("MambaKernels.scan",),
+    ),
     Slot(
         "MambaMixer",
         "mamba_split_conv1d_scan_combined",
         ssm.FusedScanInterface,
         "mamba_mixer.py, MambaMixer._ssm_training",
     ),
-    Slot("MambaMixer", "causal_conv1d_fn", ssm.CausalConvolutionInterface, "mamba_mixer.py, MambaMixer._ssm_prefill"),
+    Slot(
+        "MambaMixer",
+        "causal_conv1d_fn",
+        ssm.CausalConvolutionInterface,
+        "mamba_mixer.py, MambaMixer._ssm_prefill",
+        spec_fields=("MambaKernels.convolution",),
+    ),
     Slot(
         "GatedDeltaNetSubmodules",
         "in_proj",
@@ -394,13 +533,48 @@ SLOTS: tuple[Slot, ...] = (
         ("ssm.gated_delta_net.common.torch_chunk_gated_delta_rule",),
     ),
     # Stacks.
-    Slot("HybridStackSubmodules", "mamba_layer", layer.MambaLayerBuilder, _STACK, ("ssm.mamba_layer.MambaLayer",)),
-    Slot("HybridStackSubmodules", "gdn_layer", layer.GatedDeltaLayerBuilder, _STACK, (_TRANSFORMER_LAYER,)),
-    Slot("HybridStackSubmodules", "attention_layer", layer.AttentionLayerBuilder, _STACK, (_TRANSFORMER_LAYER,)),
-    Slot("HybridStackSubmodules", "dsa_layer", layer.SparseAttentionLayerBuilder, _STACK, (_TRANSFORMER_LAYER,)),
-    Slot("HybridStackSubmodules", "mla_layer", layer.LatentAttentionLayerBuilder, _STACK, (_TRANSFORMER_LAYER,)),
-    Slot("HybridStackSubmodules", "mlp_layer", layer.MlpLayerBuilder, _STACK, (_MLP_LAYER, _TRANSFORMER_LAYER)),
-    Slot("HybridStackSubmodules", "moe_layer", layer.MoeLayerBuilder, _STACK, (_TRANSFORMER_LAYER,)),
+    Slot(
+        "HybridStackSubmodules",
+        "mamba_layer",
+        layer.MambaLayerBuilder,
+        _STACK,
+        ("ssm.mamba_layer.MambaLayer",),
+        spec_fields=("StackSpec.mamba",),
+    ),
+    Slot("HybridStackSubmodules", "gdn_layer", gated_delta.GatedDeltaLayerBuilder, _STACK, (_TRANSFORMER_LAYER,)),
+    Slot(
+        "HybridStackSubmodules",
+        "attention_layer",
+        layer.AttentionLayerBuilder,
+        _STACK,
+        (_TRANSFORMER_LAYER,),
+        spec_fields=("StackSpec.attention",),
+    ),
+    Slot("HybridStackSubmodules", "dsa_layer", sparse.SparseAttentionLayerBuilder, _STACK, (_TRANSFORMER_LAYER,)),
+    Slot(
+        "HybridStackSubmodules",
+        "mla_layer",
+        layer.LatentAttentionLayerBuilder,
+        _STACK,
+        (_TRANSFORMER_LAYER,),
+        spec_fields=("StackSpec.latent_attention",),
+    ),
+    Slot(
+        "HybridStackSubmodules",
+        "mlp_layer",
+        layer.MlpLayerBuilder,
+        _STACK,
+        (_MLP_LAYER, _TRANSFORMER_LAYER),
+        spec_fields=("StackSpec.mlp",),
+    ),
+    Slot(
+        "HybridStackSubmodules",
+        "moe_layer",
+        layer.MoeLayerBuilder,
+        _STACK,
+        (_TRANSFORMER_LAYER,),
+        spec_fields=("StackSpec.moe",),
+    ),
     Slot(
         "HybridStackSubmodules",
         "mtp_block_spec",
@@ -408,11 +582,18 @@ SLOTS: tuple[Slot, ...] = (
         _MODEL,
         ("transformer.multi_token_prediction.MultiTokenPredictionBlock",),
     ),
-    Slot("HybridStack", "final_norm", NormBuilder, _STACK, ("extensions.transformer_engine.TENorm",)),
+    Slot(
+        "HybridStack",
+        "final_norm",
+        NormBuilder,
+        _STACK,
+        ("extensions.transformer_engine.TENorm",),
+        spec_fields=("StackSpec.final_norm",),
+    ),
     Slot(
         "TransformerBlockSubmodules",
         "layer_specs",
-        layer.TransformerLayerBuilder,
+        transformer_block.TransformerLayerBuilder,
         "transformer_block.py, TransformerBlock._build_layers",
         (_TRANSFORMER_LAYER,),
     ),
@@ -438,13 +619,14 @@ SLOTS: tuple[Slot, ...] = (
     Slot(
         "MultiTokenPredictionLayerSubmodules", "mtp_model_layer", mtp.MtpModelLayerBuilder, _MTP, (_TRANSFORMER_LAYER,)
     ),
-    # What the model builds itself.
+    # Parts that the model builds itself.
     Slot(
         "HybridModel",
         "embedding",
         embedding.EmbeddingBuilder,
         _MODEL,
         ("models.common.embeddings.language_model_embedding.LanguageModelEmbedding",),
+        spec_fields=("StackSpec.embedding",),
     ),
     Slot(
         "HybridModel",
@@ -452,28 +634,37 @@ SLOTS: tuple[Slot, ...] = (
         rotary.RotaryEmbeddingBuilder,
         _MODEL,
         ("models.common.embeddings.rotary_pos_embedding.RotaryEmbedding",),
+        spec_fields=("StackSpec.rotary_embedding",),
     ),
     Slot(
         "HybridModel",
         "rotary_pos_emb (yarn)",
-        rotary.YarnRotaryEmbeddingBuilder,
+        yarn_rotary.YarnRotaryEmbeddingBuilder,
         _MODEL,
         ("models.common.embeddings.yarn_rotary_pos_embedding.YarnRotaryEmbedding",),
     ),
-    Slot("HybridModel", "decoder", stack.StackBuilder, _MODEL, ("models.hybrid.hybrid_block.HybridStack",)),
+    Slot(
+        "HybridModel",
+        "decoder",
+        stack.StackBuilder,
+        _MODEL,
+        ("models.hybrid.hybrid_block.HybridStack",),
+        spec_fields=("StackSpec",),
+    ),
     Slot(
         "HybridModel",
         "output_layer",
         embedding.OutputLayerBuilder,
         _MODEL,
         ("tensor_parallel.layers.ColumnParallelLinear",),
+        spec_fields=("StackSpec.output_layer",),
     ),
     Slot(
         "HybridModel",
         "compute_language_model_loss",
-        loss.LossInterface,
+        embedding.LossInterface,
         "language_module.py, LanguageModule.compute_language_model_loss",
         ("tensor_parallel.cross_entropy.vocab_parallel_cross_entropy",),
     ),
 )
-"""Every slot, owner by owner."""
+"""Every slot, grouped by owner."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from modelwright.protocols.slots.attention import SelfAttentionInterface
+from modelwright.protocols.slots.layer import TransformerLayerInterface
 
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
@@ -82,5 +83,40 @@ class GatedDeltaRuleInterface(Protocol):
 
         Returns:
             `[b, s, n, value d]`, and a second value that the engine ignores.
+        """
+        ...
+
+
+class GatedDeltaLayerInterface(TransformerLayerInterface, Protocol):
+    """A built gated delta layer: norm, gated delta net, bias-dropout-add."""
+
+
+class GatedDeltaLayerBuilder(Protocol):
+    """Makes a gated delta layer.
+
+    Call site: `hybrid_block.py`, `HybridStack.__init__`, symbol `G` (untyped there, through `build_module`).
+    """
+
+    def __call__(
+        self,
+        *,
+        config: TransformerConfig,
+        layer_number: int,
+        pg_collection: ProcessGroupCollection,
+        add_layer_offset: bool,
+        name: str | None,
+    ) -> GatedDeltaLayerInterface:
+        """Build the layer.
+
+        Args:
+            config: The engine's config.
+            layer_number: Counted from 1 over the whole model.
+            pg_collection: The process groups.
+            add_layer_offset: Whether to add the stage's offset to `layer_number`; always false here, because the
+                stack has added it.
+            name: Dotted name of this module in the model, or `None`.
+
+        Returns:
+            The layer.
         """
         ...

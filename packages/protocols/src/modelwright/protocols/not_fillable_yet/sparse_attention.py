@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from modelwright.protocols.slots.layer import TransformerLayerInterface
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -211,6 +213,45 @@ class DuplicatedLinearBuilder(Protocol):
             skip_bias_add: Whether to return the bias instead of adding it; always false here.
             skip_weight_param_allocation: Whether to have no weight; always false here.
             parallel_mode: `"duplicated"`.
+
+        Returns:
+            The layer.
+        """
+        ...
+
+
+class SparseAttentionLayerInterface(TransformerLayerInterface, Protocol):
+    """A built sparse attention layer: norm, sparse attention, bias-dropout-add."""
+
+
+class SparseAttentionLayerBuilder(Protocol):
+    """Makes a sparse attention layer.
+
+    Call site: `hybrid_block.py`, `HybridStack.__init__`, symbol `D` (untyped there, through `build_module`).
+    """
+
+    def __call__(
+        self,
+        *,
+        config: TransformerConfig,
+        layer_number: int,
+        pg_collection: ProcessGroupCollection,
+        is_mtp_layer: bool,
+        add_layer_offset: bool,
+        pp_layer_offset: int,
+        name: str | None,
+    ) -> SparseAttentionLayerInterface:
+        """Build the layer.
+
+        Args:
+            config: The engine's config.
+            layer_number: Counted from 1 over the whole model.
+            pg_collection: The process groups.
+            is_mtp_layer: Whether the layer belongs to a multi-token-prediction block.
+            add_layer_offset: Whether to add the stage's offset to `layer_number`; always false here, because the
+                stack has added it.
+            pp_layer_offset: Number of layers before this stage.
+            name: Dotted name of this module in the model, or `None`.
 
         Returns:
             The layer.

@@ -188,45 +188,6 @@ class LatentAttentionLayerBuilder(Protocol):
         ...
 
 
-class SparseAttentionLayerInterface(TransformerLayerInterface, Protocol):
-    """A built sparse attention layer: norm, sparse attention, bias-dropout-add."""
-
-
-class SparseAttentionLayerBuilder(Protocol):
-    """Makes a sparse attention layer.
-
-    Call site: `hybrid_block.py`, `HybridStack.__init__`, symbol `D` (untyped there, through `build_module`).
-    """
-
-    def __call__(
-        self,
-        *,
-        config: TransformerConfig,
-        layer_number: int,
-        pg_collection: ProcessGroupCollection,
-        is_mtp_layer: bool,
-        add_layer_offset: bool,
-        pp_layer_offset: int,
-        name: str | None,
-    ) -> SparseAttentionLayerInterface:
-        """Build the layer.
-
-        Args:
-            config: The engine's config.
-            layer_number: Counted from 1 over the whole model.
-            pg_collection: The process groups.
-            is_mtp_layer: Whether the layer belongs to a multi-token-prediction block.
-            add_layer_offset: Whether to add the stage's offset to `layer_number`; always false here, because the
-                stack has added it.
-            pp_layer_offset: Number of layers before this stage.
-            name: Dotted name of this module in the model, or `None`.
-
-        Returns:
-            The layer.
-        """
-        ...
-
-
 class MoeLayerInterface(TransformerLayerInterface, Protocol):
     """A built mixture-of-experts layer: norm, mixture of experts, bias-dropout-add."""
 
@@ -246,41 +207,6 @@ class MoeLayerBuilder(Protocol):
         add_layer_offset: bool,
         name: str | None,
     ) -> MoeLayerInterface:
-        """Build the layer.
-
-        Args:
-            config: The engine's config.
-            layer_number: Counted from 1 over the whole model.
-            pg_collection: The process groups.
-            add_layer_offset: Whether to add the stage's offset to `layer_number`; always false here, because the
-                stack has added it.
-            name: Dotted name of this module in the model, or `None`.
-
-        Returns:
-            The layer.
-        """
-        ...
-
-
-class GatedDeltaLayerInterface(TransformerLayerInterface, Protocol):
-    """A built gated delta layer: norm, gated delta net, bias-dropout-add."""
-
-
-class GatedDeltaLayerBuilder(Protocol):
-    """Makes a gated delta layer.
-
-    Call site: `hybrid_block.py`, `HybridStack.__init__`, symbol `G` (untyped there, through `build_module`).
-    """
-
-    def __call__(
-        self,
-        *,
-        config: TransformerConfig,
-        layer_number: int,
-        pg_collection: ProcessGroupCollection,
-        add_layer_offset: bool,
-        name: str | None,
-    ) -> GatedDeltaLayerInterface:
         """Build the layer.
 
         Args:
@@ -368,95 +294,4 @@ class MambaLayerBuilder(Protocol):
         Returns:
             The layer.
         """
-        ...
-
-
-class TransformerLayerBuilder(Protocol):
-    """Makes a whole transformer layer, attention and MLP in one, for the engine's `TransformerBlock`.
-
-    Call site: `transformer_block.py`, `TransformerBlock._build_layers` (untyped there, through `build_module`).
-    """
-
-    def __call__(
-        self,
-        *,
-        config: TransformerConfig,
-        layer_number: int,
-        pg_collection: ProcessGroupCollection,
-        vp_stage: int | None,
-    ) -> BlockLayerInterface:
-        """Build the layer.
-
-        Args:
-            config: The engine's config, that of this layer where layers differ.
-            layer_number: Counted from 1 within the stage: the layer adds the stage's offset itself.
-            pg_collection: The process groups.
-            vp_stage: Virtual pipeline stage, or `None`.
-
-        Returns:
-            The layer.
-        """
-        ...
-
-
-class BlockLayerInterface(Protocol):
-    """A built layer of a `TransformerBlock`."""
-
-    def forward(
-        self,
-        *,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None,
-        context: Tensor | None,
-        context_mask: Tensor | None,
-        rotary_pos_emb: Tensor | None,
-        rotary_pos_cos: Tensor | None,
-        rotary_pos_sin: Tensor | None,
-        rotary_pos_cos_sin: Tensor | None,
-        attention_bias: Tensor | None,
-        inference_context: BaseInferenceContext | None,
-        packed_seq_params: PackedSeqParams | None,
-        sequence_len_offset: Tensor | None,
-        padding_mask: Tensor | None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Run the layer. Called by `TransformerBlock.forward`.
-
-        Args:
-            hidden_states: `[s, b, h]`; under sequence parallelism this rank's part of `s`.
-            attention_mask: See `CoreAttentionInterface.forward`.
-            context: `[context s, b, h]` for cross-attention, or `None`.
-            context_mask: Mask of the context, or `None`.
-            rotary_pos_emb: `[s, 1, 1, d]` angles, or `None` without rotary embedding.
-            rotary_pos_cos: Cosines for fused decoding, or `None`.
-            rotary_pos_sin: Sines for fused decoding, or `None`.
-            rotary_pos_cos_sin: Both in one tensor for fused decoding, or `None`.
-            attention_bias: Added to the logits, or `None`.
-            inference_context: Holds the key and value cache in generation, else `None`.
-            packed_seq_params: Boundaries of packed sequences, or `None`.
-            sequence_len_offset: `[b]` offsets for decoding, or `None`.
-            padding_mask: `[b, s]`, true where a token is padding, or `None`.
-
-        Returns:
-            `[s, b, h]`, and the context for the next layer's cross-attention.
-        """
-        ...
-
-    def __call__(
-        self,
-        *,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None,
-        context: Tensor | None,
-        context_mask: Tensor | None,
-        rotary_pos_emb: Tensor | None,
-        rotary_pos_cos: Tensor | None,
-        rotary_pos_sin: Tensor | None,
-        rotary_pos_cos_sin: Tensor | None,
-        attention_bias: Tensor | None,
-        inference_context: BaseInferenceContext | None,
-        packed_seq_params: PackedSeqParams | None,
-        sequence_len_offset: Tensor | None,
-        padding_mask: Tensor | None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """As `forward`; `torch.nn.Module` provides it."""
         ...

@@ -270,66 +270,6 @@ class LinearFc2Builder(Protocol):
         ...
 
 
-class LinearLayerInterface(Protocol):
-    """A built `linear_q` or `linear_kv` of cross-attention. The engine's name is `LinearInterface`."""
-
-    def forward(self, hidden_SBH: Tensor, /) -> tuple[Tensor, object]:
-        """Project. Called by `CrossAttention.get_query_key_value_tensors`.
-
-        Args:
-            hidden_SBH: `[s, b, h]`.
-
-        Returns:
-            `[s, b, n * d / tensor-parallel size]` for queries, twice that for keys and values, and a second value that
-            the engine ignores.
-        """
-        ...
-
-    def __call__(self, hidden_SBH: Tensor, /) -> tuple[Tensor, object]:
-        """As `forward`; `torch.nn.Module` provides it."""
-        ...
-
-
-class LinearLayerBuilder(Protocol):
-    """Makes `linear_q` and `linear_kv`.
-
-    Call site: `attention.py`, `CrossAttention.__init__`. The engine's own `LinearLayerBuilder` lacks `name`, which that
-    call passes. No process group is passed: a part that splits its output asks for the global one.
-    """
-
-    def __call__(
-        self,
-        input_size: int,
-        output_size: int,
-        /,
-        *,
-        config: TransformerConfig,
-        init_method: Callable[[Tensor], None],
-        gather_output: bool,
-        bias: bool,
-        skip_bias_add: bool,
-        is_expert: bool,
-        name: str | None,
-    ) -> LinearLayerInterface:
-        """Build the layer.
-
-        Args:
-            input_size: `h`.
-            output_size: `n * d`, or twice that for keys and values.
-            config: The engine's config.
-            init_method: Initializes the weight in place.
-            gather_output: Whether to gather the output over the tensor-parallel group; always false here.
-            bias: Whether there is a bias.
-            skip_bias_add: Whether to return the bias instead of adding it; always false.
-            is_expert: Whether this is a layer of an expert.
-            name: Dotted name of this module in the model, or `None`.
-
-        Returns:
-            The layer.
-        """
-        ...
-
-
 class InProjInterface(Protocol):
     """A built `in_proj` of a Mamba mixer or a gated delta net."""
 

@@ -53,14 +53,6 @@ class BiasDropoutAddBuilder(Protocol):
         ...
 
 
-class CrossBiasDropoutAddBuilder(BiasDropoutAddBuilder, Protocol):
-    """Chooses the function after a cross-attention (`cross_attn_bda`): called as every other.
-
-    The engine builds this one slot with `config=` (`transformer_layer.py`, `build_module(..., config=self.config)`),
-    which only a class or a `ModuleSpec` ever sees; a function is taken as it is.
-    """
-
-
 class MambaBiasDropoutAddBuilder(Protocol):
     """Chooses the function after a Mamba mixer (`mamba_bda`): the one call by keyword.
 
