@@ -1,8 +1,8 @@
-"""Must fail in both type checkers, and is checked by itself.
+"""Lines that both type checkers must reject; this file is checked by itself.
 
-If a checker accepts this file, it has taken the engine's types for `Any` (it ships no `py.typed`), or torch's call of a
-module has swallowed a wrong `forward`; then everything else under `tests/typing` proves nothing. Each line marked
-`canary` must be reported, and no other.
+If a checker accepts one of them, everything else under `tests/typing` proves nothing. Either the engine's types are
+`Any` for the checker (the engine has no `py.typed`), or torch's call of a module hides a wrong `forward`, or every
+misspelled name exists in a lazy door. Each line marked `canary` must be reported, and no other.
 """
 
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -22,3 +22,7 @@ def engine_types_are_known(config: TransformerConfig) -> str:
 
 def wrong_forward_is_seen(part: NotANorm) -> NormInterface:
     return part  # canary: its forward returns an int
+
+
+def misspelled_names_are_seen() -> None:
+    from modelwright.protocols import MlpBuidler  # noqa: F401 # canary: there is no such name
