@@ -43,7 +43,7 @@ def steps() -> dict[str, tuple[float, float]]:
     """By what is compared: ratios of wall and of CPU time."""
     from modelwright.builders import builder_for
     from modelwright.distributed import initialize, unwrapped
-    from modelwright.training import connect, make_optimizer, run_batch, synthetic_batch
+    from modelwright.training import configure_schedule, make_optimizer, run_batch, synthetic_batch
 
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
@@ -58,7 +58,7 @@ def steps() -> dict[str, tuple[float, float]]:
         raise RuntimeError(f"the models must hold the same classes of modules, but are {classes}")
     optimizers = {name: make_optimizer([model], TRAIN, Precision(), groups) for name, model in models.items()}
     for name, model in models.items():
-        connect([model], optimizers[name], groups)
+        configure_schedule([model], optimizers[name], groups)
     batch = synthetic_batch(size=4, seq_length=MODEL.seq_length, vocab_size=MODEL.vocab_size, seed=1)
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
     losses: dict[str, float] = {}

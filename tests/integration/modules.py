@@ -20,9 +20,16 @@ def train_side_by_side(places: dict[str, Place]) -> dict[str, list[CurvePoint]]:
     """Modules of one config and one seed, each in a place of its own; those of this rank in turn, step by step."""
     quiet()
     from modelwright.distributed import CompositeModelBuilder, ModulePlan, seed_random_states
-    from modelwright.training import connect, make_optimizer, make_schedule, prepare, run_batch, training_batch
+    from modelwright.training import (
+        configure_schedule,
+        make_lr_schedule,
+        make_optimizer,
+        prepare_text,
+        run_batch,
+        training_batch,
+    )
 
-    train, text = RUN.train, prepare(RUN)
+    train, text = RUN.train, prepare_text(RUN)
     builder = CompositeModelBuilder(
         {
             name: ModulePlan(config=TINY, ranks=ranks, parallelism=layout, wrap=wrap, seed=train.seed)
@@ -33,8 +40,8 @@ def train_side_by_side(places: dict[str, Place]) -> dict[str, list[CurvePoint]]:
     optimizers: dict[str, Any] = {}
     for name, module in models.items():
         optimizers[name] = make_optimizer(module.stages, train, RUN.precision, module.pg_collection)
-        make_schedule(optimizers[name], train)
-        connect(module.stages, optimizers[name], module.pg_collection)
+        make_lr_schedule(optimizers[name], train)
+        configure_schedule(module.stages, optimizers[name], module.pg_collection)
     curves: dict[str, list[CurvePoint]] = {name: [] for name in models}
     for step in range(1, train.steps + 1):
         batch = training_batch(text, seed=train.seed, step=step, size=train.global_batch, seq_length=TINY.seq_length)

@@ -78,7 +78,7 @@ def changed(run: RunConfig) -> tuple[set[str], set[str]]:
     from modelwright.training import train
 
     watcher = Watcher()
-    train(run, **adapted(), observer=watcher)
+    train(run, **adapted(), callback=watcher)
     now = dict(watcher.stages[0].named_parameters())
     moved = {name for name, value in watcher.first.items() if not torch.equal(value, now[name])}
     return moved, set(now) - moved

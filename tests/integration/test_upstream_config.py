@@ -292,14 +292,14 @@ def test_the_table_of_defaults_is_that_of_the_installed_upstream() -> None:
 
 def test_what_convert_holds_back_is_what_resolve_decides() -> None:
     """A field that `resolve` refuses in `engine:` must be mapped or held back, or a converted file would not build."""
-    from modelwright.layers.stack.resolution import _FIXED, _parallel_fields, _precision_fields
+    from modelwright.layers.stack.resolution import FIXED_FIELDS, _parallel_fields, _precision_fields
 
     run = convert(llama().as_dict()).config
-    owned = {*_FIXED, *run.model.engine_fields(), *_parallel_fields(run.parallelism), *_precision_fields(run.precision)}
+    owned = {*FIXED_FIELDS, *run.model.engine_fields(), *_parallel_fields(run.parallelism), *_precision_fields(run.precision)}
     data = llama().as_dict()
     for name in sorted(owned - {"activation"}):
         value = data["transformer"].get(name)
         data["transformer"][name] = (not value) if isinstance(value, bool) else value
     data["transformer"] |= {"tensor_model_parallel_size": 1, "sequence_parallel": False, "fp16": False, "bf16": False}
     assert set(convert(data).config.model.engine) & owned == set()
-    assert set(_OURS) >= set(_FIXED)
+    assert set(_OURS) >= set(FIXED_FIELDS)

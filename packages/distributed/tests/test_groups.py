@@ -46,6 +46,7 @@ def test_random_states_follow_the_seed(groups: ProcessGroupCollection) -> None:
 
 
 def test_processes_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "3")
     with device_runtime(), pytest.raises(ConfigError) as caught:
         initialize(Parallelism(tensor=2))

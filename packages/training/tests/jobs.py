@@ -33,7 +33,7 @@ def _present(folder: Path) -> None:
         time.sleep(0.05)
 
 
-def mendable(folder: Path) -> None:
+def user_error(folder: Path) -> None:
     """Rank 1 finds something that the user can mend while rank 0 waits."""
     _present(folder)
     if _rank() == 1:

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from modelwright.training import LaunchError, is_launched, launch, launched_ranks
+from modelwright.training import LaunchError, launch
 from packages.training.tests import jobs
 
 
@@ -47,33 +47,25 @@ def test_what_the_user_says_of_memory_holds(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_rank_with_something_to_mend(tmp_path: Path) -> None:
-    (failure,) = failure_of(jobs.mendable, tmp_path).failures
-    assert (failure.rank, failure.message, failure.mendable) == (1, "`x` must be 1, but is 2.", True)
+    (failure,) = failure_of(jobs.user_error, tmp_path).failures
+    assert (failure.rank, failure.message, failure.user_error) == (1, "`x` must be 1, but is 2.", True)
     assert failure.trace.startswith("Traceback")
 
 
 def test_a_rank_with_a_defect(tmp_path: Path) -> None:
     (failure,) = failure_of(jobs.defect, tmp_path).failures
-    assert (failure.rank, failure.message, failure.mendable) == (1, "ZeroDivisionError: of the test", False)
+    assert (failure.rank, failure.message, failure.user_error) == (1, "ZeroDivisionError: of the test", False)
     assert "in defect\n" in failure.trace
 
 
 def test_a_rank_that_leaves_without_a_word(tmp_path: Path) -> None:
     (failure,) = failure_of(jobs.leave, tmp_path).failures
     assert failure.message == "rank 1 ended with exit code 3 and no message; the other ranks have been ended."
-    assert (failure.rank, failure.trace, failure.mendable) == (1, "", False)
+    assert (failure.rank, failure.trace, failure.user_error) == (1, "", False)
 
 
 @pytest.mark.parametrize("job", [jobs.killed_in_collective, jobs.killed_beside_a_sleeper])
 def test_a_rank_that_is_killed(job: Callable[[Path], None], tmp_path: Path) -> None:
     failure = failure_of(job, tmp_path).failures[0]
     assert failure.message == "rank 1 was killed by SIGKILL; the other ranks have been ended."
-    assert (failure.rank, failure.mendable) == (1, False)
-
-
-def test_under_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (is_launched(), launched_ranks()) == (False, 1)
-    monkeypatch.setenv("WORLD_SIZE", "8")
-    assert (is_launched(), launched_ranks()) == (False, 1)
-    monkeypatch.setenv("RANK", "3")
-    assert (is_launched(), launched_ranks()) == (True, 8)
+    assert (failure.rank, failure.user_error) == (1, False)

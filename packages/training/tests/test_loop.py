@@ -18,7 +18,7 @@ from modelwright.training import (
     Text,
     builder_of,
     checkpoints,
-    prepare,
+    prepare_text,
     train,
     training_batch,
     validation_batch,
@@ -34,13 +34,13 @@ class Diary:
     def __init__(self) -> None:
         self.told: list[Any] = []
 
-    def started(self, run: RunConfig, stages: list[nn.Module], first_step: int) -> None:
+    def on_start(self, run: RunConfig, stages: list[nn.Module], first_step: int) -> None:
         self.told.append(("started", run.parallelism.data, type(unwrapped(stages[0])), first_step))
 
-    def stepped(self, record: StepRecord) -> None:
+    def on_step(self, record: StepRecord) -> None:
         self.told.append(record)
 
-    def saved(self, path: Path, step: int) -> None:
+    def on_checkpoint(self, path: Path, step: int) -> None:
         assert path.is_dir()
         self.told.append(("saved", path.name, step))
 
@@ -70,7 +70,7 @@ def test_every_step_is_that_of_torch_adamw() -> None:
     records = train(run, hooks=[Hook(name="keep", phase="after_wrap", function=keep)])
     model = Bigram(run.model)
     model.load_state_dict(start)
-    assert [record.loss for record in records] == pytest.approx(by_torch(model, run, prepare(run)), abs=1e-5)
+    assert [record.loss for record in records] == pytest.approx(by_torch(model, run, prepare_text(run)), abs=1e-5)
     assert min(record.grad_norm for record in records) > 0.5
 
 
@@ -117,7 +117,7 @@ def test_validation_is_measured_at_intervals_and_at_the_end() -> None:
     run = bigram_run(5, eval_interval=2, eval_batches=3)
     records = train(run, hooks=[Hook(name="keep", phase="after_wrap", function=keep)])
     assert [record.step for record in records if record.val_loss is not None] == [2, 4, 5]
-    batch = validation_batch(prepare(run), size=12, seq_length=16)
+    batch = validation_batch(prepare_text(run), size=12, seq_length=16)
     with torch.no_grad():
         expected = trained[0](batch.tokens_BS, None, None, labels=batch.labels_BS).mean().item()
     assert records[-1].val_loss == pytest.approx(expected, abs=1e-5)
@@ -126,7 +126,7 @@ def test_validation_is_measured_at_intervals_and_at_the_end() -> None:
 
 def test_an_observer_is_told_in_order(tmp_path: Path) -> None:
     diary = Diary()
-    records = train(bigram_run(3, checkpoint_interval=2), out=tmp_path, observer=diary)
+    records = train(bigram_run(3, checkpoint_interval=2), out=tmp_path, callback=diary)
     assert diary.told == [
         ("started", 1, Bigram, 1),
         records[0],
@@ -150,7 +150,7 @@ def test_a_resumed_run_is_the_unbroken_run(tmp_path: Path) -> None:
     (_, last) = checkpoints(tmp_path / "half")[-1]
     last.rename(last.with_name(".set-aside"))
     diary = Diary()
-    rest = train(bigram_run(6), resume=tmp_path / "half", observer=diary)
+    rest = train(bigram_run(6), resume=tmp_path / "half", callback=diary)
     assert diary.told[0] == ("started", 1, Bigram, 4)
     assert values(half) == values(unbroken)
     for ours, theirs in zip(values(rest), values(unbroken)[3:], strict=True):
@@ -188,7 +188,13 @@ def test_a_meter_is_asked_after_every_step() -> None:
         counts = iter(range(100))
         return lambda: {"asked": next(counts)}
 
-    records = train(bigram_run(3), meter=meter)
+    records = train(bigram_run(3), metrics_callback=meter)
     assert shown == ["Bigram on 1 rank"]
     assert [record.more for record in records] == [{"asked": 0}, {"asked": 1}, {"asked": 2}]
     assert train(bigram_run(1))[0].more == {}
+
+
+def test_a_metrics_callback_cannot_replace_what_a_step_records() -> None:
+    """A `loss` of its own would silently take the place of the loss."""
+    with pytest.raises(ModelwrightError, match="returns `loss`, `lr`, which every step records already"):
+        train(bigram_run(1), metrics_callback=lambda stages, groups: lambda: {"lr": 1.0, "loss": 0.0, "mine": 2.0})

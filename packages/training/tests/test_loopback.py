@@ -34,14 +34,14 @@ def test_a_job_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     heard: set[str] = set()
 
     class Listener:
-        def started(self, *args: object, **options: object) -> None:
+        def on_start(self, *args: object, **options: object) -> None:
             heard.update(listening(psutil.Process()))
 
-        def stepped(self, *args: object, **options: object) -> None: ...
+        def on_step(self, *args: object, **options: object) -> None: ...
 
-        def saved(self, *args: object, **options: object) -> None: ...
+        def on_checkpoint(self, *args: object, **options: object) -> None: ...
 
-    train(bigram_run(1), observer=Listener())
+    train(bigram_run(1), callback=Listener())
     assert heard == {"127.0.0.1"}
     assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
     finalize()

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from modelwright.config import ConstantSchedule, CosineSchedule, LinearSchedule, LrSchedule, TrainConfig
-from modelwright.training import make_schedule
+from modelwright.training import make_lr_schedule
 
 
 def rates(way: LrSchedule, *, steps: int, count: int | None = None) -> list[float]:
     """The learning rates of the steps of a run whose highest is 1."""
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.5)
-    schedule = make_schedule(optimizer, TrainConfig(steps=steps, lr=1.0, lr_schedule=way))
+    schedule = make_lr_schedule(optimizer, TrainConfig(steps=steps, lr=1.0, lr_schedule=way))
     found = []
     for _ in range(count or steps):
         found.append(optimizer.param_groups[0]["lr"])
@@ -57,8 +57,8 @@ def test_a_run_may_be_shorter_than_its_warm_up(way: type[CosineSchedule]) -> Non
 
 def test_a_longer_run_goes_on_by_its_own_schedule() -> None:
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.5)
-    short = make_schedule(optimizer, TrainConfig(steps=4, lr=1.0, lr_schedule=LinearSchedule()))
+    short = make_lr_schedule(optimizer, TrainConfig(steps=4, lr=1.0, lr_schedule=LinearSchedule()))
     short.step(increment=4)
-    long = make_schedule(optimizer, TrainConfig(steps=8, lr=1.0, lr_schedule=LinearSchedule()))
+    long = make_lr_schedule(optimizer, TrainConfig(steps=8, lr=1.0, lr_schedule=LinearSchedule()))
     long.load_state_dict(short.state_dict())
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5)

@@ -1,7 +1,6 @@
 """Inside `gathering_over`, the engine's comparison of optimizers asks the ranks of one model."""
 
 import inspect
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ class TwoRanks:
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The groups that reach torch's functions, in a job of four ranks."""
     asked: list[Any] = []
 
@@ -32,7 +31,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
     monkeypatch.setattr(torch.distributed, "get_world_size", get_world_size)
     monkeypatch.setattr(torch.distributed, "all_gather_object", all_gather_object)
-    yield asked
+    return asked
 
 
 def test_calls_without_a_group_mean_the_ranks_of_the_model(calls: list[Any]) -> None:

@@ -88,8 +88,8 @@ def test_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         latest_checkpoint(tmp_path)
     assert str(caught.value) == (
-        f"`{tmp_path}` must hold a checkpoint, but there is none under `checkpoints/`; a run saves one at its end and "
-        "every `train.checkpoint_interval` steps."
+        f"`{tmp_path}` must contain a checkpoint, but there is none under `checkpoints/`; a run saves one at its end "
+        "and every `train.checkpoint_interval` steps."
     )
 
 
@@ -107,8 +107,8 @@ def test_a_checkpoint_that_was_cut_off(missing: tuple[str, ...], older: bool, tm
     with pytest.raises(CheckpointError) as caught:
         latest_checkpoint(tmp_path)
     assert str(caught.value) == (
-        f"`{path}` must be a whole checkpoint, but {', '.join(missing)} is missing: it was cut off or changed; delete "
-        f"that folder to go on from an older one ({before})."
+        f"`{path}` must be a complete checkpoint, but {', '.join(missing)} is missing: it was cut off or changed; "
+        f"delete that folder to resume from an older one ({before})."
     )
 
 
@@ -153,7 +153,7 @@ def test_a_config_that_is_not_valid_here(config: str, reason: str, tmp_path: Pat
     (path / "modelwright.json").write_text(json.dumps({"config": config}))
     with pytest.raises(CheckpointError) as caught:
         checkpoint_config(path)
-    assert str(caught.value).startswith(f"`{path}/modelwright.json` holds a config that cannot be used here: line ")
+    assert str(caught.value).startswith(f"`{path}/modelwright.json` contains a config that cannot be used here: line ")
     assert reason in str(caught.value)
 
 
@@ -163,7 +163,10 @@ def test_the_config_of_a_model_alone_is_not_that_of_a_run(tmp_path: Path) -> Non
     (path / "modelwright.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError) as caught:
         checkpoint_config(path)
-    assert str(caught.value) == f"`{path}/modelwright.json` must hold the config of a run, but holds a FolderToyConfig."
+    assert (
+        str(caught.value)
+        == f"`{path}/modelwright.json` must contain the config of a run, but contains a FolderToyConfig."
+    )
 
 
 def test_the_same_model_in_another_run(tmp_path: Path) -> None:
@@ -194,8 +197,8 @@ def test_another_optimizer(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         check_resumable(replace(TOY, train=train, precision=Precision(params="bfloat16")), path)
     assert str(caught.value) == (
-        f"`{path}` holds the state of another optimizer: `precision.params` is 'bfloat16' here and 'float32' there; "
+        f"`{path}` contains the state of another optimizer: `precision.params` is 'bfloat16' here and 'float32' there; "
         "`train.adam_beta2` is 0.99 here and 0.95 there; `train.lr` is 0.01 here and 0.0003 there; "
-        "`train.lr_schedule.min_lr` is 0.0001 here and 0.0 there. A run goes on with the numbers it began with; "
+        "`train.lr_schedule.min_lr` is 0.0001 here and 0.0 there. Resume with the values of the first run; "
         "`train.steps`, the warm-up and the batch may change."
     )

@@ -14,7 +14,7 @@ from modelwright.training import (
     DataError,
     Text,
     micro_batches,
-    prepare,
+    prepare_text,
     read_text,
     synthetic_batch,
     training_batch,
@@ -85,7 +85,7 @@ def test_a_text_that_is_too_short(fraction: float, part: str, held: int, tmp_pat
     with pytest.raises(DataError) as caught:
         read(path, fraction=fraction, seq_length=16)
     assert str(caught.value) == (
-        f"`train.data` must hold more than `model.seq_length` = 16 bytes for {part}, but {path} holds {held}; use a "
+        f"`train.data` must have more than `model.seq_length` = 16 bytes for {part}, but {path} has {held}; use a "
         "longer text, a shorter `seq_length`, or another `train.validation_fraction`."
     )
 
@@ -103,13 +103,13 @@ def test_one_byte_more_than_a_window_is_enough(tmp_path: Path) -> None:
 
 def test_prepare_asks_for_a_vocabulary_of_bytes() -> None:
     with pytest.raises(DataError) as caught:
-        prepare(RunConfig(model=BytesConfig(vocab_size=255)))
+        prepare_text(RunConfig(model=BytesConfig(vocab_size=255)))
     assert str(caught.value) == "`model.vocab_size` must be at least 256 to train on bytes, but is 255; use 256."
 
 
 def test_prepare_asks_for_a_model_of_text() -> None:
     with pytest.raises(ModelwrightError) as caught:
-        prepare(RunConfig(model=ImageConfig()))
+        prepare_text(RunConfig(model=ImageConfig()))
     assert str(caught.value) == (
         "a model that is trained on text must have `vocab_size` and `seq_length`, but `data-image` has not: "
         "'ImageConfig' object has no attribute 'vocab_size'."
@@ -120,7 +120,7 @@ def test_prepare_reads_what_the_run_names(tmp_path: Path) -> None:
     path = tmp_path / "text"
     path.write_bytes(bytes(200))
     train = TrainConfig(data=str(path), validation_fraction=0.25)
-    text = prepare(RunConfig(model=BytesConfig(), train=train))
+    text = prepare_text(RunConfig(model=BytesConfig(), train=train))
     assert (len(text.training), len(text.validation)) == (150, 50)
 
 

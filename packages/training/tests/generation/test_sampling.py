@@ -2,9 +2,12 @@
 
 import math
 from collections import Counter
+from typing import Any
 
+import pytest
 import torch
 
+from modelwright.protocols import ModelwrightError
 from modelwright.training import Sampling
 
 # Probabilities 0.1, 0.4, 0.3, 0.2 at temperature 1.
@@ -60,3 +63,22 @@ def test_the_seed_of_the_generator_decides() -> None:
 
     assert line(1) == line(1)
     assert line(1) != line(2)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "rule"),
+    [
+        ("temperature", -0.1, "`temperature` must be finite and at least 0, but is -0.1"),
+        ("temperature", math.nan, "`temperature` must be finite and at least 0, but is nan"),
+        ("temperature", math.inf, "`temperature` must be finite and at least 0, but is inf"),
+        ("top_k", 0, "`top_k` must be at least 1, but is 0"),
+        ("top_p", 0.0, "`top_p` must be above 0 and at most 1, but is 0.0"),
+        ("top_p", 1.5, "`top_p` must be above 0 and at most 1, but is 1.5"),
+    ],
+)
+def test_values_out_of_range_are_refused(field: str, value: float, rule: str) -> None:
+    """A `top_p` of 0 would leave no token, and crash in `multinomial`."""
+    given: dict[str, Any] = {"temperature": 1.0, field: value}
+    with pytest.raises(ModelwrightError) as caught:
+        Sampling(**given)
+    assert str(caught.value).startswith(rule)

@@ -15,6 +15,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from modelwright.config import Parallelism
 from modelwright.distributed.phase_barrier import DEFAULT_TIMEOUT
 from modelwright.engine import (
+    job_size,
     on_one_machine,
     only_loopback,
     restore_interfaces,
@@ -42,7 +43,7 @@ def initialize(
     Raises:
         ConfigError: The number of processes is not a multiple of what the parallelism needs.
     """
-    parallelism.world_size(launched_ranks())
+    parallelism.world_size(job_size())
     join(timeout)
     parallel_state.destroy_model_parallel()
     parallel_state.initialize_model_parallel(
@@ -75,13 +76,6 @@ def finalize() -> None:
 def virtual_stages(parallelism: Parallelism) -> int | None:
     """The number of virtual stages as the engine wants it: None when there is one."""
     return parallelism.virtual_pipeline if parallelism.virtual_pipeline > 1 else None
-
-
-def launched_ranks() -> int:
-    """How many ranks the job has, or will have once it is joined."""
-    if torch.distributed.is_initialized():
-        return torch.distributed.get_world_size()
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def join(timeout: datetime.timedelta) -> None:

@@ -13,8 +13,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from modelwright.engine.cpu.runtime import CpuRuntimeError, cpu_runtime, device_runtime
-    from modelwright.engine.local_job import LocalStore, on_one_machine, only_loopback, restore_interfaces
-    from modelwright.engine.module_specs import as_engine, as_function_spec, as_module_spec, check_slots
+    from modelwright.engine.local_job import (
+        LocalStore,
+        is_launched,
+        job_size,
+        on_one_machine,
+        only_loopback,
+        restore_interfaces,
+    )
+    from modelwright.engine.module_specs import as_function_spec, as_module_spec
+    from modelwright.engine.optional_packages import OPTIONAL_PACKAGES, OptionalPackage
     from modelwright.engine.patches.checkpoint_results_queue import results_in_this_process
     from modelwright.engine.patches.optimizer_gather import gathering_over
     from modelwright.engine.patches.restricted_pickle import refuse_links, restricted_reading
@@ -30,17 +38,19 @@ else:
     __getattr__, __dir__ = lazy_door(__name__, __file__)
 
 __all__ = [
+    "OPTIONAL_PACKAGES",
     "Change",
     "CpuRuntimeError",
     "LocalStore",
+    "OptionalPackage",
     "ThreadPatch",
-    "as_engine",
     "as_function_spec",
     "as_module_spec",
-    "check_slots",
     "cpu_runtime",
     "device_runtime",
     "gathering_over",
+    "is_launched",
+    "job_size",
     "load_engine",
     "on_one_machine",
     "only_loopback",

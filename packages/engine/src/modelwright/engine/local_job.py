@@ -1,9 +1,9 @@
-"""A job whose ranks all run on this machine, and that no other machine can reach.
+"""The job that this process belongs to, and jobs on one machine that no other machine can reach.
 
 Two things listen while ranks work: the store through which they find each other, and the transport of their
-collectives. As torch starts them, the store accepts connections on every interface, and gloo listens on the address
-that the host name resolves to, which may be a public one or none at all. Here both are bound to the loopback interface:
-`LocalStore` gives the store a socket that is bound already, and `only_loopback` names the interface to gloo and NCCL.
+collectives. By default the store accepts connections on every interface, and gloo listens on the address that the host
+name resolves to. Here both are bound to the loopback interface: `LocalStore` serves a store on it, and `only_loopback`
+names it to gloo and NCCL.
 """
 
 import os
@@ -25,26 +25,38 @@ def loopback_interface() -> str:
     return "lo" if "lo" in names else "lo0"
 
 
+def is_launched() -> bool:
+    """Return True if a launcher started this process as a rank."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def job_size() -> int:
+    """Return the number of ranks of the job: of the one that was joined, else of the launcher's, else 1."""
+    if torch.distributed.is_initialized():
+        return torch.distributed.get_world_size()
+    return int(os.environ["WORLD_SIZE"]) if is_launched() else 1
+
+
 def on_one_machine() -> bool:
-    """Return whether every rank of the job runs here, by what the launcher says in the environment.
+    """Return True if every rank of the job runs on this machine, by what the launcher set in the environment.
 
     Without a launcher the job is this process. `torchrun` sets `LOCAL_WORLD_SIZE`; a launcher that does not may have
     ranks elsewhere.
     """
-    if "RANK" not in os.environ:
+    if not is_launched():
         return True
     return os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE")
 
 
 def only_loopback() -> None:
-    """Let the collectives of this process listen on the loopback interface alone, until `restore_interfaces`."""
+    """Restrict the collectives of this process to the loopback interface, until `restore_interfaces`."""
     for name in _INTERFACE_VARIABLES:
         _replaced.setdefault(name, os.environ.get(name))
         os.environ[name] = loopback_interface()
 
 
 def restore_interfaces() -> None:
-    """Give the environment the values back that `only_loopback` replaced."""
+    """Restore the environment variables that `only_loopback` replaced."""
     for name, value in _replaced.items():
         if value is None:
             os.environ.pop(name, None)

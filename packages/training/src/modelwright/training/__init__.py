@@ -1,12 +1,13 @@
-"""Training: the calls that drive the engine's schedules, optimizer, checkpoints and generation.
+"""Training: the loop over the engine's schedules and optimizer, checkpoints, and text generation.
 
-`train(run)` is one rank of a job; `launch` starts the ranks of one machine. What they read is a `RunConfig`. Each name
-is imported when it is first asked for (PEP 562): the process that only launches does not load the engine.
+`train(run)` is one rank of a job; `launch` starts the ranks of one machine. Both read a `RunConfig`. Each name is
+imported when it is first used, so that a process that only launches does not load the engine.
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from modelwright.training.callbacks import Callback, MetricsCallback, StepRecord
     from modelwright.training.checkpoint.run_folder import (
         CheckpointError,
         check_resumable,
@@ -16,60 +17,57 @@ if TYPE_CHECKING:
         latest_checkpoint,
     )
     from modelwright.training.checkpoint.save_load import TrainState, load_checkpoint, save_checkpoint
-    from modelwright.training.data.text import (
+    from modelwright.training.data.batches import (
         Batch,
-        DataError,
-        Text,
         micro_batches,
-        prepare,
-        read_text,
         synthetic_batch,
         training_batch,
         validation_batch,
     )
-    from modelwright.training.generation.sampling import LoadedModel, Sampling, generate, load_for_inference
-    from modelwright.training.launcher import LaunchError, RankFailure, is_launched, launch, launched_ranks
-    from modelwright.training.loop import Meter, Observer, StepRecord, builder_of, train
-    from modelwright.training.optimizer import make_optimizer, make_schedule
-    from modelwright.training.step import connect, run_batch
+    from modelwright.training.data.text import DataError, Text, prepare_text, read_text
+    from modelwright.training.generation.generator import LoadedModel, generate, load_for_inference
+    from modelwright.training.generation.sampling import Sampling
+    from modelwright.training.launcher import LaunchError, RankFailure, launch
+    from modelwright.training.loop import Trainer, builder_of, train
+    from modelwright.training.lr_schedule import make_lr_schedule
+    from modelwright.training.optimizer import make_optimizer
+    from modelwright.training.step import configure_schedule, run_batch
 else:
     from modelwright.engine import load_engine
     from modelwright.protocols import lazy_door
 
-    __getattr__, __dir__ = lazy_door(
-        __name__, __file__, before=load_engine, light={"launcher", "data.text", "checkpoint.run_folder"}
-    )
+    _LIGHT = {"checkpoint.run_folder", "data.text", "generation.sampling", "launcher"}
+    __getattr__, __dir__ = lazy_door(__name__, __file__, before=load_engine, light=_LIGHT)
 
 __all__ = [
     "Batch",
+    "Callback",
     "CheckpointError",
     "DataError",
     "LaunchError",
     "LoadedModel",
-    "Meter",
-    "Observer",
+    "MetricsCallback",
     "RankFailure",
     "Sampling",
     "StepRecord",
     "Text",
     "TrainState",
+    "Trainer",
     "builder_of",
     "check_resumable",
     "checkpoint_config",
     "checkpoint_path",
     "checkpoints",
-    "connect",
+    "configure_schedule",
     "generate",
-    "is_launched",
     "latest_checkpoint",
     "launch",
-    "launched_ranks",
     "load_checkpoint",
     "load_for_inference",
+    "make_lr_schedule",
     "make_optimizer",
-    "make_schedule",
     "micro_batches",
-    "prepare",
+    "prepare_text",
     "read_text",
     "run_batch",
     "save_checkpoint",

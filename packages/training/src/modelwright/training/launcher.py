@@ -1,6 +1,6 @@
-"""Local processes by torch's own process starter, and one readable error when one of them fails.
+"""`launch`: the ranks of a job on this machine, and one readable error when one of them fails.
 
-Under `torchrun`, or any launcher that sets `RANK`, nothing is started: this process is one rank of the job already.
+Under `torchrun`, or any launcher that sets `RANK`, nothing is started: this process is a rank of the job already.
 """
 
 import json
@@ -24,57 +24,47 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from modelwright.engine import LocalStore
 from modelwright.protocols import ModelwrightError
 
-_LOOK_EVERY = 0.2
-# The launcher reports the rank that it first sees dead. One that fails because another was killed must not be that one.
-_AFTER_THE_CAUSE = 5 * _LOOK_EVERY
-# glibc maps every tensor above 32 MB anew and gives it back when it is freed, so that each step faults in the same
-# pages again: half the time of a sequence of 16,384 tokens. With these (man 3 mallopt) a rank keeps what it freed.
+_POLL_SECONDS = 0.2
+# The rank that is first seen dead is reported as the cause. One that fails because another was killed waits this long.
+_CONSEQUENCE_SECONDS = 5 * _POLL_SECONDS
+# By default glibc maps every tensor above 32 MB anew and unmaps it when it is freed, so that each step faults in the
+# same pages again: half the time of a sequence of 16,384 tokens. With these (man 3 mallopt) a rank keeps freed memory.
 _KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
 
 @dataclass(frozen=True)
 class RankFailure:
-    """How one rank ended."""
+    """The end of one rank."""
 
     rank: int
-    """Of the whole job."""
+    """Number of the rank in the job."""
     message: str
-    """One line, or an error of modelwright."""
+    """One line, or the message of a `ModelwrightError`."""
     trace: str
-    """The traceback, empty when the process was killed."""
-    mendable: bool
-    """Whether the message is about what the user wrote."""
+    """The traceback. Empty: the process was killed."""
+    user_error: bool
+    """True when the message is about something that the user wrote."""
 
 
 class LaunchError(Exception):
-    """A rank failed; `failures` says how, the first cause first."""
+    """A rank failed. `failures` lists the ends of the ranks, the first cause first."""
 
     def __init__(self, failures: list[RankFailure]) -> None:
         super().__init__(failures[0].message)
         self.failures = failures
 
 
-def is_launched() -> bool:
-    """Whether a launcher has started this process as a rank."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
-
-
-def launched_ranks() -> int:
-    """How many ranks that launcher started, 1 without one."""
-    return int(os.environ["WORLD_SIZE"]) if is_launched() else 1
-
-
 def launch(function: Callable[..., None], *args: Any, ranks: int, threads: int | None = None) -> None:
-    """Run a function as every rank of a job on this machine and wait for it.
+    """Run a function as every rank of a job on this machine, and wait until all have ended.
 
-    Without a GPU a rank keeps the memory that it freed for its next tensors, unless the environment already says what
-    glibc's allocator shall do (`MALLOC_MMAP_MAX_`, `MALLOC_TRIM_THRESHOLD_`).
+    Nothing that the job listens on can be reached from another machine. Without a GPU a rank keeps freed memory for its
+    next tensors, unless the environment sets glibc's allocator (`MALLOC_MMAP_MAX_`, `MALLOC_TRIM_THRESHOLD_`).
 
     Args:
-        function: Importable by name; called once per rank with `args`.
-        *args: Picklable.
-        ranks: How many processes.
-        threads: CPU threads of each; the cores are divided when None.
+        function: A function that can be imported by name; called once per rank with `args`.
+        *args: Picklable arguments of the function.
+        ranks: Number of processes.
+        threads: CPU threads per process. None: the cores divided by `ranks`.
 
     Raises:
         LaunchError: A rank failed; the others have been ended.
@@ -97,7 +87,7 @@ def launch(function: Callable[..., None], *args: Any, ranks: int, threads: int |
             start_method="spawn",
         )
         try:
-            ended = processes.wait(period=_LOOK_EVERY)
+            ended = processes.wait(period=_POLL_SECONDS)
         except SignalException as error:
             processes.close(error.sigval)
             raise (KeyboardInterrupt if error.sigval == signal.SIGINT else SystemExit(128 + error.sigval)) from None
@@ -106,42 +96,42 @@ def launch(function: Callable[..., None], *args: Any, ranks: int, threads: int |
 
 
 def _rank_environment(threads: int) -> dict[str, str]:
-    """What a rank finds in its environment where the user has not said otherwise."""
+    """Return variables that a rank finds in its environment where the user has not set them."""
     return {"OMP_NUM_THREADS": str(threads)} | ({} if torch.cuda.is_available() else _KEEP_FREED_MEMORY)
 
 
 def _guarded(function: Callable[..., None], args: tuple[Any, ...], errors: str) -> None:
-    """One rank: run the function, and leave word of what it raised where the parent finds it."""
+    """Run the function in one rank, and write what it raised to a file for the parent."""
     try:
         function(*args)
     except Exception as error:  # noqa: BLE001 - reported by the parent
-        word = {
+        report = {
             "message": str(error) or type(error).__name__,
             "trace": traceback.format_exc(),
-            "mendable": isinstance(error, ModelwrightError),
+            "user_error": isinstance(error, ModelwrightError),
         }
-        if not word["mendable"]:
-            word["message"] = f"{type(error).__name__}: {word['message']}"
-        Path(errors, f"{os.environ['RANK']}.json").write_text(json.dumps(word))
+        if not report["user_error"]:
+            report["message"] = f"{type(error).__name__}: {report['message']}"
+        Path(errors, f"{os.environ['RANK']}.json").write_text(json.dumps(report))
         sys.stderr.flush()
-        if not word["mendable"]:
-            time.sleep(_AFTER_THE_CAUSE)
+        if not report["user_error"]:
+            time.sleep(_CONSEQUENCE_SECONDS)
         os._exit(1)
 
 
 def _failures(ended: dict[int, ProcessFailure], errors: Path) -> list[RankFailure]:
-    """What the ranks left word of, in order of time; then the ones that could not."""
-    words = sorted(errors.glob("*.json"), key=lambda path: path.stat().st_mtime)
-    told = [RankFailure(rank=int(path.stem), **json.loads(path.read_text())) for path in words]
-    spoken = {failure.rank for failure in told}
+    """Return the failures that the ranks reported, in order of time; before them, those of killed ranks."""
+    reports = sorted(errors.glob("*.json"), key=lambda path: path.stat().st_mtime)
+    reported = [RankFailure(rank=int(path.stem), **json.loads(path.read_text())) for path in reports]
+    known = {failure.rank for failure in reported}
     silent = [
-        RankFailure(rank, _ending(rank, failure.exitcode), "", mendable=False)
+        RankFailure(rank, _ending(rank, failure.exitcode), "", user_error=False)
         for rank, failure in ended.items()
-        if rank not in spoken and failure.exitcode != -signal.SIGTERM
+        if rank not in known and failure.exitcode != -signal.SIGTERM
     ]
-    # A killed rank is the cause; what the others then say about a closed connection is its consequence.
-    return silent + told or [
-        RankFailure(rank, _ending(rank, failure.exitcode), "", mendable=False) for rank, failure in ended.items()
+    # A killed rank is the cause; errors of the others about a closed connection are its consequence.
+    return silent + reported or [
+        RankFailure(rank, _ending(rank, failure.exitcode), "", user_error=False) for rank, failure in ended.items()
     ]
 
 

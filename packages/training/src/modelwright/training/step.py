@@ -1,4 +1,7 @@
-"""One step, through the engine: its pipeline schedule, its gradient finalization, its optimizer."""
+"""Forward and backward over one global batch, through the engine's pipeline schedule.
+
+`configure_schedule` sets the functions that the schedule reads from the engine's config; `run_batch` runs it.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -7,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
 from megatron.core.distributed.data_parallel_base import _BaseDataParallel  # pyright: ignore[reportPrivateUsage]
+from megatron.core.optimizer.optimizer import MegatronOptimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from torch import Tensor, nn
@@ -14,22 +18,25 @@ from torch.distributed import ProcessGroup
 
 from modelwright.config import Parallelism
 from modelwright.distributed import context_positions, engine_config, unwrapped, virtual_stages
-from modelwright.training.data.text import Batch, micro_batches
+from modelwright.training.data.batches import Batch, micro_batches
+from modelwright.training.loss import mean_over_ranks, token_mean_loss
 
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
 
 
-def connect(stages: Sequence[nn.Module], optimizer: Any | None, pg_collection: "ProcessGroupCollection") -> None:
-    """Tell the engine's config, which the schedule reads, how gradients are scaled, reduced and finished.
+def configure_schedule(
+    stages: Sequence[nn.Module], optimizer: MegatronOptimizer | None, pg_collection: "ProcessGroupCollection"
+) -> None:
+    """Set how gradients are scaled, reduced and finalized, on the engine's config that the schedule reads.
 
     Args:
-        stages: Wrapped, of this rank.
-        optimizer: From `make_optimizer`; None when only losses are wanted.
+        stages: The wrapped stages of this rank.
+        optimizer: From `make_optimizer`. None: only losses are wanted.
         pg_collection: The process groups of this rank.
     """
     config = engine_config(unwrapped(stages[0]))
-    # Stages that nothing wraps, as in a build with `wrap: {kind: none}`, have no buffers to reduce.
+    # Stages without a wrapper, as in a build with `wrap: {kind: none}`, have no buffers to reduce.
     wrapped = isinstance(stages[0], _BaseDataParallel)
     config.finalize_model_grads_func = partial(_finalize, pg_collection=pg_collection) if wrapped else None
     config.grad_scale_func = optimizer.scale_loss if optimizer is not None else None
@@ -47,6 +54,14 @@ def _finalize(
     finalize_model_grads(stages, num_tokens, pg_collection=pg_collection)
 
 
+def clear_gradients(stages: Sequence[nn.Module], optimizer: MegatronOptimizer) -> None:
+    """Set all gradients of this rank to zero, those in the buffers of Megatron's wrappers too."""
+    for stage in stages:
+        if isinstance(stage, _BaseDataParallel):
+            stage.zero_grad_buffer()  # type: ignore[no-untyped-call]
+    optimizer.zero_grad()
+
+
 def run_batch(
     stages: Sequence[nn.Module],
     batch: Batch,
@@ -56,18 +71,18 @@ def run_batch(
     micro_batch: int,
     forward_only: bool = False,
 ) -> float:
-    """Forward, and backward unless told otherwise, over one global batch.
+    """Run forward, and backward unless `forward_only` is set, over one global batch.
 
     Args:
-        stages: Wrapped, of this rank; gradients are left in their buffers.
+        stages: The wrapped stages of this rank; gradients are left in their buffers.
         batch: The whole global batch, the same on every rank.
         pg_collection: The process groups of this rank.
         parallelism: Sizes of the axes.
-        micro_batch: Sequences at a time.
+        micro_batch: Sequences per micro-batch.
         forward_only: Leave out the backward passes.
 
     Returns:
-        The mean loss over the tokens of the batch, the same on every rank of the model.
+        The mean loss over the tokens of the batch, in nats, the same on every rank of the model.
     """
     data_rank, data_size = pg_collection.dp.rank(), pg_collection.dp.size()
     share = list(micro_batches(batch, data_rank=data_rank, data_size=data_size, micro_batch=micro_batch))
@@ -83,31 +98,16 @@ def run_batch(
         seq_length=batch.tokens_BS.size(1),
         micro_batch_size=micro_batch,
         forward_only=forward_only,
-        # Without these two the engine takes the groups of its module globals.
+        # Without these two the engine uses the groups of its module globals.
         p2p_communicator=P2PCommunicator(pg_collection.pp, engine_config(unwrapped(stages[0]))),
         pg_collection=pg_collection,
     )
-    return _mean_over_ranks([entry["loss"] for entry in losses], pg_collection.intra_dist_opt)
+    return mean_over_ranks([entry["loss"] for entry in losses], pg_collection.intra_dist_opt)
 
 
 def _forward(batches: Iterator[Batch], stage: nn.Module, *, context: ProcessGroup) -> tuple[Tensor, Any]:
     batch, device = next(batches), torch.cuda.current_device()
-    held = context_positions(batch.tokens_BS.size(1), rank=context.rank(), size=context.size())
-    tokens, labels = (part[:, held].to(device) for part in (batch.tokens_BS, batch.labels_BS))
-    positions = held.to(device).expand_as(tokens)
-    return stage(tokens, positions, None, labels=labels), partial(_loss, context_size=context.size())
-
-
-def _loss(losses_BS: Tensor, *, context_size: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """The schedule multiplies by the context size, because it takes a share of the mean over the whole sequence."""
-    loss = losses_BS.float().mean()
-    return loss / context_size, {"loss": loss.detach().clone()}
-
-
-def _mean_over_ranks(losses: list[Tensor], model_ranks: ProcessGroup) -> float:
-    """Only the last pipeline stage has losses; every rank gets their mean."""
-    total = torch.zeros(2, dtype=torch.float64, device=torch.cuda.current_device())
-    for loss in losses:
-        total += torch.stack([loss.double(), torch.ones_like(loss, dtype=torch.float64)])
-    torch.distributed.all_reduce(total, group=model_ranks)
-    return float(total[0] / total[1])
+    local = context_positions(batch.tokens_BS.size(1), rank=context.rank(), size=context.size())
+    tokens, labels = (part[:, local].to(device) for part in (batch.tokens_BS, batch.labels_BS))
+    positions = local.to(device).expand_as(tokens)
+    return stage(tokens, positions, None, labels=labels), partial(token_mean_loss, context_size=context.size())

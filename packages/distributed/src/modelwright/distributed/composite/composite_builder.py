@@ -22,8 +22,9 @@ from torch import nn
 from modelwright.builders import builder_for
 from modelwright.distributed.composite.module_groups import ModuleGroups, make_module_groups, seed_random_states
 from modelwright.distributed.composite.module_plan import CompositeError, ModulePlan, check_plans
-from modelwright.distributed.groups import join, launched_ranks
+from modelwright.distributed.groups import join
 from modelwright.distributed.phase_barrier import DEFAULT_TIMEOUT, Together
+from modelwright.engine import job_size
 
 
 @final
@@ -60,7 +61,7 @@ class CompositeModelBuilder:
             CompositeError: The modules do not fit into the job or to each other; nothing has been joined.
             BuildError: Another rank has other modules, or did not come.
         """
-        check_plans(self.modules, launched_ranks())
+        check_plans(self.modules, job_size())
         join(self.timeout)
         places = [(name, plan.ranks, plan.parallelism) for name, plan in self.modules.items()]
         Together(timeout=self.timeout).agree("groups", (), modules=repr(places))

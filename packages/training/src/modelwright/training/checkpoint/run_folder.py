@@ -1,7 +1,7 @@
-"""The folder of a run: where its checkpoints lie, which of them are whole, and what config they were made with.
+"""The folder of a run: its checkpoints, which of them are complete, and the config that each was saved with.
 
-A checkpoint is a folder `step-N` that is written aside and renamed when it is complete, so a folder of that name is
-whole or is not there. Nothing here loads the engine, so a wrong folder is told before any process starts.
+A checkpoint is a folder `checkpoints/step-N`. It is written under another name and renamed when it is complete. Nothing
+here loads the engine, so that a wrong folder is reported before any process starts.
 """
 
 import json
@@ -18,22 +18,19 @@ _STEP = re.compile(r"step-(\d{8})")
 
 
 class CheckpointError(ModelwrightError):
-    """A checkpoint that is missing, incomplete, or of another model."""
+    """A checkpoint that is missing, incomplete, damaged, or of another model."""
 
 
 def checkpoint_path(run_dir: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+    """Return the folder of the checkpoint of a step."""
     return run_dir / "checkpoints" / f"step-{step:08d}"
 
 
 def checkpoints(run_dir: Path) -> list[tuple[int, Path]]:
-    """The checkpoints of a run, oldest first.
+    """Return step and folder of each checkpoint of a run, oldest first.
 
     Args:
-        run_dir: The folder of the run.
-
-    Returns:
-        Step and folder of each; a folder under another name, one being written among them, is not one.
+        run_dir: Folder of the run. Folders with another name than `step-N` are left out, so one being written is too.
     """
     folder = run_dir / "checkpoints"
     found = [(_STEP.fullmatch(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
@@ -41,13 +38,10 @@ def checkpoints(run_dir: Path) -> list[tuple[int, Path]]:
 
 
 def latest_checkpoint(run_dir: Path) -> tuple[int, Path]:
-    """The newest checkpoint of a run.
+    """Return step and folder of the newest checkpoint of a run.
 
     Args:
-        run_dir: The folder of the run.
-
-    Returns:
-        Step and folder.
+        run_dir: Folder of the run.
 
     Raises:
         CheckpointError: There is none, or it is not complete.
@@ -57,7 +51,7 @@ def latest_checkpoint(run_dir: Path) -> tuple[int, Path]:
     found = checkpoints(run_dir)
     if not found:
         raise CheckpointError(
-            f"`{run_dir}` must hold a checkpoint, but there is none under `checkpoints/`; a run saves one at its "
+            f"`{run_dir}` must contain a checkpoint, but there is none under `checkpoints/`; a run saves one at its "
             "end and every `train.checkpoint_interval` steps."
         )
     step, path = found[-1]
@@ -65,20 +59,17 @@ def latest_checkpoint(run_dir: Path) -> tuple[int, Path]:
     if missing:
         before = f"the one before it is `{found[-2][1].name}`" if len(found) > 1 else "there is no other"
         raise CheckpointError(
-            f"`{path}` must be a whole checkpoint, but {', '.join(missing)} is missing: it was cut off or changed; "
-            f"delete that folder to go on from an older one ({before})."
+            f"`{path}` must be a complete checkpoint, but {', '.join(missing)} is missing: it was cut off or changed; "
+            f"delete that folder to resume from an older one ({before})."
         )
     return step, path
 
 
 def checkpoint_config(path: Path) -> RunConfig:
-    """The config that a checkpoint was made with.
+    """Return the config that a checkpoint was saved with.
 
     Args:
-        path: The folder of the checkpoint.
-
-    Returns:
-        The whole run config.
+        path: Folder of the checkpoint.
 
     Raises:
         CheckpointError: It cannot be read.
@@ -87,25 +78,25 @@ def checkpoint_config(path: Path) -> RunConfig:
         text = json.loads((path / CONFIG_FILE).read_text())["config"]
         config = loads(text, format="json")
     except ConfigError as error:
-        raise CheckpointError(f"`{path / CONFIG_FILE}` holds a config that cannot be used here: {error}") from error
+        raise CheckpointError(f"`{path / CONFIG_FILE}` contains a config that cannot be used here: {error}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"`{path / CONFIG_FILE}` cannot be read: {error}; the checkpoint is damaged.") from error
     if not isinstance(config, RunConfig):
         raise CheckpointError(
-            f"`{path / CONFIG_FILE}` must hold the config of a run, but holds a {type(config).__name__}."
+            f"`{path / CONFIG_FILE}` must contain the config of a run, but contains a {type(config).__name__}."
         )
     return config
 
 
 def check_resumable(run: RunConfig, path: Path) -> None:
-    """Compare a config with that of the checkpoint that it is to go on from.
+    """Refuse to resume from a checkpoint of another model or another optimizer.
 
     Args:
-        run: What is to go on.
-        path: The folder of the checkpoint.
+        run: The config to resume with.
+        path: Folder of the checkpoint.
 
     Raises:
-        CheckpointError: The models differ, or what the optimizer's state was made with does; names every such field.
+        CheckpointError: The models differ, or a field that the optimizer's state depends on; names every such field.
     """
     saved = checkpoint_config(path)
     model = _differences("model", run.model.as_dict(), saved.model.as_dict())
@@ -117,20 +108,20 @@ def check_resumable(run: RunConfig, path: Path) -> None:
     optimizer = _differences("", _optimizer_state(run), _optimizer_state(saved))
     if optimizer:
         raise CheckpointError(
-            f"`{path}` holds the state of another optimizer: {'; '.join(optimizer)}. A run goes on with the numbers it "
-            "began with; `train.steps`, the warm-up and the batch may change."
+            f"`{path}` contains the state of another optimizer: {'; '.join(optimizer)}. Resume with the values of the "
+            "first run; `train.steps`, the warm-up and the batch may change."
         )
-    if _experts_stand_apart(run) != _experts_stand_apart(saved):
-        here, there = ("has none", "has them") if _experts_stand_apart(saved) else ("has them", "has none")
+    if _has_expert_optimizer(run) != _has_expert_optimizer(saved):
+        here, there = ("a single one", "two") if _has_expert_optimizer(saved) else ("two", "a single one")
         raise CheckpointError(
-            f"`{path}` holds the state of another optimizer: where `parallelism.expert` is above 1 or `expert_tensor` "
-            f"is not `tensor`, experts have an optimizer of their own, and this run {here} where that one {there}. "
-            "Go on with a layout that agrees in this."
+            f"`{path}` cannot be resumed with this layout: expert parameters have a separate optimizer where "
+            f"`parallelism.expert` is above 1 or `expert_tensor` is not `tensor`, so this layout has {here} and the "
+            f"checkpoint has {there}; use a layout that agrees in this, or start a new run."
         )
 
 
-def _experts_stand_apart(run: RunConfig) -> bool:
-    """Whether the engine gives experts, whose data ranks are others then, an optimizer of their own."""
+def _has_expert_optimizer(run: RunConfig) -> bool:
+    """Return True where experts have other data ranks, for which the engine makes a separate optimizer."""
     parallelism = run.parallelism
     apart = parallelism.expert > 1 or parallelism.expert_tensor_size != parallelism.tensor
     return apart and isinstance(run.model, DecoderConfig) and "E" in run.model.symbols
@@ -146,7 +137,7 @@ def _differences(section: str, ours: Mapping[str, object], theirs: Mapping[str, 
 
 
 def _optimizer_state(run: RunConfig) -> dict[str, object]:
-    """What the engine finds an optimizer's state by, or restores with it."""
+    """Return the fields by which the engine finds an optimizer's state, or which it restores with it."""
     train = run.train
     state: dict[str, object] = {
         "train.lr_schedule.min_lr": train.lr_schedule.min_lr,

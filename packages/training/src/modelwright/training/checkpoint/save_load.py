@@ -1,6 +1,7 @@
-"""Checkpoints through the engine's `dist_checkpointing`: whole tensors by name, so that any layout can load them.
+"""Saving and loading checkpoints through the engine's `dist_checkpointing`.
 
-Beside the engine's files lie the config of the run and the number of steps done.
+The engine stores unsharded tensors by name, so that any layout can load the weights. The folder of a checkpoint also
+contains the config of the run and the number of steps done.
 """
 
 import json
@@ -27,25 +28,29 @@ from modelwright.training.checkpoint.run_folder import CONFIG_FILE, CheckpointEr
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
 
-# What a part keeps beside its weights (Transformer Engine: the scales of 8-bit formats); each backend has its own.
+# State of a part besides its weights (Transformer Engine: the scales of 8-bit dtypes); it differs between backends.
 _EXTRA_STATE = "*._extra_state"
 
 
 @dataclass(frozen=True)
 class TrainState:
-    """The objects whose state a checkpoint holds."""
+    """The objects with the state of a checkpoint."""
 
     stages: Sequence[nn.Module]
-    """Of this rank, wrapped or not."""
+    """The stages of this rank, wrapped or not."""
     pg_collection: "ProcessGroupCollection"
     """The process groups of this rank."""
     optimizer: Any = None
-    """The engine's; None leaves it out."""
+    """The engine's optimizer. None: its state is left out."""
     schedule: Any = None
-    """The engine's; None leaves it out."""
+    """The engine's learning-rate schedule. None: its state is left out."""
 
     def sharded(self, *, loading: bool) -> dict[str, Any]:
-        """The engine's sharded state dictionary of all of it."""
+        """Return the engine's sharded state dict of everything.
+
+        Args:
+            loading: The state dict is used to load, not to save.
+        """
         metadata = {"dp_cp_group": self.pg_collection.dp_cp, "distrib_optim_sharding_type": "dp_reshardable"}
         inner: list[Any] = [unwrapped(stage) for stage in self.stages]
         models: dict[str, Any] = {
@@ -53,18 +58,23 @@ class TrainState:
         }
         state: dict[str, Any] = dict(models)
         if self.optimizer is not None:
-            whole: dict[str, Any] = models["model0"] if len(models) == 1 else models
-            state["optimizer"] = self.optimizer.sharded_state_dict(whole, is_loading=loading, metadata=metadata)
+            model: dict[str, Any] = models["model0"] if len(models) == 1 else models
+            state["optimizer"] = self.optimizer.sharded_state_dict(model, is_loading=loading, metadata=metadata)
         if self.schedule is not None:
             state["schedule"] = self.schedule.state_dict()
         return state
 
     def restore(self, state: dict[str, Any], names: Sequence[set[str]]) -> None:
-        """Put back what `sharded` described; of `names`, one set a stage, what is not there stays as it is."""
-        for i, (stage, wanted) in enumerate(zip(self.stages, names, strict=True)):
+        """Load a state dict that was filled from a checkpoint.
+
+        Args:
+            state: In the form that `sharded` returns.
+            names: Names of the expected parameters of each stage; those that `state` lacks keep their current values.
+        """
+        for i, (stage, expected) in enumerate(zip(self.stages, names, strict=True)):
             module, found = unwrapped(stage), state.get(f"model{i}", {})
-            own = module.state_dict()
-            module.load_state_dict(found | {name: own[name] for name in wanted - set(found)})
+            current = module.state_dict()
+            module.load_state_dict(found | {name: current[name] for name in expected - set(found)})
         if self.optimizer is not None:
             self.optimizer.load_state_dict(state["optimizer"])
         if self.schedule is not None:
@@ -72,13 +82,13 @@ class TrainState:
 
 
 def save_checkpoint(state: TrainState, run: RunConfig, run_dir: Path, step: int) -> Path:
-    """Write a checkpoint aside and rename it; every rank of the job calls it.
+    """Write a checkpoint under a temporary name, and rename it when it is complete. Every rank of the job calls this.
 
     Args:
-        state: What is saved.
+        state: The objects to save the state of.
         run: The config, saved with it.
-        run_dir: The folder of the run, seen by all ranks.
-        step: Steps done.
+        run_dir: Folder of the run, visible to all ranks.
+        step: Number of steps done.
 
     Returns:
         The folder of the checkpoint.
@@ -119,16 +129,19 @@ def _forget_old(run_dir: Path, keep: int | None) -> None:
 
 
 def load_checkpoint(state: TrainState, path: Path, *, keep: Sequence[str] = ()) -> None:
-    """Fill the model, and optimizer and schedule where they are given, whatever layout or backend wrote the checkpoint.
+    """Load a checkpoint into a model, and into optimizer and schedule where they are given.
+
+    The layout and the backend may differ from those that wrote it. Nothing that the files contain is executed, and
+    nothing outside the folder is read.
 
     Args:
-        state: What is filled.
-        path: The folder of the checkpoint.
-        keep: Patterns of names in the whole model; what has such a name and is not in the checkpoint stays as it is,
-            such as adapters (`*.lora_?`) beside the weights of a model without them.
+        state: The objects to load into.
+        path: Folder of the checkpoint.
+        keep: Patterns of parameter names in the unsharded model. A parameter with such a name that the checkpoint lacks
+            keeps its value, such as adapters (`*.lora_?`) over the weights of a model without them.
 
     Raises:
-        CheckpointError: It does not hold what the model needs.
+        CheckpointError: The checkpoint lacks something that the model needs, is damaged, or is not plain data.
     """
     wanted = state.sharded(loading=True)
     names = [set(wanted[f"model{i}"]) for i in range(len(state.stages))]
@@ -145,20 +158,20 @@ def load_checkpoint(state: TrainState, path: Path, *, keep: Sequence[str] = ()) 
 
 
 def _drop_absent(wanted: dict[str, Any], path: Path, keep: Sequence[str]) -> None:
-    """Take out what has one of these names and is not in the checkpoint.
+    """Remove entries with one of these names that the checkpoint lacks.
 
-    The engine's own way (`strict=`) reads tensors' properties in a form that torch 2.13 no longer has.
+    The engine's own way (`strict=`) reads tensor properties in a form that torch 2.13 no longer has.
     """
     metadata: Any = FileSystemReader(path).read_metadata()
-    held = {str(name).partition("/shard_")[0] for name in metadata.state_dict_metadata}
+    stored = {str(name).partition("/shard_")[0] for name in metadata.state_dict_metadata}
     for model in (part for name, part in wanted.items() if name.startswith("model")):
         for name, item in list(model.items()):
-            if item.key not in held and any(fnmatchcase(item.key, pattern) for pattern in keep):
+            if item.key not in stored and any(fnmatchcase(item.key, pattern) for pattern in keep):
                 del model[name]
 
 
 def _reason(error: CheckpointException) -> str:
-    """What the first rank that failed says. The exception itself is no `Exception` and holds whole tracebacks."""
+    """Return the message of the first rank that failed; the exception's own text contains whole tracebacks."""
     _, (cause, _) = min(error.failures.items(), key=lambda failure: failure[0])
     return _named(cause)
 
