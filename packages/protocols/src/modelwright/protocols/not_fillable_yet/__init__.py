@@ -1,1 +1,1 @@
-"""The Protocols of slots that the engine has and a `StackSpec` cannot fill yet."""
+"""Protocols of the parts of Megatron-Core that no `StackSpec` can fill yet, one file per topic."""

@@ -1,4 +1,4 @@
-"""The slots of cross-attention: the attention as a layer calls it, its projections, and the residual after it."""
+"""Protocols of Megatron-Core's cross-attention slots: the attention, its projections and its bias-dropout-add."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class CrossAttentionInterface(Protocol):
 
         Args:
             hidden_SBH: `[s, b, h]`, normalized.
-            attention_mask: True where *not* to attend, from the layer's `context_mask`.
+            attention_mask: Mask, true where a query must *not* attend, from the layer's `context_mask`.
             key_value_states: `[context s, b, h]`, the layer's `context`.
-            inference_context: Holds the key and value cache in generation, else `None`.
+            inference_context: Key and value cache of a generation, or `None`.
 
         Returns:
-            `[s, b, h]`, and the bias that was not added, `[h]`, or `None`.
+            `[s, b, h]`,, and the bias `[h]` that the caller has to add, or `None`.
         """
         ...
 
@@ -49,15 +49,15 @@ class CrossAttentionInterface(Protocol):
         key_value_states: Tensor | None,
         inference_context: BaseInferenceContext | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class CrossAttentionBuilder(Protocol):
-    """Makes a cross-attention.
+    """Builder of a cross-attention.
 
     Call site: `transformer_layer.py`, `TransformerLayer.__init__` (untyped there, through `build_module`). The engine's
-    own `CrossAttention` does not take `pp_layer_offset`, which `HybridStack`'s layers pass.
+    own `CrossAttention` does not accept `pp_layer_offset`, which the layers of a `HybridStack` pass.
     """
 
     def __call__(
@@ -74,11 +74,11 @@ class CrossAttentionBuilder(Protocol):
 
         Args:
             config: The engine's config.
-            layer_number: Counted from 1 over the whole model.
-            pg_collection: The process groups; `tp` splits the heads.
+            layer_number: Number of the layer in the whole model, from 1.
+            pg_collection: Process groups; `tp` splits the heads.
             name: Dotted name of this module in the model, or `None`.
-            cp_comm_type: How keys and values travel; passed only under context parallelism.
-            pp_layer_offset: Number of layers before this stage; passed by `HybridStack`, not by `TransformerBlock`.
+            cp_comm_type: Kind of communication of keys and values. Passed only under context parallelism.
+            pp_layer_offset: Number of layers before this stage. Passed by `HybridStack`, not by `TransformerBlock`.
 
         Returns:
             The cross-attention.
@@ -87,7 +87,7 @@ class CrossAttentionBuilder(Protocol):
 
 
 class LinearLayerInterface(Protocol):
-    """A built `linear_q` or `linear_kv` of cross-attention. The engine's name is `LinearInterface`."""
+    """A built `linear_q` or `linear_kv` of cross-attention; the engine's name for it is `LinearInterface`."""
 
     def forward(self, hidden_SBH: Tensor, /) -> tuple[Tensor, object]:
         """Project. Called by `CrossAttention.get_query_key_value_tensors`.
@@ -96,21 +96,21 @@ class LinearLayerInterface(Protocol):
             hidden_SBH: `[s, b, h]`.
 
         Returns:
-            `[s, b, n * d / tensor-parallel size]` for queries, twice that for keys and values, and a second value that
-            the engine ignores.
+            `[s, b, n * d / tensor-parallel size]`, twice as wide for keys and values, and a second value that the
+            engine ignores.
         """
         ...
 
     def __call__(self, hidden_SBH: Tensor, /) -> tuple[Tensor, object]:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class LinearLayerBuilder(Protocol):
-    """Makes `linear_q` and `linear_kv`.
+    """Builder of `linear_q` and `linear_kv`.
 
     Call site: `attention.py`, `CrossAttention.__init__`. The engine's own `LinearLayerBuilder` lacks `name`, which that
-    call passes. No process group is passed: a part that splits its output asks for the global one.
+    call passes. No process group is passed, so a part that splits its output uses the global one.
     """
 
     def __call__(
@@ -131,13 +131,13 @@ class LinearLayerBuilder(Protocol):
 
         Args:
             input_size: `h`.
-            output_size: `n * d`, or twice that for keys and values.
+            output_size: `n * d`, twice as much for keys and values.
             config: The engine's config.
-            init_method: Initializes the weight in place.
+            init_method: Function that initializes the weight in place.
             gather_output: Whether to gather the output over the tensor-parallel group; always false here.
-            bias: Whether there is a bias.
+            bias: Whether the layer has a bias.
             skip_bias_add: Whether to return the bias instead of adding it; always false.
-            is_expert: Whether this is a layer of an expert.
+            is_expert: Whether the layer belongs to an expert.
             name: Dotted name of this module in the model, or `None`.
 
         Returns:
@@ -147,8 +147,8 @@ class LinearLayerBuilder(Protocol):
 
 
 class CrossBiasDropoutAddBuilder(BiasDropoutAddBuilder, Protocol):
-    """Chooses the function after a cross-attention (`cross_attn_bda`): called as every other.
+    """Builder of the function after a cross-attention (`cross_attn_bda`), called like `self_attn_bda`.
 
-    The engine builds this one slot with `config=` (`transformer_layer.py`, `build_module(..., config=self.config)`),
-    which only a class or a `ModuleSpec` ever sees; a function is taken as it is.
+    The engine passes `config=` to `build_module` for this slot only (`transformer_layer.py`). A class or a `ModuleSpec`
+    receives it; a function is used unchanged.
     """

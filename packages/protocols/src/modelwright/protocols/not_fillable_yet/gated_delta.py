@@ -1,4 +1,4 @@
-"""The slots of a gated delta net (`G`): it fills the self-attention slot of a layer, and its rule is a function.
+"""Protocols of the slots of Megatron-Core's gated delta net (`G`): the layer, the net and its recurrence.
 
 Yang, Kautz and Hatamizadeh 2024, "Gated Delta Networks", arXiv 2412.06464.
 """
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class GatedDeltaNetInterface(SelfAttentionInterface, Protocol):
-    """A built gated delta net: called as a self-attention is, and free to ignore masks and angles."""
+    """A built gated delta net, called like a self-attention. It may ignore masks and angles."""
 
 
 class GatedDeltaNetBuilder(Protocol):
-    """Makes a gated delta net.
+    """Builder of a gated delta net.
 
     Call site: `transformer_layer.py`, `TransformerLayer.__init__` (untyped there, through `build_module`). The stack
-    passes no `pp_layer_offset` to this kind of layer, so this slot never gets one.
+    passes no `pp_layer_offset` to this kind of layer.
     """
 
     def __call__(
@@ -40,10 +40,10 @@ class GatedDeltaNetBuilder(Protocol):
 
         Args:
             config: The engine's config.
-            layer_number: Counted from 1 over the whole model.
-            pg_collection: The process groups; `tp` and `cp` split the heads.
+            layer_number: Number of the layer in the whole model, from 1.
+            pg_collection: Process groups; `tp` and `cp` split the heads.
             name: Dotted name of this module in the model, or `None`.
-            cp_comm_type: Passed only under context parallelism, and meant for attention.
+            cp_comm_type: Kind of communication of keys and values in attention. Passed only under context parallelism.
 
         Returns:
             The net.
@@ -52,7 +52,7 @@ class GatedDeltaNetBuilder(Protocol):
 
 
 class GatedDeltaRuleInterface(Protocol):
-    """The recurrence of a gated delta net; the engine's is `chunk_gated_delta_rule` of flash-linear-attention."""
+    """The recurrence of a gated delta net; the engine uses `chunk_gated_delta_rule` of flash-linear-attention."""
 
     def __call__(
         self,
@@ -72,13 +72,14 @@ class GatedDeltaRuleInterface(Protocol):
 
         Args:
             query_BSND: `[b, s, n, key d]`.
-            key_BSND: As `query_BSND`.
+            key_BSND: Same shape as `query_BSND`.
             value_BSND: `[b, s, n, value d]`.
             g: `[b, s, n]`, log of the decay.
             beta: `[b, s, n]`, strength of each write.
             initial_state: Always `None`.
-            output_final_state: Always false here.
-            use_qk_l2norm_in_kernel: Always false here: the net has normalized.
+            output_final_state: Whether to return the final state; always false here.
+            use_qk_l2norm_in_kernel: Whether to normalize queries and keys; always false here, because the net has
+                normalized them.
             cu_seqlens: Boundaries of packed sequences, or `None`.
 
         Returns:
@@ -92,7 +93,7 @@ class GatedDeltaLayerInterface(TransformerLayerInterface, Protocol):
 
 
 class GatedDeltaLayerBuilder(Protocol):
-    """Makes a gated delta layer.
+    """Builder of a gated delta layer.
 
     Call site: `hybrid_block.py`, `HybridStack.__init__`, symbol `G` (untyped there, through `build_module`).
     """
@@ -110,10 +111,10 @@ class GatedDeltaLayerBuilder(Protocol):
 
         Args:
             config: The engine's config.
-            layer_number: Counted from 1 over the whole model.
-            pg_collection: The process groups.
-            add_layer_offset: Whether to add the stage's offset to `layer_number`; always false here, because the
-                stack has added it.
+            layer_number: Number of the layer in the whole model, from 1.
+            pg_collection: Process groups.
+            add_layer_offset: Whether to add the offset of the stage to `layer_number`. Always false, because the stack
+                has added it.
             name: Dotted name of this module in the model, or `None`.
 
         Returns:

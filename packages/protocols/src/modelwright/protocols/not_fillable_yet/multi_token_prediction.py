@@ -1,7 +1,8 @@
-"""The slots of multi-token prediction (`/` in a stack pattern): a block of layers that each predict one token further.
+"""Protocols of Megatron-Core's multi-token prediction slots (`/` in a stack pattern).
 
-Gloeckle et al. 2024, arXiv 2404.19737; DeepSeek-V3, arXiv 2412.19437. A layer joins the hidden states with the
-embedding of the next token and runs a layer, or a short stack, over that.
+Gloeckle et al. 2024, arXiv 2404.19737; DeepSeek-V3, arXiv 2412.19437. Each layer of the block predicts one token
+further. It combines the hidden states with the embedding of the next token and runs a layer, or a short stack, on the
+result.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ if TYPE_CHECKING:
 
 
 class EhProjInterface(Protocol):
-    """A built `eh_proj`: joins embedding and hidden states."""
+    """A built `eh_proj`, which projects embedding and hidden states to the hidden size."""
 
     def forward(self, both_SBH: Tensor, /) -> tuple[Tensor, object]:
         """Project. Called by `MultiTokenPredictionLayer._concat_embeddings`.
 
         Args:
-            both_SBH: `[s, b, 2 * h]`: the normalized embedding of the next token, then the normalized hidden states.
+            both_SBH: `[s, b, 2 * h]`, the normalized embedding of the next token followed by the normalized hidden
+                states.
 
         Returns:
             `[s, b, h / tensor-parallel size]`, which the engine gathers, and a second value that it ignores.
@@ -35,12 +37,12 @@ class EhProjInterface(Protocol):
         ...
 
     def __call__(self, both_SBH: Tensor, /) -> tuple[Tensor, object]:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class EhProjBuilder(Protocol):
-    """Makes `eh_proj`.
+    """Builder of `eh_proj`.
 
     Call site: `multi_token_prediction.py`, `MultiTokenPredictionLayer.__init__` (untyped there, through
     `build_module`).
@@ -68,13 +70,13 @@ class EhProjBuilder(Protocol):
             input_size: `2 * h`.
             output_size: `h`.
             config: The engine's config.
-            init_method: Initializes the weight in place.
+            init_method: Function that initializes the weight in place.
             gather_output: Whether to gather the output over the tensor-parallel group; always false here.
-            bias: Whether there is a bias; always false here.
+            bias: Whether the layer has a bias; always false here.
             skip_bias_add: Whether to return the bias instead of adding it; always false here.
-            is_expert: Whether this is a layer of an expert.
+            is_expert: Whether the layer belongs to an expert.
             tp_comm_buffer_name: Name of Transformer Engine's communication buffer, `"mtp_eh_proj"`.
-            tp_group: The tensor-parallel group.
+            tp_group: Tensor-parallel group.
             name: Dotted name of this module in the model, or `None`.
 
         Returns:
@@ -86,7 +88,7 @@ class EhProjBuilder(Protocol):
 class MtpModelLayerInterface(Protocol):
     """A built inner layer of a multi-token-prediction layer.
 
-    In a hybrid model the inner layers come from the pattern and are a `HybridStack`; this slot is filled in a GPT only.
+    Used in a GPT only. In a hybrid model the inner layers are a `HybridStack` that follows the pattern.
     """
 
     def forward(
@@ -110,13 +112,13 @@ class MtpModelLayerInterface(Protocol):
         Args:
             hidden_states: `[s, b, h]`.
             attention_mask: See `CoreAttentionInterface.forward`.
-            context: For cross-attention; always `None`.
-            context_mask: As `context`.
+            context: Context of cross-attention; always `None`.
+            context_mask: Always `None`; passed only under full recomputation.
             rotary_pos_emb: `[s, 1, 1, d]` angles, or `None` without rotary embedding.
             rotary_pos_cos: Cosines for fused decoding, or `None`.
             rotary_pos_sin: Sines for fused decoding, or `None`.
-            attention_bias: Added to the logits, or `None`.
-            inference_params: What other layers are given as `inference_context`, under the old name.
+            attention_bias: Bias added to the logits, or `None`.
+            inference_params: The `inference_context` of other layers, under its old name.
             packed_seq_params: Boundaries of packed sequences, or `None`.
             sequence_len_offset: `[b]` offsets for decoding, or `None`.
             padding_mask: `[b, s]`, true where a token is padding, or `None`.
@@ -142,12 +144,12 @@ class MtpModelLayerInterface(Protocol):
         sequence_len_offset: Tensor | None,
         padding_mask: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class MtpModelLayerBuilder(Protocol):
-    """Makes the inner layer.
+    """Builder of the inner layer.
 
     Call site: `multi_token_prediction.py`, `MultiTokenPredictionLayer.__init__` (untyped there, through
     `build_module`).
@@ -168,9 +170,9 @@ class MtpModelLayerBuilder(Protocol):
         Args:
             config: The engine's config.
             vp_stage: Virtual pipeline stage, or `None`.
-            layer_number: Counted from 1 over the multi-token-prediction layers.
-            is_mtp_layer: Always true.
-            pg_collection: The process groups.
+            layer_number: Number of the layer among the multi-token-prediction layers, from 1.
+            is_mtp_layer: Whether the layer belongs to a multi-token-prediction block; always true here.
+            pg_collection: Process groups.
             name: Dotted name of this module in the model, or `None`.
 
         Returns:
@@ -201,12 +203,12 @@ class MtpLayerInterface(Protocol):
         """Predict one token further. Called by `MultiTokenPredictionBlock.forward`.
 
         Args:
-            input_ids: `[b, s]`, shifted once by each layer before.
-            position_ids: `[b, s]`, shifted likewise.
-            hidden_states: `[s, b, h]` of the layer before, or of the decoder.
+            input_ids: `[b, s]`, shifted by one token for each layer before this one.
+            position_ids: `[b, s]`, shifted in the same way.
+            hidden_states: `[s, b, h]` from the layer before this one, or from the decoder.
             attention_mask: See `CoreAttentionInterface.forward`.
-            padding_mask: `[b, s]`, shifted likewise, or `None`.
-            inference_params: What other layers are given as `inference_context`, under the old name.
+            padding_mask: `[b, s]`, shifted in the same way, or `None`.
+            inference_params: The `inference_context` of other layers, under its old name.
             rotary_pos_emb: `[s, 1, 1, d]` angles, or `None` without rotary embedding.
             rotary_pos_cos: Cosines for fused decoding, or `None`.
             rotary_pos_sin: Sines for fused decoding, or `None`.
@@ -215,7 +217,7 @@ class MtpLayerInterface(Protocol):
             embedding: The model's embedding, for the next token.
 
         Returns:
-            `[s, b, h]`, and token numbers, positions and padding shifted by one.
+            `[s, b, h]`, and token ids, positions and padding mask shifted by one.
         """
         ...
 
@@ -235,12 +237,12 @@ class MtpLayerInterface(Protocol):
         sequence_len_offset: Tensor | None,
         embedding: EmbeddingInterface,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class MtpLayerBuilder(Protocol):
-    """Makes a multi-token-prediction layer.
+    """Builder of a multi-token-prediction layer.
 
     Call site: `multi_token_prediction.py`, `MultiTokenPredictionBlock._build_layers` (untyped there, through
     `build_module`).
@@ -261,12 +263,12 @@ class MtpLayerBuilder(Protocol):
 
         Args:
             config: The engine's config.
-            layer_number: Counted from 1 over the multi-token-prediction layers.
+            layer_number: Number of the layer among the multi-token-prediction layers, from 1.
             vp_stage: Virtual pipeline stage, or `None`.
-            pg_collection: The process groups.
-            mtp_layer_pattern: Stack pattern of the inner layers; `None` in a GPT.
+            pg_collection: Process groups.
+            mtp_layer_pattern: Stack pattern of the inner layers, or `None` in a GPT.
             name: Dotted name of this module in the model, or `None`.
-            hybrid_submodules: The engine's `HybridStackSubmodules` for the inner layers; left out in a GPT.
+            hybrid_submodules: The engine's `HybridStackSubmodules` for the inner layers. Omitted in a GPT.
 
         Returns:
             The layer.
@@ -296,13 +298,13 @@ class MtpBlockInterface(Protocol):
             position_ids: `[b, s]`.
             hidden_states: `[s, b, h]` from the stack.
             attention_mask: See `CoreAttentionInterface.forward`.
-            inference_params: What other layers are given as `inference_context`, under the old name.
+            inference_params: The `inference_context` of other layers, under its old name.
             rotary_pos_emb: `[s, 1, 1, d]` angles, or `None` without rotary embedding.
             packed_seq_params: Boundaries of packed sequences, or `None`.
             embedding: The model's embedding, for the next tokens.
 
         Returns:
-            `[(1 + layers) * s, b, h]`: the stack's output, then that of each layer.
+            `[(1 + layers) * s, b, h]`: the output of the stack followed by that of each layer.
         """
         ...
 
@@ -318,12 +320,12 @@ class MtpBlockInterface(Protocol):
         packed_seq_params: PackedSeqParams | None,
         embedding: EmbeddingInterface,
     ) -> Tensor:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class MtpBlockBuilder(Protocol):
-    """Makes a multi-token-prediction block.
+    """Builder of a multi-token-prediction block.
 
     Call site: `hybrid_model.py`, `HybridModel.__init__`, where the class is fixed (`MultiTokenPredictionBlock`).
     """
@@ -344,11 +346,11 @@ class MtpBlockBuilder(Protocol):
 
         Args:
             config: The engine's config.
-            spec: What fills `HybridStackSubmodules.mtp_block_spec`.
-            pg_collection: The process groups.
+            spec: Value of `HybridStackSubmodules.mtp_block_spec`.
+            pg_collection: Process groups.
             vp_stage: Virtual pipeline stage, or `None`.
             mtp_layer_pattern: Stack pattern of the inner layers.
-            mtp_num_depths: How many tokens further the block predicts.
+            mtp_num_depths: Number of further tokens that the block predicts.
             hybrid_submodules: The engine's `HybridStackSubmodules` for the inner layers.
             name: Dotted name of this module in the model, or `None`.
 

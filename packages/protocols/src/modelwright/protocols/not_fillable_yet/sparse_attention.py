@@ -1,7 +1,7 @@
-"""The slots of sparse attention (`D`): a core attention that also sees the layer's input, and its indexer.
+"""Protocols of the slots of Megatron-Core's sparse attention (`D`): the layer, its core attention and the indexer.
 
-DeepSeek-AI 2025, DeepSeek-V3.2-Exp. The indexer scores every key for every query with a few small heads; the core
-attention attends to the best ones only.
+DeepSeek-AI 2025, DeepSeek-V3.2-Exp. The indexer scores every key for every query with a few small heads. The core
+attention attends to the keys with the highest scores only, and also receives the layer's input.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class SparseCoreAttentionInterface(Protocol):
-    """A built sparse core attention; `requires_dsa_inputs` on it makes the engine pass `x` and `qr`."""
+    """A built sparse core attention. The engine passes `x` and `qr` because of `requires_dsa_inputs`."""
 
     @property
     def requires_dsa_inputs(self) -> bool:
-        """Always true: without it `x` and `qr` are not passed."""
+        """Always true, because the engine passes `x` and `qr` only then."""
         ...
 
     def forward(
@@ -44,16 +44,17 @@ class SparseCoreAttentionInterface(Protocol):
         position_ids: Tensor | None = None,
         up_v_weight: Tensor | None = None,
     ) -> Tensor:
-        """Attend to the keys that the indexer picks.
+        """Attend to the keys that the indexer selects.
 
         Called by `MultiLatentAttention._run_core_attention` and `AbsorbedMLASelfAttention.forward`.
 
         Args:
             query_SBND: `[s, b, n, k channels]`.
-            key_SBND: As `query_SBND`; one head when the up-projection is absorbed.
-            value: `[s, b, n, v channels]`; `None`, and passed by keyword, when the up-projection is absorbed.
-            attention_mask: True where *not* to attend; `None` where `attn_mask_type` says all; by keyword if absorbed.
-            attn_mask_type: Which mask is meant: causal, padding, both, none.
+            key_SBND: Same shape as `query_SBND`, but one head if the up-projection is absorbed.
+            value: `[s, b, n, v channels]`. If the up-projection is absorbed: `None`, passed by keyword.
+            attention_mask: Mask, true where a query must *not* attend. `None` if `attn_mask_type` defines the mask.
+                Passed by keyword if the up-projection is absorbed.
+            attn_mask_type: Kind of the mask: causal, padding, both or none.
             packed_seq_params: Boundaries of packed sequences, or `None`.
             x: `[s, b, h]`, the input of the attention.
             qr: `[s, b, query rank]`, the compressed queries.
@@ -82,16 +83,16 @@ class SparseCoreAttentionInterface(Protocol):
         position_ids: Tensor | None = None,
         up_v_weight: Tensor | None = None,
     ) -> Tensor:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class SparseCoreAttentionBuilder(Protocol):
-    """Makes a sparse core attention.
+    """Builder of a sparse core attention.
 
-    Call site: `absorbed_mla.py`, `AbsorbedMLASelfAttention.__init__`, and `multi_latent_attention.py`,
-    `MultiLatentAttention.__init__` (untyped there, through `build_module`); as in latent attention,
-    `Attention.__init__` builds the slot once before without the channels.
+    Call sites: `absorbed_mla.py`, `AbsorbedMLASelfAttention.__init__`, and `multi_latent_attention.py`,
+    `MultiLatentAttention.__init__` (untyped there, through `build_module`). `Attention.__init__` builds the slot once
+    before, without the channels, as in MLA.
     """
 
     def __call__(
@@ -111,14 +112,14 @@ class SparseCoreAttentionBuilder(Protocol):
 
         Args:
             config: The engine's config.
-            layer_number: Counted from 1 over the whole model.
-            attn_mask_type: The mask to apply when a call names none.
+            layer_number: Number of the layer in the whole model, from 1.
+            attn_mask_type: Kind of the mask if a call specifies none.
             attention_type: `"self"`.
-            cp_comm_type: How keys and values travel under context parallelism, or `None` without it.
-            softmax_scale: Multiplies the logits; `None` means `1 / sqrt(d)`.
-            pg_collection: The process groups; `tp` splits the heads, `cp` the sequence.
-            k_channels: Head size of queries and keys; left out by the first of the two calls.
-            v_channels: Head size of values; left out by the first of the two calls.
+            cp_comm_type: Kind of communication of keys and values under context parallelism, or `None` without it.
+            softmax_scale: Factor of the logits. `None`: `1 / sqrt(d)`.
+            pg_collection: Process groups; `tp` splits the heads, `cp` the sequence.
+            k_channels: Head size of queries and keys. Omitted by the first of the two calls.
+            v_channels: Head size of values. Omitted by the first of the two calls.
 
         Returns:
             The core attention.
@@ -127,12 +128,12 @@ class SparseCoreAttentionBuilder(Protocol):
 
 
 class SparseIndexerInterface(Protocol):
-    """A built indexer. Its `forward` is never called by the core attention."""
+    """A built indexer. The core attention never calls its `forward`."""
 
     def forward_before_topk(
         self, x: Tensor, qr: Tensor, packed_seq_params: PackedSeqParams | None, /
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute what the scores are made of. Called by `DSAttention.forward`.
+        """Compute the factors of the scores. Called by `DSAttention.forward`.
 
         Args:
             x: `[s, b, h]`, the input of the attention.
@@ -146,7 +147,7 @@ class SparseIndexerInterface(Protocol):
 
 
 class SparseIndexerBuilder(Protocol):
-    """Makes an indexer.
+    """Builder of an indexer.
 
     Call site: `dsa.py`, `DSAttention.__init__` (untyped there, through `build_module`).
     """
@@ -156,7 +157,7 @@ class SparseIndexerBuilder(Protocol):
 
         Args:
             config: The engine's config.
-            pg_collection: The process groups.
+            pg_collection: Process groups.
 
         Returns:
             The indexer.
@@ -165,7 +166,7 @@ class SparseIndexerBuilder(Protocol):
 
 
 class DuplicatedLinearInterface(Protocol):
-    """A built linear layer that every tensor-parallel rank holds whole."""
+    """A built linear layer that every tensor-parallel rank stores unsharded."""
 
     def forward(self, hidden_SBH: Tensor, /) -> tuple[Tensor, object]:
         """Project. Called by `DSAIndexer.forward_before_topk`.
@@ -179,12 +180,12 @@ class DuplicatedLinearInterface(Protocol):
         ...
 
     def __call__(self, hidden_SBH: Tensor, /) -> tuple[Tensor, object]:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class DuplicatedLinearBuilder(Protocol):
-    """Makes `linear_wq_b`, `linear_wk` and `linear_weights_proj` of an indexer.
+    """Builder of `linear_wq_b`, `linear_wk` and `linear_weights_proj` of an indexer.
 
     Call site: `dsa.py`, `DSAIndexer.__init__` (untyped there, through `build_module`).
     """
@@ -208,10 +209,10 @@ class DuplicatedLinearBuilder(Protocol):
             input_size: Size of the last dim of the input.
             output_size: Size of the last dim of the output.
             config: The engine's config.
-            init_method: Initializes the weight in place.
-            bias: Whether there is a bias; always false here.
+            init_method: Function that initializes the weight in place.
+            bias: Whether the layer has a bias; always false here.
             skip_bias_add: Whether to return the bias instead of adding it; always false here.
-            skip_weight_param_allocation: Whether to have no weight; always false here.
+            skip_weight_param_allocation: Whether to allocate no weight; always false here.
             parallel_mode: `"duplicated"`.
 
         Returns:
@@ -225,7 +226,7 @@ class SparseAttentionLayerInterface(TransformerLayerInterface, Protocol):
 
 
 class SparseAttentionLayerBuilder(Protocol):
-    """Makes a sparse attention layer.
+    """Builder of a sparse attention layer.
 
     Call site: `hybrid_block.py`, `HybridStack.__init__`, symbol `D` (untyped there, through `build_module`).
     """
@@ -245,11 +246,11 @@ class SparseAttentionLayerBuilder(Protocol):
 
         Args:
             config: The engine's config.
-            layer_number: Counted from 1 over the whole model.
-            pg_collection: The process groups.
+            layer_number: Number of the layer in the whole model, from 1.
+            pg_collection: Process groups.
             is_mtp_layer: Whether the layer belongs to a multi-token-prediction block.
-            add_layer_offset: Whether to add the stage's offset to `layer_number`; always false here, because the
-                stack has added it.
+            add_layer_offset: Whether to add the offset of the stage to `layer_number`. Always false, because the stack
+                has added it.
             pp_layer_offset: Number of layers before this stage.
             name: Dotted name of this module in the model, or `None`.
 

@@ -1,4 +1,4 @@
-"""The layer slot of Megatron-Core's `TransformerBlock`, a stack of layers that all have attention and an MLP."""
+"""Protocols of the layer slot of Megatron-Core's `TransformerBlock`, a stack of layers with attention and MLP each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class TransformerLayerBuilder(Protocol):
-    """Makes a whole transformer layer, attention and MLP in one, for the engine's `TransformerBlock`.
+    """Builder of a transformer layer with attention and MLP, for the engine's `TransformerBlock`.
 
     Call site: `transformer_block.py`, `TransformerBlock._build_layers` (untyped there, through `build_module`).
     """
@@ -29,9 +29,9 @@ class TransformerLayerBuilder(Protocol):
         """Build the layer.
 
         Args:
-            config: The engine's config, that of this layer where layers differ.
-            layer_number: Counted from 1 within the stage: the layer adds the stage's offset itself.
-            pg_collection: The process groups.
+            config: The engine's config of this layer.
+            layer_number: Number of the layer in the stage, from 1. The layer adds the offset of the stage.
+            pg_collection: Process groups.
             vp_stage: Virtual pipeline stage, or `None`.
 
         Returns:
@@ -63,16 +63,16 @@ class BlockLayerInterface(Protocol):
         """Run the layer. Called by `TransformerBlock.forward`.
 
         Args:
-            hidden_states: `[s, b, h]`; under sequence parallelism this rank's part of `s`.
+            hidden_states: `[s, b, h]`; under sequence parallelism this rank's shard of `s`.
             attention_mask: See `CoreAttentionInterface.forward`.
             context: `[context s, b, h]` for cross-attention, or `None`.
             context_mask: Mask of the context, or `None`.
             rotary_pos_emb: `[s, 1, 1, d]` angles, or `None` without rotary embedding.
             rotary_pos_cos: Cosines for fused decoding, or `None`.
             rotary_pos_sin: Sines for fused decoding, or `None`.
-            rotary_pos_cos_sin: Both in one tensor for fused decoding, or `None`.
-            attention_bias: Added to the logits, or `None`.
-            inference_context: Holds the key and value cache in generation, else `None`.
+            rotary_pos_cos_sin: Cosines and sines in one tensor for fused decoding, or `None`.
+            attention_bias: Bias added to the logits, or `None`.
+            inference_context: Key and value cache of a generation, or `None`.
             packed_seq_params: Boundaries of packed sequences, or `None`.
             sequence_len_offset: `[b]` offsets for decoding, or `None`.
             padding_mask: `[b, s]`, true where a token is padding, or `None`.
@@ -99,5 +99,5 @@ class BlockLayerInterface(Protocol):
         sequence_len_offset: Tensor | None,
         padding_mask: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...

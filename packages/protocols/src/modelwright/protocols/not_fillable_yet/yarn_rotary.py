@@ -1,4 +1,4 @@
-"""The slot of the rotary embedding with YaRN. Peng et al. 2023, arXiv 2309.00071."""
+"""Protocols of Megatron-Core's rotary embedding with YaRN. Peng et al. 2023, arXiv 2309.00071."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class YarnRotaryEmbeddingInterface(Protocol):
-    """A built rotary embedding with YaRN, which returns a scale beside the angles."""
+    """A built rotary embedding with YaRN, which returns a scale together with the angles."""
 
     def forward(self, max_seq_len: int, /, *, packed_seq: bool) -> tuple[Tensor, float]:
-        """Compute the angles. Called by `HybridModel.forward` on every stage, and by latent attention.
+        """Compute the angles. Called by `HybridModel.forward` on every stage, and by MLA.
 
         Args:
             max_seq_len: Positions to cover, from `get_rotary_seq_len`.
@@ -30,7 +30,7 @@ class YarnRotaryEmbeddingInterface(Protocol):
         ...
 
     def __call__(self, max_seq_len: int, /, *, packed_seq: bool) -> tuple[Tensor, float]:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
     def get_rotary_seq_len(
@@ -42,26 +42,26 @@ class YarnRotaryEmbeddingInterface(Protocol):
         packed_seq_params: PackedSeqParams | None,
         /,
     ) -> int:
-        """Say how many positions the next forward needs. Called before every forward.
+        """Return the number of positions that the next forward needs. Called before every forward.
 
         Args:
-            inference_context: Holds the key and value cache in generation, else `None`.
-            stack: The stack of this stage; `None` inside latent attention.
-            hidden_SBH: `[s, b, h]`; `None` from the second stage on.
+            inference_context: Key and value cache of a generation, or `None`.
+            stack: Stack of this stage, or `None` inside MLA.
+            hidden_SBH: `[s, b, h]`, or `None` from the second stage on.
             config: The engine's config.
             packed_seq_params: Boundaries of packed sequences, or `None`.
 
         Returns:
-            The whole sequence's length.
+            Length of the unsharded sequence.
         """
         ...
 
 
 class YarnRotaryEmbeddingBuilder(Protocol):
-    """Makes the rotary embedding with `position_embedding_type="yarn"`. Peng et al. 2023, arXiv 2309.00071.
+    """Builder of the rotary embedding if `position_embedding_type` is `"yarn"`.
 
-    Call site: `hybrid_model.py`, `HybridModel.__init__`, where the class is fixed (`YarnRotaryEmbedding`). Latent
-    attention with `config.rope_type` `"yarn"` builds it too, without the last four of these arguments.
+    Call site: `hybrid_model.py`, `HybridModel.__init__`, where the class is fixed (`YarnRotaryEmbedding`). MLA with
+    `config.rope_type` `"yarn"` builds it too, without the last four arguments.
     """
 
     def __call__(
@@ -84,19 +84,20 @@ class YarnRotaryEmbeddingBuilder(Protocol):
         """Build the rotary embedding.
 
         Args:
-            kv_channels: Head size `d`, or the rotary channels of latent attention.
+            kv_channels: Head size `d`, or the number of rotary channels of MLA.
             rotary_base: Base of the wavelengths.
-            scaling_factor: How much longer the context is than the original.
-            original_max_position_embeddings: Context of the original training, in tokens.
-            beta_fast: Turns within the original context above which a frequency is kept.
-            beta_slow: Turns below which a frequency is slowed by `scaling_factor`.
-            mscale: Scales the rotated channels.
-            mscale_all_dim: Scales the logits of latent attention.
-            cp_group: The context-parallel group, over which the positions are split.
-            rotary_percent: Part of `d` that is rotated.
-            seq_len_interpolation_factor: Divides the positions; `None` leaves them.
-            correction_range_round_to_int: Whether the range between kept and slowed is made of whole channels.
-            use_cpu_initialization: Whether to hold the frequencies on the CPU at first.
+            scaling_factor: Ratio of the context length to the original one.
+            original_max_position_embeddings: Context length of the original training, in tokens.
+            beta_fast: Number of turns within the original context above which a frequency is unchanged.
+            beta_slow: Number of turns within the original context below which a frequency is divided by
+                `scaling_factor`.
+            mscale: Coefficient of the scale of the rotated channels.
+            mscale_all_dim: Coefficient of the scale of the logits of MLA.
+            cp_group: Context-parallel group, over which the positions are split.
+            rotary_percent: Fraction of `d` that is rotated.
+            seq_len_interpolation_factor: Divisor of the positions. `None`: 1.
+            correction_range_round_to_int: Whether to round the bounds of the range between the two to whole channels.
+            use_cpu_initialization: Whether to create the frequencies on the CPU.
 
         Returns:
             The rotary embedding.

@@ -1,1 +1,4 @@
-"""The Protocols of the slots that a `StackSpec` can fill, one file for each part of a model."""
+"""Protocols of the parts that a `StackSpec` builds, one file per topic.
+
+A few slots inside these parts cannot be filled yet; `spec_fields` in the table of slots is empty for them.
+"""

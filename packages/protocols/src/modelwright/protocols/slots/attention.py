@@ -1,4 +1,4 @@
-"""The attention slots: self- and cross-attention as a layer calls them, and the core attention inside them."""
+"""Protocols of Megatron-Core's attention slots: self-attention, and the core attention inside it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class CoreAttentionInterface(Protocol):
-    """A built core attention. A `torch.nn.Module` at run time: the engine refuses anything else."""
+    """A built core attention. It must be a `torch.nn.Module`; the engine refuses anything else."""
 
     def forward(
         self,
@@ -32,12 +32,12 @@ class CoreAttentionInterface(Protocol):
 
         Args:
             query_SBND: `[s, b, n, d]`, with this tensor-parallel rank's heads; `[s, n, d]` for packed sequences.
-            key_SBND: `[s, b, query groups, d]`; grouped queries are not repeated for you.
-            value_SBND: As `key_SBND`.
-            attention_mask: True where *not* to attend, broadcastable to `[b, n, s, s]`; `None` where
-                `attn_mask_type` says all.
-            attn_mask_type: Which mask is meant: causal, padding, both, none.
-            attention_bias: Added to the logits, or `None`.
+            key_SBND: `[s, b, query groups, d]`. Keys are not repeated for grouped queries.
+            value_SBND: Same shape as `key_SBND`.
+            attention_mask: Mask broadcastable to `[b, n, s, s]`, true where a query must *not* attend. `None` if
+                `attn_mask_type` defines the mask.
+            attn_mask_type: Kind of the mask: causal, padding, both or none.
+            attention_bias: Bias added to the logits, or `None`.
             packed_seq_params: Boundaries of packed sequences, or `None`.
 
         Returns:
@@ -57,15 +57,15 @@ class CoreAttentionInterface(Protocol):
         attention_bias: Tensor | None,
         packed_seq_params: PackedSeqParams | None,
     ) -> Tensor:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class CoreAttentionBuilder(Protocol):
-    """Makes a core attention.
+    """Builder of a core attention.
 
-    Call site: `attention.py`, `Attention.__init__`. Latent attention builds and calls this slot with more
-    (`k_channels`, `v_channels`; `x`, `qr`) and has a Protocol of its own.
+    Call site: `attention.py`, `Attention.__init__`. MLA builds and calls this slot with more arguments, see
+    `LatentCoreAttentionBuilder`.
     """
 
     def __call__(
@@ -82,14 +82,14 @@ class CoreAttentionBuilder(Protocol):
         """Build the core attention.
 
         Args:
-            config: The engine's config; a copy with more query groups when there are fewer than tensor-parallel
-                ranks.
-            layer_number: Counted from 1 over the whole model.
-            attn_mask_type: The mask to apply when a call names none.
+            config: The engine's config. If there are fewer query groups than tensor-parallel ranks, a copy with more
+                groups.
+            layer_number: Number of the layer in the whole model, from 1.
+            attn_mask_type: Kind of the mask if a call specifies none.
             attention_type: `"self"` or `"cross"`.
-            cp_comm_type: How keys and values travel under context parallelism, or `None` without it.
-            softmax_scale: Multiplies the logits; `None` means `1 / sqrt(d)`.
-            pg_collection: The process groups; `tp` splits the heads, `cp` the sequence.
+            cp_comm_type: Kind of communication of keys and values under context parallelism, or `None` without it.
+            softmax_scale: Factor of the logits. `None`: `1 / sqrt(d)`.
+            pg_collection: Process groups; `tp` splits the heads, `cp` the sequence.
 
         Returns:
             The core attention.
@@ -115,22 +115,22 @@ class SelfAttentionInterface(Protocol):
         packed_seq_params: PackedSeqParams | None,
         sequence_len_offset: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Mix positions. Called by `TransformerLayer._forward_attention`.
+        """Attend over the positions of each sequence. Called by `TransformerLayer._forward_attention`.
 
         Args:
-            hidden_SBH: `[s, b, h]`, normalized; under sequence parallelism this rank's part of `s`.
+            hidden_SBH: `[s, b, h]`, normalized; under sequence parallelism this rank's shard of `s`.
             attention_mask: See `CoreAttentionInterface.forward`.
-            inference_context: Holds the key and value cache in generation, else `None`.
+            inference_context: Key and value cache of a generation, or `None`.
             rotary_pos_emb: `[s, 1, 1, d]` angles, or `None` without rotary embedding.
             rotary_pos_cos: Cosines for fused decoding, or `None`.
             rotary_pos_sin: Sines for fused decoding, or `None`.
-            rotary_pos_cos_sin: Both in one tensor for fused decoding, or `None`.
-            attention_bias: Added to the logits, or `None`.
+            rotary_pos_cos_sin: Cosines and sines in one tensor for fused decoding, or `None`.
+            attention_bias: Bias added to the logits, or `None`.
             packed_seq_params: Boundaries of packed sequences, or `None`.
             sequence_len_offset: `[b]` offsets for decoding under CUDA graphs, or `None`.
 
         Returns:
-            `[s, b, h]`, and the bias that was not added, `[h]`, or `None`.
+            `[s, b, h]`,, and the bias `[h]` that the caller has to add, or `None`.
         """
         ...
 
@@ -149,12 +149,12 @@ class SelfAttentionInterface(Protocol):
         packed_seq_params: PackedSeqParams | None,
         sequence_len_offset: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class SelfAttentionBuilder(Protocol):
-    """Makes a self-attention.
+    """Builder of a self-attention.
 
     Call site: `transformer_layer.py`, `TransformerLayer.__init__` (untyped there, through `build_module`).
     """
@@ -173,12 +173,11 @@ class SelfAttentionBuilder(Protocol):
 
         Args:
             config: The engine's config.
-            layer_number: Counted from 1 over the whole model.
-            pg_collection: The process groups; `tp` splits the heads, `cp` the sequence.
+            layer_number: Number of the layer in the whole model, from 1.
+            pg_collection: Process groups; `tp` splits the heads, `cp` the sequence.
             name: Dotted name of this module in the model, or `None`.
-            cp_comm_type: How keys and values travel; passed only under context parallelism.
-            pp_layer_offset: Number of layers before this stage; passed by `HybridStack`, not by
-                `TransformerBlock`.
+            cp_comm_type: Kind of communication of keys and values. Passed only under context parallelism.
+            pp_layer_offset: Number of layers before this stage. Passed by `HybridStack`, not by `TransformerBlock`.
 
         Returns:
             The self-attention.

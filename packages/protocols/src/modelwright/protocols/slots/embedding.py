@@ -1,4 +1,4 @@
-"""The slots at both ends of a model: embedding and output layer."""
+"""Protocols of the slots at both ends of a Megatron-Core model: embedding, output layer and loss."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class EmbeddingInterface(Protocol):
 
     @property
     def word_embeddings(self) -> SupportsWeight:
-        """Holds the table, `[v / tensor-parallel size, h]`, which the model marks and an output layer may share."""
+        """Module with the table `[v / tensor-parallel size, h]` as `weight`. An output layer may share the table."""
         ...
 
     def forward(self, *, input_ids: Tensor, position_ids: Tensor) -> Tensor:
@@ -30,17 +30,17 @@ class EmbeddingInterface(Protocol):
             position_ids: `[b, s]`.
 
         Returns:
-            `[s, b, h]`; under sequence parallelism this rank's part of `s`.
+            `[s, b, h]`; under sequence parallelism this rank's shard of `s`.
         """
         ...
 
     def __call__(self, *, input_ids: Tensor, position_ids: Tensor) -> Tensor:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class EmbeddingBuilder(Protocol):
-    """Makes the embedding.
+    """Builder of the embedding.
 
     Call site: `hybrid_model.py`, `HybridModel.__init__`, where the class is fixed (`LanguageModelEmbedding`).
     """
@@ -59,12 +59,12 @@ class EmbeddingBuilder(Protocol):
 
         Args:
             config: The engine's config.
-            vocab_size: Padded size of the vocabulary, over all tensor-parallel ranks.
-            max_sequence_length: Rows of a learned position table.
-            position_embedding_type: `"learned_absolute"` adds a position table; the others add nothing here.
-            scatter_to_sequence_parallel: Whether to return this rank's part of the sequence under sequence
+            vocab_size: Padded size of the vocabulary over all tensor-parallel ranks.
+            max_sequence_length: Number of rows of a learned position table.
+            position_embedding_type: `"learned_absolute"` adds a position table. Other values add nothing here.
+            scatter_to_sequence_parallel: Whether to return this rank's shard of the sequence under sequence
                 parallelism.
-            tp_group: The tensor-parallel group, over which the vocabulary is split.
+            tp_group: Tensor-parallel group, over which the vocabulary is split.
 
         Returns:
             The embedding.
@@ -77,7 +77,7 @@ class OutputLayerInterface(Protocol):
 
     @property
     def weight(self) -> Tensor | None:
-        """`[v / tensor-parallel size, h]`; `None` when the embedding's table is used."""
+        """Weight `[v / tensor-parallel size, h]`, or `None` if the embedding's table is used."""
         ...
 
     def forward(
@@ -86,9 +86,9 @@ class OutputLayerInterface(Protocol):
         """Compute the logits. Called by `HybridModel.forward` on the last stage.
 
         Args:
-            hidden_SBH: `[s, b, h]`; under sequence parallelism this rank's part of `s`.
-            weight: The embedding's table, when it is shared.
-            runtime_gather_output: Overrides `gather_output` for this call; `None` leaves it.
+            hidden_SBH: `[s, b, h]`; under sequence parallelism this rank's shard of `s`.
+            weight: The embedding's table if it is shared, else `None`.
+            runtime_gather_output: Value of `gather_output` for this call. `None`: that of the constructor.
 
         Returns:
             `[s, b, v / tensor-parallel size]`, or `[s, b, v]` when gathered, and a second value that the engine
@@ -99,12 +99,12 @@ class OutputLayerInterface(Protocol):
     def __call__(
         self, hidden_SBH: Tensor, /, *, weight: Tensor | None, runtime_gather_output: bool | None
     ) -> tuple[Tensor, object]:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class OutputLayerBuilder(Protocol):
-    """Makes the output layer.
+    """Builder of the output layer.
 
     Call site: `hybrid_model.py`, `HybridModel.__init__`, where the class is fixed (`ColumnParallelLinear`).
     """
@@ -129,12 +129,13 @@ class OutputLayerBuilder(Protocol):
             input_size: `h`.
             output_size: Padded size `v` of the vocabulary, over all tensor-parallel ranks.
             config: The engine's config.
-            init_method: Initializes the weight in place.
-            bias: Whether there is a bias; always false here.
+            init_method: Function that initializes the weight in place.
+            bias: Whether the layer has a bias; always false here.
             skip_bias_add: Whether to return the bias instead of adding it; always false here.
             gather_output: Whether to gather the logits over the tensor-parallel group.
-            skip_weight_param_allocation: Whether to have no weight, because this stage's embedding shares its own.
-            tp_group: The tensor-parallel group, over which the vocabulary is split.
+            skip_weight_param_allocation: Whether to allocate no weight, because the embedding of this stage shares its
+                table.
+            tp_group: Tensor-parallel group, over which the vocabulary is split.
 
         Returns:
             The output layer.
@@ -143,15 +144,17 @@ class OutputLayerBuilder(Protocol):
 
 
 class LossInterface(Protocol):
-    """Cross entropy over logits that are split over the vocabulary; the engine's is `vocab_parallel_cross_entropy`."""
+    """Cross entropy of logits that are split over the vocabulary; the engine uses `vocab_parallel_cross_entropy`."""
 
     def __call__(self, logits_SBV: Tensor, labels_SB: Tensor, /, *, tp_group: ProcessGroup) -> Tensor:
-        """Compute the losses. Called by `LanguageModule.compute_language_model_loss`, unless a fused loss is asked for.
+        """Compute the loss of each token.
+
+        Called by `LanguageModule.compute_language_model_loss`, unless `config.cross_entropy_loss_fusion` is set.
 
         Args:
             logits_SBV: `[s, b, v / tensor-parallel size]`.
-            labels_SB: `[s, b]`, tokens of the whole vocabulary.
-            tp_group: The tensor-parallel group, over which the vocabulary is split.
+            labels_SB: `[s, b]`, token ids of the whole vocabulary.
+            tp_group: Tensor-parallel group, over which the vocabulary is split.
 
         Returns:
             `[s, b]`.

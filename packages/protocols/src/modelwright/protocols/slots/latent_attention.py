@@ -1,7 +1,7 @@
-"""The slots of multi-latent attention (`+`): low-rank projections of queries, keys and values, and its core attention.
+"""Protocols of the slots of multi-head latent attention (MLA, `+`): low-rank projections and the core attention.
 
-DeepSeek-AI 2024, "DeepSeek-V2", arXiv 2405.04434. The attention itself fills the self-attention slot of a layer and is
-called as any other (`SelfAttentionBuilder`); it is given no rotary angles, because it builds its own rotary embedding.
+DeepSeek-AI 2024, "DeepSeek-V2", arXiv 2405.04434. MLA fills the self-attention slot of a layer and is called like any
+other self-attention. It receives no rotary angles, because it builds its own rotary embedding.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 class LatentAttentionInterface(SelfAttentionInterface, Protocol):
-    """A built latent attention: a self-attention whose angles are always `None`."""
+    """A built MLA: a self-attention that always receives `None` for the rotary angles."""
 
 
 class LatentAttentionBuilder(Protocol):
-    """Makes a latent attention.
+    """Builder of an MLA.
 
     Call site: `transformer_layer.py`, `TransformerLayer.__init__` (untyped there, through `build_module`).
     """
@@ -45,11 +45,11 @@ class LatentAttentionBuilder(Protocol):
 
         Args:
             config: The engine's `MLATransformerConfig`.
-            layer_number: Counted from 1 over the whole model.
-            pg_collection: The process groups; `tp` splits the heads, `cp` the sequence.
-            name: Dotted name of this module in the model, or `None`; `HybridStack` gives its latent layers none.
-            cp_comm_type: How keys and values travel; passed only under context parallelism.
-            pp_layer_offset: Number of layers before this stage; passed by `HybridStack`, not by `TransformerBlock`.
+            layer_number: Number of the layer in the whole model, from 1.
+            pg_collection: Process groups; `tp` splits the heads, `cp` the sequence.
+            name: Dotted name of this module in the model, or `None`. `HybridStack` passes no name to its MLA layers.
+            cp_comm_type: Kind of communication of keys and values. Passed only under context parallelism.
+            pp_layer_offset: Number of layers before this stage. Passed by `HybridStack`, not by `TransformerBlock`.
 
         Returns:
             The attention.
@@ -58,7 +58,7 @@ class LatentAttentionBuilder(Protocol):
 
 
 class LatentLinearInterface(Protocol):
-    """A built projection of latent attention."""
+    """A built projection of MLA."""
 
     def forward(self, hidden_SBH: Tensor, /) -> tuple[Tensor, object]:
         """Project. Called by `MLASelfAttention.get_query_key_value_tensors` and `_qkv_down_projection`.
@@ -67,21 +67,21 @@ class LatentLinearInterface(Protocol):
             hidden_SBH: `[s, b, input size]`; `[s, input size]` for packed sequences after the down-projection.
 
         Returns:
-            The projection, and a second value that the engine ignores. A down-projection that returns less than the
-            whole last dim is gathered by the engine over the tensor-parallel group.
+            The projection, and a second value that the engine ignores. If a down-projection returns a shard of the last
+            dimension, the engine gathers it over the tensor-parallel group.
         """
         ...
 
     def __call__(self, hidden_SBH: Tensor, /) -> tuple[Tensor, object]:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class LinearQProjBuilder(Protocol):
-    """Makes `linear_q_proj`: the query projection without a low rank (`q_lora_rank` is `None`).
+    """Builder of `linear_q_proj`, the full-rank query projection (`q_lora_rank` is `None`).
 
     Call site: `multi_latent_attention.py`, `MLASelfAttention.__init__` (untyped there, through `build_module`). No
-    process group is passed: a part that splits its output asks for the global one.
+    process group is passed, so a part that splits its output uses the global one.
     """
 
     def __call__(
@@ -103,13 +103,13 @@ class LinearQProjBuilder(Protocol):
 
         Args:
             input_size: `h`.
-            output_size: Heads times query head size.
+            output_size: Number of heads times the query head size.
             config: The engine's config.
-            init_method: Initializes the weight in place.
+            init_method: Function that initializes the weight in place.
             gather_output: Whether to gather the output over the tensor-parallel group; always false here.
-            bias: Whether there is a bias; always false here.
+            bias: Whether the layer has a bias; always false here.
             skip_bias_add: Whether to return the bias instead of adding it; always false here.
-            is_expert: Whether this is a layer of an expert.
+            is_expert: Whether the layer belongs to an expert.
             tp_comm_buffer_name: Name of Transformer Engine's communication buffer, `"q_proj"`.
             name: Dotted name of this module in the model, or `None`.
 
@@ -120,12 +120,12 @@ class LinearQProjBuilder(Protocol):
 
 
 class LinearDownProjBuilder(Protocol):
-    """Makes `linear_q_down_proj`, `linear_kv_down_proj`, or both in one, `linear_qkv_down_proj`.
+    """Builder of `linear_q_down_proj`, `linear_kv_down_proj`, or both in one (`linear_qkv_down_proj`).
 
     Call sites: `multi_latent_attention.py`, `MLASelfAttention.__init__` and `FusedMLASelfAttention.__init__`;
-    `absorbed_mla.py`, `AbsorbedMLASelfAttention.__init__` (untyped there, through `build_module`). The engine compares
-    what fills these slots with a list of its own classes and raises on any other, so a part of your own goes in
-    with the attention around it replaced too.
+    `absorbed_mla.py`, `AbsorbedMLASelfAttention.__init__` (untyped there, through `build_module`). The engine accepts
+    only its own classes in these slots. A custom part therefore needs an attention that replaces the projections after
+    they are built.
     """
 
     def __call__(
@@ -149,18 +149,18 @@ class LinearDownProjBuilder(Protocol):
 
         Args:
             input_size: `h`.
-            output_size: The rank; with the rotary channels for keys and values.
+            output_size: The low rank. For keys and values: plus the rotary channels.
             config: The engine's config.
-            init_method: Initializes the weight in place.
-            bias: Whether there is a bias; always false here.
+            init_method: Function that initializes the weight in place.
+            bias: Whether the layer has a bias; always false here.
             skip_bias_add: Whether to return the bias instead of adding it; always false here.
-            is_expert: Whether this is a layer of an expert.
+            is_expert: Whether the layer belongs to an expert.
             tp_comm_buffer_name: Name of Transformer Engine's communication buffer.
-            skip_weight_param_allocation: Whether to have no weight; always false here.
-            tp_group: The tensor-parallel group; `None` for a duplicated layer.
+            skip_weight_param_allocation: Whether to allocate no weight; always false here.
+            tp_group: Tensor-parallel group; `None` for a duplicated layer.
             name: Dotted name of this module in the model, or `None`.
             gather_output: Whether to gather the output over the tensor-parallel group; always false here. Transformer
-                Engine's `TELinear` alone is passed `parallel_mode="duplicated"` instead.
+                Engine's `TELinear` receives `parallel_mode="duplicated"` instead.
 
         Returns:
             The layer.
@@ -169,7 +169,7 @@ class LinearDownProjBuilder(Protocol):
 
 
 class LinearUpProjBuilder(Protocol):
-    """Makes `linear_q_up_proj` and `linear_kv_up_proj`.
+    """Builder of `linear_q_up_proj` and `linear_kv_up_proj`.
 
     Call sites: `multi_latent_attention.py`, `MLASelfAttention.__init__` and `FusedMLASelfAttention.__init__`;
     `absorbed_mla.py`, `AbsorbedMLASelfAttention.__init__` (untyped there, through `build_module`).
@@ -194,16 +194,16 @@ class LinearUpProjBuilder(Protocol):
         """Build the layer.
 
         Args:
-            input_size: The rank.
-            output_size: Heads times what each gets.
+            input_size: The low rank.
+            output_size: Number of heads times the channels of each head.
             config: The engine's config.
-            init_method: Initializes the weight in place.
+            init_method: Function that initializes the weight in place.
             gather_output: Whether to gather the output over the tensor-parallel group; always false here.
-            bias: Whether there is a bias; always false here.
+            bias: Whether the layer has a bias; always false here.
             skip_bias_add: Whether to return the bias instead of adding it; always false here.
-            is_expert: Whether this is a layer of an expert.
+            is_expert: Whether the layer belongs to an expert.
             tp_comm_buffer_name: Name of Transformer Engine's communication buffer.
-            tp_group: The tensor-parallel group.
+            tp_group: Tensor-parallel group.
             name: Dotted name of this module in the model, or `None`.
 
         Returns:
@@ -213,9 +213,9 @@ class LinearUpProjBuilder(Protocol):
 
 
 class LatentCoreAttentionInterface(Protocol):
-    """A built core attention of latent attention: key and value heads of different sizes, and no bias on the logits.
+    """A built core attention of MLA: heads of keys and values differ in size, and the logits have no bias.
 
-    Under selective recomputation it is also handed `attention_bias=None`.
+    Selective recomputation also passes `attention_bias=None`.
     """
 
     def forward(
@@ -234,10 +234,10 @@ class LatentCoreAttentionInterface(Protocol):
 
         Args:
             query_SBND: `[s, b, n, k channels]`; `[s, n, k channels]` for packed sequences.
-            key_SBND: As `query_SBND`.
+            key_SBND: Same shape as `query_SBND`.
             value_SBND: `[s, b, n, v channels]`; `[s, n, v channels]` for packed sequences.
-            attention_mask: True where *not* to attend; `None` where `attn_mask_type` says all.
-            attn_mask_type: Which mask is meant: causal, padding, both, none.
+            attention_mask: Mask, true where a query must *not* attend. `None` if `attn_mask_type` defines the mask.
+            attn_mask_type: Kind of the mask: causal, padding, both or none.
             packed_seq_params: Boundaries of packed sequences, or `None`.
             attention_bias: Always `None`; passed only under selective recomputation.
 
@@ -258,16 +258,16 @@ class LatentCoreAttentionInterface(Protocol):
         packed_seq_params: PackedSeqParams | None,
         attention_bias: Tensor | None = None,
     ) -> Tensor:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class LatentCoreAttentionBuilder(Protocol):
-    """Makes the core attention of latent attention.
+    """Builder of the core attention of MLA.
 
     Call site: `multi_latent_attention.py`, `MultiLatentAttention.__init__` (untyped there, through `build_module`).
-    `Attention.__init__` has built the same slot before, as `CoreAttentionBuilder` says, and that one is dropped: a part
-    for this slot must build both ways.
+    Before that, `Attention.__init__` builds the same slot with the arguments of `CoreAttentionBuilder`, and the engine
+    discards the result. The builder must accept both calls.
     """
 
     def __call__(
@@ -287,14 +287,14 @@ class LatentCoreAttentionBuilder(Protocol):
 
         Args:
             config: The engine's config.
-            layer_number: Counted from 1 over the whole model.
-            attn_mask_type: The mask to apply when a call names none.
+            layer_number: Number of the layer in the whole model, from 1.
+            attn_mask_type: Kind of the mask if a call specifies none.
             attention_type: `"self"`.
-            cp_comm_type: How keys and values travel under context parallelism, or `None` without it.
-            softmax_scale: Multiplies the logits; `None` means `1 / sqrt(d)`.
-            pg_collection: The process groups; `tp` splits the heads, `cp` the sequence.
-            k_channels: Head size of queries and keys; left out by the first of the two calls.
-            v_channels: Head size of values; left out by the first of the two calls.
+            cp_comm_type: Kind of communication of keys and values under context parallelism, or `None` without it.
+            softmax_scale: Factor of the logits. `None`: `1 / sqrt(d)`.
+            pg_collection: Process groups; `tp` splits the heads, `cp` the sequence.
+            k_channels: Head size of queries and keys. Omitted by the first of the two calls.
+            v_channels: Head size of values. Omitted by the first of the two calls.
 
         Returns:
             The core attention.
@@ -303,7 +303,7 @@ class LatentCoreAttentionBuilder(Protocol):
 
 
 class LatentRotaryEmbeddingInterface(Protocol):
-    """A built rotary embedding of latent attention; `forward` returns the angles alone, or with YaRN's scale."""
+    """A built rotary embedding of MLA. `forward` returns the angles, and with YaRN also a scale."""
 
     def forward(self, max_seq_len: int, /, *, packed_seq: bool) -> Tensor:
         """Compute the angles. Called by `MLASelfAttention.get_query_key_value_tensors`.
@@ -318,7 +318,7 @@ class LatentRotaryEmbeddingInterface(Protocol):
         ...
 
     def __call__(self, max_seq_len: int, /, *, packed_seq: bool) -> Tensor:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
     def get_rotary_seq_len(
@@ -330,26 +330,26 @@ class LatentRotaryEmbeddingInterface(Protocol):
         packed_seq_params: PackedSeqParams | None,
         /,
     ) -> int:
-        """Say how many positions the next forward needs. Called before every forward.
+        """Return the number of positions that the next forward needs. Called before every forward.
 
         Args:
-            inference_context: Holds the key and value cache in generation, else `None`.
-            stack: Always `None`: the length is that of `hidden_SBH`.
+            inference_context: Key and value cache of a generation, or `None`.
+            stack: Always `None`; `hidden_SBH` has the length.
             hidden_SBH: `[s, b, h]`.
             config: The engine's config.
             packed_seq_params: Boundaries of packed sequences, or `None`.
 
         Returns:
-            The whole sequence's length.
+            Length of the unsharded sequence.
         """
         ...
 
 
 class LatentRotaryEmbeddingBuilder(Protocol):
-    """Makes the rotary embedding of latent attention with `config.rope_type` `"rope"`.
+    """Builder of the rotary embedding of MLA if `config.rope_type` is `"rope"`.
 
     Call sites: `multi_latent_attention.py`, `MultiLatentAttention.__init__`; `absorbed_mla.py`; `dsa.py`,
-    `DSAIndexer.__init__`: everywhere the class is fixed (`RotaryEmbedding`).
+    `DSAIndexer.__init__`. The class is fixed in all of them (`RotaryEmbedding`).
     """
 
     def __call__(
@@ -358,10 +358,10 @@ class LatentRotaryEmbeddingBuilder(Protocol):
         """Build the rotary embedding.
 
         Args:
-            kv_channels: Channels of a head that are rotated.
-            rotary_percent: Part of them that is rotated.
+            kv_channels: Number of rotary channels of a head.
+            rotary_percent: Fraction of the rotary channels that is rotated.
             rotary_base: Base of the wavelengths.
-            cp_group: The context-parallel group, over which the positions are split.
+            cp_group: Context-parallel group, over which the positions are split.
 
         Returns:
             The rotary embedding.

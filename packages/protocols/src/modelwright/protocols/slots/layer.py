@@ -1,8 +1,8 @@
-"""The layer slots of a stack, one per symbol of the stack pattern, each with its own residual.
+"""Protocols of the layer slots of a Megatron-Core stack, one per symbol of the stack pattern.
 
-A transformer block of the literature is an attention layer (`*`) and an MLP layer (`-`). All but the Mamba layer (`M`)
-are called alike, as `HybridStack.forward` calls a `TransformerLayer`; the engine decides by `isinstance`, so at run
-time such a layer is a subclass of that class, and what is not one is called as a Mamba layer.
+Each layer adds its own residual, so a transformer block of the literature is an attention layer (`*`) followed by an
+MLP layer (`-`). The engine calls instances of `TransformerLayer` in one way and all other layers like a Mamba layer
+(`M`). A layer of every other symbol must therefore be a subclass of `TransformerLayer`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class TransformerLayerInterface(Protocol):
-    """What an attention layer and an MLP layer have in common."""
+    """A built layer that the engine calls like its `TransformerLayer`; the common base of the layer Interfaces."""
 
     @property
     def layer_number(self) -> int:
-        """Counted from 1 over the whole model. Read by `HybridStack` in forward and in its checkpoint."""
+        """Number of the layer in the whole model, from 1. Read by `HybridStack` in forward and in its checkpoint."""
         ...
 
     def forward(
@@ -42,19 +42,19 @@ class TransformerLayerInterface(Protocol):
         """Run the layer. Called by `HybridStack.forward`, and by `checkpointed_forward` under full recomputation.
 
         Args:
-            hidden_states: `[s, b, h]`; under sequence parallelism this rank's part of `s`.
+            hidden_states: `[s, b, h]`; under sequence parallelism this rank's shard of `s`.
             attention_mask: See `CoreAttentionInterface.forward`.
-            inference_context: Holds the key and value cache in generation, else `None`.
+            inference_context: Key and value cache of a generation, or `None`.
             rotary_pos_emb: `[s, 1, 1, d]` angles, or `None` without rotary embedding.
             packed_seq_params: Boundaries of packed sequences, or `None`.
             padding_mask: `[b, s]`, true where a token is padding, or `None`.
-            sequence_len_offset: `[b]` offsets for decoding; left out under full recomputation.
-            context: For cross-attention; passed, as `None`, only under full recomputation.
-            context_mask: As `context`.
-            attention_bias: As `context`.
+            sequence_len_offset: `[b]` offsets for decoding. Omitted under full recomputation.
+            context: Context of cross-attention. Always `None`; passed only under full recomputation.
+            context_mask: Always `None`; passed only under full recomputation.
+            attention_bias: Always `None`; passed only under full recomputation.
 
         Returns:
-            `[s, b, h]`, and the context for cross-attention, which a GPT does not have.
+            `[s, b, h]`, and the context for cross-attention, which is `None` without it.
         """
         ...
 
@@ -72,7 +72,7 @@ class TransformerLayerInterface(Protocol):
         context_mask: Tensor | None = None,
         attention_bias: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
@@ -81,7 +81,7 @@ class AttentionLayerInterface(TransformerLayerInterface, Protocol):
 
 
 class AttentionLayerBuilder(Protocol):
-    """Makes an attention layer.
+    """Builder of an attention layer.
 
     Call site: `hybrid_block.py`, `HybridStack.__init__`, symbol `*` (untyped there, through `build_module`).
     """
@@ -101,11 +101,11 @@ class AttentionLayerBuilder(Protocol):
 
         Args:
             config: The engine's config.
-            layer_number: Counted from 1 over the whole model.
-            pg_collection: The process groups.
+            layer_number: Number of the layer in the whole model, from 1.
+            pg_collection: Process groups.
             is_mtp_layer: Whether the layer belongs to a multi-token-prediction block.
-            add_layer_offset: Whether to add the stage's offset to `layer_number`; always false here, because the
-                stack has added it.
+            add_layer_offset: Whether to add the offset of the stage to `layer_number`. Always false, because the stack
+                has added it.
             pp_layer_offset: Number of layers before this stage.
             name: Dotted name of this module in the model, or `None`.
 
@@ -120,7 +120,7 @@ class MlpLayerInterface(TransformerLayerInterface, Protocol):
 
 
 class MlpLayerBuilder(Protocol):
-    """Makes an MLP layer.
+    """Builder of an MLP layer.
 
     Call site: `hybrid_block.py`, `HybridStack.__init__`, symbol `-` (untyped there, through `build_module`).
     """
@@ -138,10 +138,10 @@ class MlpLayerBuilder(Protocol):
 
         Args:
             config: The engine's config.
-            layer_number: Counted from 1 over the whole model.
-            pg_collection: The process groups.
-            add_layer_offset: Whether to add the stage's offset to `layer_number`; always false here, because the
-                stack has added it.
+            layer_number: Number of the layer in the whole model, from 1.
+            pg_collection: Process groups.
+            add_layer_offset: Whether to add the offset of the stage to `layer_number`. Always false, because the stack
+                has added it.
             name: Dotted name of this module in the model, or `None`.
 
         Returns:
@@ -151,14 +151,14 @@ class MlpLayerBuilder(Protocol):
 
 
 class LatentAttentionLayerInterface(TransformerLayerInterface, Protocol):
-    """A built latent attention layer: norm, latent attention, bias-dropout-add."""
+    """A built MLA layer: norm, MLA, bias-dropout-add."""
 
 
 class LatentAttentionLayerBuilder(Protocol):
-    """Makes a latent attention layer.
+    """Builder of an MLA layer.
 
-    Call site: `hybrid_block.py`, `HybridStack.__init__`, symbol `+` (untyped there, through `build_module`).
-    The one layer that is given no name, so that nothing inside it has one either.
+    Call site: `hybrid_block.py`, `HybridStack.__init__`, symbol `+` (untyped there, through `build_module`). The engine
+    passes no `name` to this kind of layer, so the modules inside it have none either.
     """
 
     def __call__(
@@ -175,11 +175,11 @@ class LatentAttentionLayerBuilder(Protocol):
 
         Args:
             config: The engine's config.
-            layer_number: Counted from 1 over the whole model.
-            pg_collection: The process groups.
+            layer_number: Number of the layer in the whole model, from 1.
+            pg_collection: Process groups.
             is_mtp_layer: Whether the layer belongs to a multi-token-prediction block.
-            add_layer_offset: Whether to add the stage's offset to `layer_number`; always false here, because the
-                stack has added it.
+            add_layer_offset: Whether to add the offset of the stage to `layer_number`. Always false, because the stack
+                has added it.
             pp_layer_offset: Number of layers before this stage.
 
         Returns:
@@ -189,11 +189,11 @@ class LatentAttentionLayerBuilder(Protocol):
 
 
 class MoeLayerInterface(TransformerLayerInterface, Protocol):
-    """A built mixture-of-experts layer: norm, mixture of experts, bias-dropout-add."""
+    """A built MoE layer: norm, router with experts, bias-dropout-add."""
 
 
 class MoeLayerBuilder(Protocol):
-    """Makes a mixture-of-experts layer.
+    """Builder of an MoE layer.
 
     Call site: `hybrid_block.py`, `HybridStack.__init__`, symbol `E` (untyped there, through `build_module`).
     """
@@ -211,10 +211,10 @@ class MoeLayerBuilder(Protocol):
 
         Args:
             config: The engine's config.
-            layer_number: Counted from 1 over the whole model.
-            pg_collection: The process groups.
-            add_layer_offset: Whether to add the stage's offset to `layer_number`; always false here, because the
-                stack has added it.
+            layer_number: Number of the layer in the whole model, from 1.
+            pg_collection: Process groups.
+            add_layer_offset: Whether to add the offset of the stage to `layer_number`. Always false, because the stack
+                has added it.
             name: Dotted name of this module in the model, or `None`.
 
         Returns:
@@ -228,7 +228,7 @@ class MambaLayerInterface(Protocol):
 
     @property
     def layer_number(self) -> int:
-        """Counted from 1 over the whole model. Read by `HybridStack` in forward and in its checkpoint."""
+        """Number of the layer in the whole model, from 1. Read by `HybridStack` in forward and in its checkpoint."""
         ...
 
     def forward(
@@ -243,11 +243,11 @@ class MambaLayerInterface(Protocol):
         """Run the layer. Called by `HybridStack.forward`, and by `checkpointed_forward` under full recomputation.
 
         Args:
-            hidden_states: `[s, b, h]`; under sequence parallelism this rank's part of `s`.
-            attention_mask: What an attention layer would mask; a mixer is causal by itself.
-            inference_context: Holds the states in generation, else `None`.
+            hidden_states: `[s, b, h]`; under sequence parallelism this rank's shard of `s`.
+            attention_mask: Mask of attention layers, which a causal mixer does not need.
+            inference_context: States of a generation, or `None`.
             packed_seq_params: Boundaries of packed sequences, or `None`.
-            rotary_pos_emb: Passed only under full recomputation, and of no use here.
+            rotary_pos_emb: Angles of attention layers, unused here. Passed only under full recomputation.
 
         Returns:
             `[s, b, h]`.
@@ -263,12 +263,12 @@ class MambaLayerInterface(Protocol):
         packed_seq_params: PackedSeqParams | None,
         rotary_pos_emb: Tensor | None = None,
     ) -> Tensor:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class MambaLayerBuilder(Protocol):
-    """Makes a Mamba layer.
+    """Builder of a Mamba layer.
 
     Call site: `hybrid_block.py`, `HybridStack.__init__`, symbol `M` (untyped there, through `build_module`).
     """
@@ -286,9 +286,9 @@ class MambaLayerBuilder(Protocol):
 
         Args:
             config: The engine's config.
-            layer_number: Counted from 1 over the whole model.
+            layer_number: Number of the layer in the whole model, from 1.
             pp_layer_offset: Number of layers before this stage.
-            pg_collection: The process groups.
+            pg_collection: Process groups.
             name: Dotted name of this module in the model, or `None`.
 
         Returns:

@@ -1,7 +1,8 @@
-"""The linear slots of a transformer layer: QKV, Q and KV and output projection of attention, fc1 and fc2 of the MLP.
+"""Protocols of Megatron-Core's linear slots: projections of attention, of the MLP and of Mamba mixers.
 
-`linear_qkv` and `linear_fc1` split their output over the tensor-parallel group (column parallel), `linear_proj` and
-`linear_fc2` their input (row parallel). Sizes are those of the whole layer; a part divides them by its group itself.
+`linear_qkv`, `linear_fc1` and `in_proj` split their output over the tensor-parallel group (column parallel).
+`linear_proj`, `linear_fc2` and `out_proj` split their input (row parallel). Sizes are those of the unsharded layer; a
+part divides them by the size of its group.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class LinearQkvInterface(Protocol):
-    """A built `linear_qkv`. A `torch.nn.Module` at run time: the engine refuses anything else."""
+    """A built `linear_qkv`. It must be a `torch.nn.Module`; the engine refuses anything else."""
 
     def forward(self, hidden_SBH: Tensor, /) -> tuple[Tensor, object]:
         """Project. Called by `SelfAttention.get_query_key_value_tensors`.
@@ -26,18 +27,17 @@ class LinearQkvInterface(Protocol):
             hidden_SBH: `[s, b, h]`.
 
         Returns:
-            `[s, b, (n + 2 * query groups) * d / tensor-parallel size]`, and a second value that the engine
-            ignores.
+            `[s, b, (n + 2 * query groups) * d / tensor-parallel size]`, and a second value that the engine ignores.
         """
         ...
 
     def __call__(self, hidden_SBH: Tensor, /) -> tuple[Tensor, object]:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class LinearQkvBuilder(Protocol):
-    """Makes `linear_qkv`.
+    """Builder of `linear_qkv`.
 
     Call site: `attention.py`, `SelfAttention.__init__`. The engine's own `LinearQkvBuilder` lacks `name`, which that
     call passes.
@@ -65,13 +65,13 @@ class LinearQkvBuilder(Protocol):
             input_size: `h`.
             output_size: `(n + 2 * query groups) * d`, plus `n * d` with an output gate.
             config: The engine's config.
-            init_method: Initializes the weight in place.
+            init_method: Function that initializes the weight in place.
             gather_output: Whether to gather the output over the tensor-parallel group; always false here.
-            bias: Whether there is a bias.
+            bias: Whether the layer has a bias.
             skip_bias_add: Whether to return the bias instead of adding it; always false.
-            is_expert: Whether this is a layer of an expert.
-            tp_comm_buffer_name: Name of Transformer Engine's communication buffer, `"qkv"`; others ignore it.
-            tp_group: The tensor-parallel group.
+            is_expert: Whether the layer belongs to an expert.
+            tp_comm_buffer_name: Name of Transformer Engine's communication buffer, `"qkv"`; other backends ignore it.
+            tp_group: Tensor-parallel group.
             name: Dotted name of this module in the model, or `None`.
 
         Returns:
@@ -81,7 +81,7 @@ class LinearQkvBuilder(Protocol):
 
 
 class LinearProjInterface(Protocol):
-    """A built `linear_proj`. A `torch.nn.Module` at run time: the engine refuses anything else."""
+    """A built `linear_proj`. It must be a `torch.nn.Module`; the engine refuses anything else."""
 
     def forward(self, hidden_SBH: Tensor, /) -> tuple[Tensor, Tensor | None]:
         """Project. Called by `Attention.forward`.
@@ -90,17 +90,17 @@ class LinearProjInterface(Protocol):
             hidden_SBH: `[s, b, n * d / tensor-parallel size]`.
 
         Returns:
-            `[s, b, h]` and the bias that was not added, `[h]`, or `None`.
+            `[s, b, h]`, and the bias `[h]` that the caller has to add, or `None`.
         """
         ...
 
     def __call__(self, hidden_SBH: Tensor, /) -> tuple[Tensor, Tensor | None]:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class LinearProjBuilder(Protocol):
-    """Makes `linear_proj`.
+    """Builder of `linear_proj`.
 
     Call site: `attention.py`, `Attention.__init__`. The engine's own `LinearProjBuilder` lacks `name`, which that call
     passes.
@@ -128,13 +128,13 @@ class LinearProjBuilder(Protocol):
             input_size: `n * d`.
             output_size: `h`.
             config: The engine's config.
-            init_method: Initializes the weight in place.
-            bias: Whether there is a bias.
+            init_method: Function that initializes the weight in place.
+            bias: Whether the layer has a bias.
             input_is_parallel: Whether the input is already split over the tensor-parallel group; always true here.
             skip_bias_add: Whether to return the bias instead of adding it; always true.
-            is_expert: Whether this is a layer of an expert.
-            tp_comm_buffer_name: Name of Transformer Engine's communication buffer, `"proj"`; others ignore it.
-            tp_group: The tensor-parallel group.
+            is_expert: Whether the layer belongs to an expert.
+            tp_comm_buffer_name: Name of Transformer Engine's communication buffer, `"proj"`; other backends ignore it.
+            tp_group: Tensor-parallel group.
             name: Dotted name of this module in the model, or `None`.
 
         Returns:
@@ -144,7 +144,7 @@ class LinearProjBuilder(Protocol):
 
 
 class LinearFc1Interface(Protocol):
-    """A built `linear_fc1`. A `torch.nn.Module` at run time: the engine refuses anything else."""
+    """A built `linear_fc1`. It must be a `torch.nn.Module`; the engine refuses anything else."""
 
     def forward(self, hidden_SBH: Tensor, /) -> tuple[Tensor, Tensor | None]:
         """Project. Called by `MLP.forward`.
@@ -153,18 +153,18 @@ class LinearFc1Interface(Protocol):
             hidden_SBH: `[s, b, h]`.
 
         Returns:
-            `[s, b, ffn / tensor-parallel size]` (twice that for a gated MLP) and the bias that was
-            not added, or `None`.
+            `[s, b, ffn / tensor-parallel size]`, twice as wide for a gated MLP, and the bias that the caller has to
+            add, or `None`.
         """
         ...
 
     def __call__(self, hidden_SBH: Tensor, /) -> tuple[Tensor, Tensor | None]:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class LinearFc1Builder(Protocol):
-    """Makes `linear_fc1`.
+    """Builder of `linear_fc1`.
 
     Call site: `mlp.py`, `MLP.__init__`.
     """
@@ -190,15 +190,15 @@ class LinearFc1Builder(Protocol):
 
         Args:
             input_size: `h`.
-            output_size: The MLP's inner size, doubled for a gated MLP.
+            output_size: Inner size of the MLP, doubled for a gated MLP.
             config: The engine's config.
-            init_method: Initializes the weight in place.
+            init_method: Function that initializes the weight in place.
             gather_output: Whether to gather the output over the tensor-parallel group; always false here.
-            bias: Whether there is a bias.
+            bias: Whether the layer has a bias.
             skip_bias_add: Whether to return the bias instead of adding it; always true.
-            is_expert: Whether this is a layer of an expert.
-            tp_comm_buffer_name: Name of Transformer Engine's communication buffer, `"fc1"`; others ignore it.
-            tp_group: The tensor-parallel group.
+            is_expert: Whether the layer belongs to an expert.
+            tp_comm_buffer_name: Name of Transformer Engine's communication buffer, `"fc1"`; other backends ignore it.
+            tp_group: Tensor-parallel group.
             stride: 2 for a gated MLP (gate and up projection interleaved per shard), else 1.
             name: Dotted name of this module in the model, or `None`.
 
@@ -209,7 +209,7 @@ class LinearFc1Builder(Protocol):
 
 
 class LinearFc2Interface(Protocol):
-    """A built `linear_fc2`. A `torch.nn.Module` at run time: the engine refuses anything else."""
+    """A built `linear_fc2`. It must be a `torch.nn.Module`; the engine refuses anything else."""
 
     def forward(self, hidden_SBH: Tensor, /) -> tuple[Tensor, Tensor | None]:
         """Project. Called by `MLP.forward`.
@@ -218,17 +218,17 @@ class LinearFc2Interface(Protocol):
             hidden_SBH: `[s, b, ffn / tensor-parallel size]`.
 
         Returns:
-            `[s, b, h]` and the bias that was not added, `[h]`, or `None`.
+            `[s, b, h]`, and the bias `[h]` that the caller has to add, or `None`.
         """
         ...
 
     def __call__(self, hidden_SBH: Tensor, /) -> tuple[Tensor, Tensor | None]:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class LinearFc2Builder(Protocol):
-    """Makes `linear_fc2`.
+    """Builder of `linear_fc2`.
 
     Call site: `mlp.py`, `MLP.__init__`.
     """
@@ -252,16 +252,16 @@ class LinearFc2Builder(Protocol):
         """Build the layer.
 
         Args:
-            input_size: The MLP's inner size.
+            input_size: Inner size of the MLP.
             output_size: `h`.
             config: The engine's config.
-            init_method: Initializes the weight in place.
-            bias: Whether there is a bias.
+            init_method: Function that initializes the weight in place.
+            bias: Whether the layer has a bias.
             input_is_parallel: Whether the input is already split over the tensor-parallel group; always true here.
             skip_bias_add: Whether to return the bias instead of adding it; always true.
-            is_expert: Whether this is a layer of an expert.
-            tp_comm_buffer_name: Name of Transformer Engine's communication buffer, `"fc2"`; others ignore it.
-            tp_group: The tensor-parallel group.
+            is_expert: Whether the layer belongs to an expert.
+            tp_comm_buffer_name: Name of Transformer Engine's communication buffer, `"fc2"`; other backends ignore it.
+            tp_group: Tensor-parallel group.
             name: Dotted name of this module in the model, or `None`.
 
         Returns:
@@ -275,7 +275,7 @@ class InProjInterface(Protocol):
 
     @property
     def weight(self) -> Tensor:
-        """`[output size / tensor-parallel size, h]`; a Mamba mixer writes how it is partitioned onto it."""
+        """Weight `[output size / tensor-parallel size, h]`. A Mamba mixer sets its partition sizes as an attribute."""
         ...
 
     def forward(self, hidden_SBH: Tensor, /) -> tuple[Tensor, object]:
@@ -290,12 +290,12 @@ class InProjInterface(Protocol):
         ...
 
     def __call__(self, hidden_SBH: Tensor, /) -> tuple[Tensor, object]:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class InProjBuilder(Protocol):
-    """Makes `in_proj`.
+    """Builder of `in_proj`.
 
     Call sites: `mamba_mixer.py`, `MambaMixer.__init__`; `gated_delta_net/common.py`, `_GDNBase.__init__` (untyped
     there, through `build_module`).
@@ -321,16 +321,16 @@ class InProjBuilder(Protocol):
 
         Args:
             input_size: `h`.
-            output_size: All that the mixer splits: z, x, B, C, dt for Mamba; query, key, value, z, beta, alpha for a
-                gated delta net. Each of them is split over the tensor-parallel group on its own.
+            output_size: Sum of the sizes that the mixer splits: z, x, B, C and dt for Mamba; query, key, value, z, beta
+                and alpha for a gated delta net. Each of them is split over the tensor-parallel group separately.
             config: The engine's config.
-            init_method: Initializes the weight in place.
+            init_method: Function that initializes the weight in place.
             gather_output: Whether to gather the output over the tensor-parallel group; always false here.
-            bias: Whether there is a bias.
+            bias: Whether the layer has a bias.
             skip_bias_add: Whether to return the bias instead of adding it; always false.
-            is_expert: Whether this is a layer of an expert.
+            is_expert: Whether the layer belongs to an expert.
             tp_comm_buffer_name: Name of Transformer Engine's communication buffer, `"fc1"`.
-            tp_group: The tensor-parallel group.
+            tp_group: Tensor-parallel group.
             name: Dotted name of this module in the model, or `None`.
 
         Returns:
@@ -340,11 +340,11 @@ class InProjBuilder(Protocol):
 
 
 class OutProjInterface(LinearProjInterface, Protocol):
-    """A built `out_proj` of a Mamba mixer or a gated delta net, whose `forward` calls it as attention does its own."""
+    """A built `out_proj` of a Mamba mixer or a gated delta net, called like the `linear_proj` of attention."""
 
 
 class OutProjBuilder(Protocol):
-    """Makes `out_proj`.
+    """Builder of `out_proj`.
 
     Call sites: `mamba_mixer.py`, `MambaMixer.__init__`; `gated_delta_net/common.py`, `_GDNBase.__init__` (untyped
     there, through `build_module`).
@@ -369,16 +369,16 @@ class OutProjBuilder(Protocol):
         """Build the layer.
 
         Args:
-            input_size: The mixer's inner size.
+            input_size: Inner size of the mixer.
             output_size: `h`.
             config: The engine's config.
-            init_method: Initializes the weight in place.
-            bias: Whether there is a bias.
+            init_method: Function that initializes the weight in place.
+            bias: Whether the layer has a bias.
             input_is_parallel: Whether the input is already split over the tensor-parallel group; always true here.
             skip_bias_add: Whether to return the bias instead of adding it; always true.
-            is_expert: Whether this is a layer of an expert.
+            is_expert: Whether the layer belongs to an expert.
             tp_comm_buffer_name: Name of Transformer Engine's communication buffer, `"fc2"`.
-            tp_group: The tensor-parallel group.
+            tp_group: Tensor-parallel group.
             name: Dotted name of this module in the model, or `None`.
 
         Returns:

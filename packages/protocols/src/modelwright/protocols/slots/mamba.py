@@ -1,7 +1,7 @@
-"""The slots of state-space layers: the Mamba mixer, and the scan, convolution and gated norm inside it.
+"""Protocols of Megatron-Core's Mamba slots: the mixer, and the scan, convolution and gated norm inside it.
 
-Dao and Gu 2024, "Transformers are SSMs", arXiv 2405.21060. The mixer's own parts are kernels that the engine imports by
-name: scan and convolution are functions, so the slot holds the function itself and there is nothing to build.
+Dao and Gu 2024, "Transformers are SSMs", arXiv 2405.21060. Scan and convolution are functions, so their slots store the
+function itself and there is nothing to build. `n` counts the heads of the mixer, `d` is the size of a head.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class MambaMixerInterface(Protocol):
-    """A built mixer: what stands where attention stands in a transformer. Also see `SupportsMambaStateShapes`."""
+    """A built Mamba mixer, the counterpart of attention. Also see `SupportsMambaStateShapes`."""
 
     def forward(
         self,
@@ -28,15 +28,15 @@ class MambaMixerInterface(Protocol):
         inference_context: BaseInferenceContext | None,
         packed_seq_params: PackedSeqParams | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Mix positions. Called by `MambaLayer.forward`.
+        """Mix the positions of each sequence. Called by `MambaLayer.forward`.
 
         Args:
-            hidden_SBH: `[s, b, h]`, normalized; under sequence parallelism this rank's part of `s`.
-            inference_context: Holds the states in generation, else `None`.
+            hidden_SBH: `[s, b, h]`, normalized; under sequence parallelism this rank's shard of `s`.
+            inference_context: States of a generation, or `None`.
             packed_seq_params: Boundaries of packed sequences, or `None`.
 
         Returns:
-            `[s, b, h]`, and the bias that was not added, `[h]`, or `None`.
+            `[s, b, h]`,, and the bias `[h]` that the caller has to add, or `None`.
         """
         ...
 
@@ -48,12 +48,12 @@ class MambaMixerInterface(Protocol):
         inference_context: BaseInferenceContext | None,
         packed_seq_params: PackedSeqParams | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class MambaMixerBuilder(Protocol):
-    """Makes a mixer.
+    """Builder of a Mamba mixer.
 
     Call site: `mamba_layer.py`, `MambaLayer.__init__` (untyped there, through `build_module`).
     """
@@ -74,8 +74,8 @@ class MambaMixerBuilder(Protocol):
         Args:
             config: The engine's config.
             d_model: `h`.
-            layer_number: Counted from 1 over the whole model.
-            pg_collection: The process groups; `tp` and `cp` split the heads.
+            layer_number: Number of the layer in the whole model, from 1.
+            pg_collection: Process groups; `tp` and `cp` split the heads.
             pp_layer_offset: Number of layers before this stage.
             name: Dotted name of this module in the model, or `None`.
 
@@ -86,7 +86,7 @@ class MambaMixerBuilder(Protocol):
 
 
 class ScanInterface(Protocol):
-    """A chunked selective scan; the engine's is `mamba_chunk_scan_combined` of mamba-ssm."""
+    """A chunked selective scan; the engine uses `mamba_chunk_scan_combined` of mamba-ssm."""
 
     def __call__(  # noqa: PLR0917 - the engine's call
         self,
@@ -108,24 +108,24 @@ class ScanInterface(Protocol):
         seq_idx: Tensor | None = None,
         dt_limit: tuple[float, float] = (0.0, inf),
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Scan. Called by `MambaMixer._ssm_prefill`.
+        """Scan whole sequences. Called by `MambaMixer._ssm_prefill`.
 
         Args:
             x: `[b, s, n, d]`.
-            dt: `[b, s, n]`, before `dt_bias` and softplus.
+            dt: `[b, s, n]`, time steps before `dt_bias` and softplus.
             A: `[n]`, negative.
             B: `[b, s, groups, state]`.
             C: `[b, s, groups, state]`.
-            chunk_size: Positions computed at once.
-            D: `[n]` or `[n, d]`: what of `x` passes by.
-            z: `[b, s, n, d]`, the gate; `None` when a gated norm follows.
+            chunk_size: Number of positions in a chunk.
+            D: `[n]` or `[n, d]`, skip coefficient of `x`.
+            z: `[b, s, n, d]`, the gate, or `None` if a gated norm follows.
             dt_bias: `[n]`.
-            dt_softplus: Whether softplus makes `dt` positive; always true here.
+            dt_softplus: Whether to apply softplus to `dt`; always true here.
             return_final_states: Whether to return the state after the last position.
             initial_states: `[b, n, d, state]`, or `None` for zeros.
-            state_dtype: Type of the states; passed only to a scan that takes it.
-            seq_idx: `[b, s]`, which packed sequence a position belongs to; the engine's mixer passes none here.
-            dt_limit: The smallest and the largest `dt`, after softplus; the engine's mixer passes none.
+            state_dtype: Dtype of the states. Passed only to a scan that accepts it.
+            seq_idx: `[b, s]`, index of the packed sequence of each position. The engine's mixer does not pass it here.
+            dt_limit: Smallest and largest `dt` after softplus. The engine's mixer does not pass it.
 
         Returns:
             `[b, s, n, d]`, and with `return_final_states` the states `[b, n, d, state]`.
@@ -134,7 +134,10 @@ class ScanInterface(Protocol):
 
 
 class FusedScanInterface(Protocol):
-    """Convolution and scan in one; the engine's is `mamba_split_conv1d_scan_combined` of mamba-ssm, for training."""
+    """Convolution and scan in one kernel, for training.
+
+    The engine uses `mamba_split_conv1d_scan_combined` of mamba-ssm.
+    """
 
     def __call__(
         self,
@@ -157,19 +160,19 @@ class FusedScanInterface(Protocol):
         """Convolve, activate, scan and gate. Called by `MambaMixer._ssm_training`.
 
         Args:
-            zxbcdt: `[b, s, z, x, B, C and dt side by side]`.
+            zxbcdt: `[b, s, sizes of z, x, B, C and dt]`, concatenated in this order.
             conv1d_weight: `[channels, width]`.
             conv1d_bias: `[channels]`.
             dt_bias: `[n]`.
             A: `[n]`, negative.
-            D: `[n]` or `[n, d]`.
-            chunk_size: Positions computed at once.
+            D: `[n]` or `[n, d]`, skip coefficient.
+            chunk_size: Number of positions in a chunk.
             activation: `"silu"`.
-            headdim: `d`; `None` when `D` has it.
-            ngroups: Groups that share B and C.
-            norm_before_gate: Always false here.
-            seq_idx: `[b, s]`, which packed sequence a position belongs to, or `None`.
-            state_dtype: Type of the states; passed only to a scan that takes it.
+            headdim: `d`, or `None` if the shape of `D` has it.
+            ngroups: Number of groups of heads that share B and C.
+            norm_before_gate: Whether the norm comes before the gate; always false here.
+            seq_idx: `[b, s]`, index of the packed sequence of each position, or `None`.
+            state_dtype: Dtype of the states. Passed only to a scan that accepts it.
 
         Returns:
             `[b, s, n * d]`.
@@ -178,7 +181,7 @@ class FusedScanInterface(Protocol):
 
 
 class CausalConvolutionInterface(Protocol):
-    """A causal depthwise convolution; the engine's is `causal_conv1d_fn` of causal-conv1d, or torch's."""
+    """A causal depthwise convolution; the engine uses `causal_conv1d_fn` of causal-conv1d, or torch."""
 
     def __call__(
         self, *, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, seq_idx: Tensor | None
@@ -190,7 +193,7 @@ class CausalConvolutionInterface(Protocol):
             weight: `[channels, width]`.
             bias: `[channels]`.
             activation: `"silu"`.
-            seq_idx: `[b, s]`, which packed sequence a position belongs to, or `None`.
+            seq_idx: `[b, s]`, index of the packed sequence of each position, or `None`.
 
         Returns:
             `[b, channels, s]`.
@@ -199,7 +202,7 @@ class CausalConvolutionInterface(Protocol):
 
 
 class ScanStepInterface(Protocol):
-    """The scan continued by a few tokens; the engine's is `selective_state_update` of its own kernels."""
+    """A scan of the next few tokens in generation; the engine uses `selective_state_update` of its own kernels."""
 
     def __call__(  # noqa: PLR0917 - the engine's call
         self,
@@ -216,19 +219,19 @@ class ScanStepInterface(Protocol):
         dt_bias: Tensor | None,
         dt_softplus: bool,
     ) -> Tensor:
-        """Continue. Called by `MambaMixer._ssm_decode`.
+        """Compute the next tokens and update the state. Called by `MambaMixer._ssm_decode`.
 
         Args:
             state: `[b, n, d, state]`, changed in place.
             x: `[b, s, n, d]`.
-            dt: `[b, s, n, d]`, before `dt_bias` and softplus.
+            dt: `[b, s, n, d]`, time steps before `dt_bias` and softplus.
             A: `[n, d, state]`, negative.
             B: `[b, s, groups, state]`.
             C: `[b, s, groups, state]`.
-            D: `[n, d]`: what of `x` passes by.
-            z: `[b, s, n, d]`, the gate; `None` when a gated norm follows.
+            D: `[n, d]`, skip coefficient of `x`.
+            z: `[b, s, n, d]`, the gate, or `None` if a gated norm follows.
             dt_bias: `[n, d]`.
-            dt_softplus: Whether softplus makes `dt` positive; always true here.
+            dt_softplus: Whether to apply softplus to `dt`; always true here.
 
         Returns:
             `[b, s, n, d]`.
@@ -237,12 +240,12 @@ class ScanStepInterface(Protocol):
 
 
 class CausalConvolutionStepInterface(Protocol):
-    """The convolution continued by a few tokens; the engine's is `causal_conv1d_update` of its own kernels."""
+    """A convolution of the next few tokens in generation; the engine uses its own `causal_conv1d_update`."""
 
     def __call__(
         self, x: Tensor, conv_state: Tensor, weight: Tensor, bias: Tensor | None, activation: str, /
     ) -> Tensor:
-        """Continue. Called by `MambaMixer._ssm_decode`.
+        """Compute the next tokens and update the state. Called by `MambaMixer._ssm_decode`.
 
         Args:
             x: `[b, s, channels]`.
@@ -262,7 +265,7 @@ class GatedNormInterface(Protocol):
 
     @property
     def weight(self) -> Tensor:
-        """`[inner size / tensor-parallel size]`; the mixer marks it as split over the tensor-parallel group."""
+        """Weight `[inner size / tensor-parallel size]`. The mixer marks it as split over the tensor-parallel group."""
         ...
 
     def forward(self, hidden_SBH: Tensor, gate: Tensor | None = None, /) -> Tensor:
@@ -270,7 +273,7 @@ class GatedNormInterface(Protocol):
 
         Args:
             hidden_SBH: `[s, b, inner size / tensor-parallel size]`.
-            gate: The same shape; left out when the scan has gated.
+            gate: Gate of the same shape. Omitted if the scan has applied it.
 
         Returns:
             The same shape.
@@ -278,12 +281,12 @@ class GatedNormInterface(Protocol):
         ...
 
     def __call__(self, hidden_SBH: Tensor, gate: Tensor | None = None, /) -> Tensor:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class GatedNormBuilder(Protocol):
-    """Makes a gated norm.
+    """Builder of a gated norm.
 
     Call site: `mamba_mixer.py`, `MambaMixer.__init__`, where the class is fixed (`ExtendedRMSNorm`).
     """
@@ -302,12 +305,12 @@ class GatedNormBuilder(Protocol):
         """Build the norm.
 
         Args:
-            hidden_size: Inner size of this tensor-parallel rank.
-            eps: Added to the mean square; `1e-5`, whatever the config says.
-            group_size: Channels that are normalized together.
-            norm_before_gate: Always false here.
-            device: Where the weight goes.
-            dtype: Type of the weight.
+            hidden_size: Inner size on this tensor-parallel rank.
+            eps: Constant added to the mean square. Always `1e-5`, independent of the config.
+            group_size: Number of channels that are normalized together.
+            norm_before_gate: Whether the norm comes before the gate; always false here.
+            device: Device of the weight.
+            dtype: Dtype of the weight.
 
         Returns:
             The norm.

@@ -1,4 +1,4 @@
-"""The MLP slot of a transformer layer."""
+"""Protocols of Megatron-Core's MLP slot and of the activation slot inside an MLP."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ if TYPE_CHECKING:
 
 
 class MlpInterface(Protocol):
-    """A built MLP. A `torch.nn.Module` at run time: the engine refuses anything else.
+    """A built MLP. It must be a `torch.nn.Module`; the engine refuses anything else.
 
-    The engine's Protocol of the same name also asks for `intermediate_tensors`; only its mixture-of-experts layer
-    is ever called with that (under partial CUDA graphs), so it is not asked for here.
+    The engine's Protocol of the same name also requires `intermediate_tensors`. The engine passes it only to its own
+    MoE layer (under partial CUDA graphs), so it is not required here.
     """
 
     def forward(self, hidden_SBH: Tensor, /, *, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Transform each position. Called by `TransformerLayer._forward_mlp`.
 
         Args:
-            hidden_SBH: `[s, b, h]`; under sequence parallelism this rank's part of `s`.
-            padding_mask: `[b, s]`, true where a token is padding; left out when the MLP runs in chunks.
+            hidden_SBH: `[s, b, h]`; under sequence parallelism this rank's shard of `s`.
+            padding_mask: `[b, s]`, true where a token is padding. Omitted if the MLP runs in chunks.
 
         Returns:
-            `[s, b, h]`, and the bias that was not added, `[h]`, or `None`.
+            `[s, b, h]`,, and the bias `[h]` that the caller has to add, or `None`.
         """
         ...
 
     def __call__(self, hidden_SBH: Tensor, /, *, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class MlpBuilder(Protocol):
-    """Makes an MLP.
+    """Builder of an MLP.
 
     Call site: `transformer_layer.py`, `TransformerLayer.__init__`.
     """
@@ -52,7 +52,7 @@ class MlpBuilder(Protocol):
 
         Args:
             config: The engine's config.
-            pg_collection: The process groups; `pg_collection.tp` splits the weights.
+            pg_collection: Process groups; `pg_collection.tp` splits the weights.
             is_mtp_layer: Whether the layer belongs to a multi-token-prediction block.
             name: Dotted name of this module in the model, or `None`.
 
@@ -63,13 +63,14 @@ class MlpBuilder(Protocol):
 
 
 class ActivationFunctionInterface(Protocol):
-    """A built activation. A `torch.nn.Module` at run time: the engine refuses anything else."""
+    """A built activation. It must be a `torch.nn.Module`; the engine refuses anything else."""
 
     def forward(self, intermediate: Tensor, /) -> Tensor:
-        """Activate. Called by `MLP.forward`, `TEGroupedMLP.forward` and `SharedExpertMLP`.
+        """Apply the activation. Called by `MLP.forward`, `TEGroupedMLP.forward` and `SharedExpertMLP`.
 
         Args:
-            intermediate: `[..., ffn / tensor-parallel size]`, twice that under a gated linear unit: gate, then up.
+            intermediate: `[..., ffn / tensor-parallel size]`; for a gated MLP twice as wide, first the gate, then the
+                up-projection.
 
         Returns:
             `[..., ffn / tensor-parallel size]`.
@@ -77,15 +78,15 @@ class ActivationFunctionInterface(Protocol):
         ...
 
     def __call__(self, intermediate: Tensor, /) -> Tensor:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class ActivationFunctionBuilder(Protocol):
-    """Makes an activation; the engine's name is `TEActivationFunctionBuilder`.
+    """Builder of an activation; the engine's name for it is `TEActivationFunctionBuilder`.
 
-    Call sites: `mlp.py`, `MLP.__init__`; `experts.py`, `TEGroupedMLP.__init__`. Only used when
-    `config.use_te_activation_func` is set; otherwise `config.activation_func` is called.
+    Call sites: `mlp.py`, `MLP.__init__`; `experts.py`, `TEGroupedMLP.__init__`. Used only if
+    `config.use_te_activation_func` is set; otherwise the engine calls `config.activation_func`.
     """
 
     def __call__(self, *, config: TransformerConfig) -> ActivationFunctionInterface:

@@ -1,7 +1,7 @@
-"""The slots of a mixture of experts: router, experts with their grouped linears, shared experts, token dispatcher.
+"""Protocols of the slots of Megatron-Core's MoE layer: router, experts, shared experts and token dispatcher.
 
-Shazeer et al. 2017, arXiv 1701.06538; shared experts: DeepSeekMoE, arXiv 2401.06066. The mixture as a whole fills the
-MLP slot of a layer.
+Shazeer et al. 2017, arXiv 1701.06538; shared experts: DeepSeekMoE, arXiv 2401.06066. The MoE part fills the MLP slot of
+a layer. `e` counts the experts of the whole model.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 
 
 class MoeInterface(MlpInterface, Protocol):
-    """A built mixture of experts, in the MLP slot of a layer.
+    """A built MoE part: router, experts and token dispatcher, in the MLP slot of a layer.
 
-    `TransformerLayer` asks `isinstance(mlp, MoELayer)`: only for subclasses of that class are packed sequences unfolded
-    for the router, and partial CUDA graphs possible.
+    The engine unfolds packed sequences for the router, and supports partial CUDA graphs, only if the part is an
+    instance of its `MoELayer`.
     """
 
     def set_layer_number(self, layer_number: int, /) -> None:
-        """Take the layer's number, under which losses of the router are logged. Called right after building.
+        """Set the layer's number, under which losses of the router are logged. Called right after building.
 
         Args:
-            layer_number: Counted from 1 over the whole model.
+            layer_number: Number of the layer in the whole model, from 1.
         """
         ...
 
 
 class MoeBuilder(Protocol):
-    """Makes a mixture of experts.
+    """Builder of an MoE part.
 
-    Call site: `transformer_layer.py`, `TransformerLayer.__init__`, as for any MLP.
+    Call site: `transformer_layer.py`, `TransformerLayer.__init__`, the same as for an MLP.
     """
 
     def __call__(
@@ -48,50 +48,50 @@ class MoeBuilder(Protocol):
         is_mtp_layer: bool,
         name: str | None,
     ) -> MoeInterface:
-        """Build the mixture.
+        """Build the MoE part.
 
         Args:
             config: The engine's config.
-            pg_collection: The process groups; `ep` splits the experts, `expt_tp` each of them.
+            pg_collection: Process groups; `ep` splits the set of experts, `expt_tp` each expert.
             is_mtp_layer: Whether the layer belongs to a multi-token-prediction block.
             name: Dotted name of this module in the model, or `None`.
 
         Returns:
-            The mixture.
+            The MoE part.
         """
         ...
 
 
 class RouterInterface(Protocol):
-    """A built router. A `torch.nn.Module` at run time: the engine refuses anything else."""
+    """A built router. It must be a `torch.nn.Module`; the engine refuses anything else."""
 
     def forward(self, hidden_SBH: Tensor, padding_mask: Tensor | None, /) -> tuple[Tensor, Tensor]:
         """Choose experts for each token. Called by `MoELayer.route`; the engine's own Protocol lacks `padding_mask`.
 
         Args:
-            hidden_SBH: `[s, b, h]`; under sequence parallelism this rank's part of `s`.
+            hidden_SBH: `[s, b, h]`; under sequence parallelism this rank's shard of `s`.
             padding_mask: `[s, b]`, true where a token is padding, or `None`.
 
         Returns:
-            Probabilities and routing map, both `[s * b, e]`; the map is true where a token goes to an expert.
+            Router probabilities and routing map, both `[s * b, e]`. The map is true where a token goes to an expert.
         """
         ...
 
     def __call__(self, hidden_SBH: Tensor, padding_mask: Tensor | None, /) -> tuple[Tensor, Tensor]:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
     def set_layer_number(self, layer_number: int, /) -> None:
-        """Take the layer's number. Called by `BaseMoELayer.set_layer_number`.
+        """Set the layer's number. Called by `BaseMoELayer.set_layer_number`.
 
         Args:
-            layer_number: Counted from 1 over the whole model.
+            layer_number: Number of the layer in the whole model, from 1.
         """
         ...
 
 
 class RouterBuilder(Protocol):
-    """Makes a router.
+    """Builder of a router.
 
     Call site: `moe_layer.py`, `MoELayer.__init__`. The engine's own `RouterBuilder` lacks `is_mtp_layer`, which that
     call passes.
@@ -104,7 +104,7 @@ class RouterBuilder(Protocol):
 
         Args:
             config: The engine's config.
-            pg_collection: The process groups.
+            pg_collection: Process groups.
             is_mtp_layer: Whether the layer belongs to a multi-token-prediction block.
 
         Returns:
@@ -114,11 +114,11 @@ class RouterBuilder(Protocol):
 
 
 class ExpertsInterface(Protocol):
-    """The built experts of one rank. A `torch.nn.Module` at run time: the engine refuses anything else.
+    """The built experts of one rank. It must be a `torch.nn.Module`; the engine refuses anything else.
 
-    Three more keywords are passed only to those who ask for the feature, and are not demanded here: `routing_map` by
-    the inference dispatcher, `output_buffer` and `grad_input_buffer` by the zero-copy dispatcher. See
-    `SupportsZeroCopyBuffers` and `SupportsRoutingMap`.
+    Two dispatchers pass more keywords, which are not required here. The inference dispatcher passes `routing_map`
+    (`SupportsRoutingMap`). The zero-copy dispatcher passes `output_buffer` and `grad_input_buffer`
+    (`SupportsZeroCopyBuffers`).
     """
 
     def forward(
@@ -128,23 +128,23 @@ class ExpertsInterface(Protocol):
 
         Args:
             dispatched_input: `[tokens, h]`, sorted by expert.
-            tokens_per_expert: `[local e]`, how many rows belong to each.
-            permuted_probs: `[tokens]`, which the output of each row is multiplied with.
+            tokens_per_expert: `[local e]`, number of tokens of each expert.
+            permuted_probs: `[tokens]`, router probability by which the output of each token is multiplied.
 
         Returns:
-            `[tokens, h]`, and `None`: the engine asserts that there is no bias left to add.
+            `[tokens, h]`, and `None`, because the engine asserts that no bias is left to add.
         """
         ...
 
     def __call__(
         self, dispatched_input: Tensor, tokens_per_expert: Tensor, permuted_probs: Tensor, /
     ) -> tuple[Tensor, Tensor | None]:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class ExpertsBuilder(Protocol):
-    """Makes the experts of one rank.
+    """Builder of the experts of one rank.
 
     Call site: `moe_layer.py`, `MoELayer.__init__`.
     """
@@ -163,7 +163,7 @@ class ExpertsBuilder(Protocol):
         Args:
             num_local_experts: Experts of this rank.
             config: The engine's config.
-            pg_collection: The process groups; `expt_tp` splits each expert.
+            pg_collection: Process groups; `expt_tp` splits each expert.
             name: Dotted name of this module in the model, or `None`.
 
         Returns:
@@ -173,13 +173,13 @@ class ExpertsBuilder(Protocol):
 
 
 class SharedExpertsInterface(Protocol):
-    """The built shared experts. A `torch.nn.Module` at run time: the engine refuses anything else."""
+    """The built shared experts. It must be a `torch.nn.Module`; the engine refuses anything else."""
 
     def forward(self, hidden_SBH: Tensor, /) -> Tensor:
         """Run on every token. Called by `MoELayer.shared_experts_compute`.
 
         Args:
-            hidden_SBH: `[s, b, h]`; under sequence parallelism this rank's part of `s`.
+            hidden_SBH: `[s, b, h]`; under sequence parallelism this rank's shard of `s`.
 
         Returns:
             `[s, b, h]`.
@@ -187,12 +187,12 @@ class SharedExpertsInterface(Protocol):
         ...
 
     def __call__(self, hidden_SBH: Tensor, /) -> Tensor:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class SharedExpertsBuilder(Protocol):
-    """Makes the shared experts.
+    """Builder of the shared experts.
 
     Call site: `moe_layer.py`, `MoELayer.__init__`.
     """
@@ -203,9 +203,9 @@ class SharedExpertsBuilder(Protocol):
         """Build the shared experts.
 
         Args:
-            config: The engine's config; the inner size is `moe_shared_expert_intermediate_size`.
-            pg_collection: The process groups; `tp` splits the weights.
-            gate: Whether the output is multiplied with a learned gate.
+            config: The engine's config. The inner size is `moe_shared_expert_intermediate_size`.
+            pg_collection: Process groups; `tp` splits the weights.
+            gate: Whether to multiply the output by a learned gate.
             name: Dotted name of this module in the model, or `None`.
 
         Returns:
@@ -215,22 +215,22 @@ class SharedExpertsBuilder(Protocol):
 
 
 class GroupedLinearInterface(Protocol):
-    """A built linear layer of all experts of a rank. A `torch.nn.Module` at run time: the engine refuses others."""
+    """A built linear layer of all experts of a rank. It must be a `torch.nn.Module`, or the engine refuses it."""
 
     def forward(self, tokens: Tensor, tokens_per_expert: list[int], /) -> tuple[Tensor, Tensor | None]:
-        """Project each expert's rows. Called by `TEGroupedMLP.forward`.
+        """Project the tokens of each expert. Called by `TEGroupedMLP.forward`.
 
         Args:
             tokens: `[tokens, input size]`, sorted by expert.
-            tokens_per_expert: How many rows belong to each of the rank's experts.
+            tokens_per_expert: Number of tokens of each expert of the rank.
 
         Returns:
-            `[tokens, output size]`, and the biases that were not added, or `None`.
+            `[tokens, output size]`, and the biases that the caller has to add, or `None`.
         """
         ...
 
     def __call__(self, tokens: Tensor, tokens_per_expert: list[int], /) -> tuple[Tensor, Tensor | None]:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
@@ -243,7 +243,7 @@ class GroupedLinearFc2Interface(GroupedLinearInterface, Protocol):
 
 
 class GroupedLinearFc1Builder(Protocol):
-    """Makes `linear_fc1` of grouped experts.
+    """Builder of `linear_fc1` of grouped experts.
 
     Call site: `experts.py`, `TEGroupedMLP.__init__`.
     """
@@ -269,14 +269,14 @@ class GroupedLinearFc1Builder(Protocol):
         Args:
             num_local_experts: Experts of this rank.
             input_size: `h`, or the latent size.
-            output_size: An expert's inner size, doubled for a gated one.
+            output_size: Inner size of an expert, doubled for a gated expert.
             config: The engine's config.
-            init_method: Initializes a weight in place.
-            bias: Whether there is a bias.
+            init_method: Function that initializes a weight in place.
+            bias: Whether the layer has a bias.
             skip_bias_add: Whether to return the bias instead of adding it; always false here.
-            is_expert: Always true.
+            is_expert: Whether the layer belongs to an expert; always true here.
             tp_comm_buffer_name: Name of Transformer Engine's communication buffer, `"fc1"`.
-            pg_collection: The process groups; `expt_tp` splits the output.
+            pg_collection: Process groups; `expt_tp` splits the output.
             name: Dotted name of this module in the model, or `None`.
 
         Returns:
@@ -286,7 +286,7 @@ class GroupedLinearFc1Builder(Protocol):
 
 
 class GroupedLinearFc2Builder(Protocol):
-    """Makes `linear_fc2` of grouped experts.
+    """Builder of `linear_fc2` of grouped experts.
 
     Call site: `experts.py`, `TEGroupedMLP.__init__`.
     """
@@ -311,15 +311,15 @@ class GroupedLinearFc2Builder(Protocol):
 
         Args:
             num_local_experts: Experts of this rank.
-            input_size: An expert's inner size.
+            input_size: Inner size of an expert.
             output_size: `h`, or the latent size.
             config: The engine's config.
-            init_method: Initializes a weight in place.
-            bias: Whether there is a bias.
+            init_method: Function that initializes a weight in place.
+            bias: Whether the layer has a bias.
             skip_bias_add: Whether to return the bias instead of adding it; always true here.
-            is_expert: Always true.
+            is_expert: Whether the layer belongs to an expert; always true here.
             tp_comm_buffer_name: Name of Transformer Engine's communication buffer, `"fc2"`.
-            pg_collection: The process groups; `expt_tp` splits the input.
+            pg_collection: Process groups; `expt_tp` splits the input.
             name: Dotted name of this module in the model, or `None`.
 
         Returns:
@@ -329,7 +329,7 @@ class GroupedLinearFc2Builder(Protocol):
 
 
 class LatentProjInterface(Protocol):
-    """A built projection into or out of the latent size of a mixture (`fc1_latent_proj`, `fc2_latent_proj`)."""
+    """A built projection into or out of the latent size of an MoE part (`fc1_latent_proj`, `fc2_latent_proj`)."""
 
     def forward(self, hidden_states: Tensor, /) -> tuple[Tensor, object]:
         """Project. Called by `MoELayer.preprocess` and `MoELayer.postprocess`.
@@ -343,12 +343,12 @@ class LatentProjInterface(Protocol):
         ...
 
     def __call__(self, hidden_states: Tensor, /) -> tuple[Tensor, object]:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class LatentProjBuilder(Protocol):
-    """Makes a latent projection.
+    """Builder of a latent projection.
 
     Call site: `moe_layer.py`, `MoELayer.__init__`, where the class is fixed (`TELinear`).
     """
@@ -373,13 +373,13 @@ class LatentProjBuilder(Protocol):
         Args:
             input_size: `h`, or the latent size.
             output_size: The latent size, or `h`.
-            parallel_mode: `"duplicated"`: every tensor-parallel rank holds it whole.
+            parallel_mode: `"duplicated"`, because every tensor-parallel rank stores the unsharded weight.
             config: The engine's config.
-            init_method: Initializes the weight in place.
-            bias: Whether there is a bias.
+            init_method: Function that initializes the weight in place.
+            bias: Whether the layer has a bias.
             skip_bias_add: Whether to return the bias instead of adding it; always false here.
-            skip_weight_param_allocation: Whether to have no weight; always false here.
-            is_expert: Whether this is a layer of an expert; always false here.
+            skip_weight_param_allocation: Whether to allocate no weight; always false here.
+            is_expert: Whether the layer belongs to an expert; always false here.
             name: Dotted name of this module in the model, or `None`.
 
         Returns:
@@ -389,45 +389,45 @@ class LatentProjBuilder(Protocol):
 
 
 class TokenDispatcherInterface(Protocol):
-    """A built token dispatcher: brings each token to its experts and back. No module: it has no parameters.
+    """A built token dispatcher, which sends each token to its experts and back. It has no parameters and is no module.
 
-    The six steps run in this order, all called by `MoELayer`; the two `token_…` steps communicate, the rest do not.
+    `MoELayer` calls the six steps in this order. Only `token_dispatch` and `token_combine` communicate.
     """
 
     def dispatch_preprocess(self, tokens: Tensor, routing_map: Tensor, probs: Tensor, /) -> tuple[Tensor, Tensor]:
-        """Prepare tokens for the way out.
+        """Prepare the tokens to send.
 
         Args:
             tokens: `[s, b, h]`.
             routing_map: `[s * b, e]`, true where a token goes to an expert.
-            probs: `[s * b, e]`.
+            probs: `[s * b, e]`, router probabilities.
 
         Returns:
-            Tokens and probabilities to send.
+            Tokens and router probabilities to send.
         """
         ...
 
     def token_dispatch(self, hidden_states: Tensor, probs: Tensor, /) -> tuple[Tensor, Tensor]:
-        """Send tokens to the ranks of their experts.
+        """Send the tokens to the ranks of their experts.
 
         Args:
             hidden_states: From `dispatch_preprocess`.
             probs: From `dispatch_preprocess`.
 
         Returns:
-            Tokens and probabilities received.
+            Received tokens and router probabilities.
         """
         ...
 
     def dispatch_postprocess(self, hidden_states: Tensor, probs: Tensor, /) -> tuple[Tensor, Tensor, Tensor]:
-        """Sort received tokens by expert.
+        """Sort the received tokens by expert.
 
         Args:
             hidden_states: From `token_dispatch`.
             probs: From `token_dispatch`.
 
         Returns:
-            What `ExpertsInterface.forward` takes: tokens, tokens per expert, probabilities.
+            The arguments of `ExpertsInterface.forward`: tokens, tokens per expert, router probabilities.
         """
         ...
 
@@ -438,23 +438,23 @@ class TokenDispatcherInterface(Protocol):
             hidden_states: `[tokens, h]` from the experts.
 
         Returns:
-            Rows to send back.
+            Outputs to send back.
         """
         ...
 
     def token_combine(self, hidden_states: Tensor, /) -> Tensor:
-        """Send rows back to the ranks that their tokens came from.
+        """Send the outputs back to the ranks of their tokens.
 
         Args:
             hidden_states: From `combine_preprocess`.
 
         Returns:
-            Rows received.
+            Received outputs.
         """
         ...
 
     def combine_postprocess(self, hidden_states: Tensor, /) -> Tensor:
-        """Sum the rows of each token.
+        """Sum the outputs of each token.
 
         Args:
             hidden_states: From `token_combine`.
@@ -465,16 +465,16 @@ class TokenDispatcherInterface(Protocol):
         ...
 
     def get_expert_zero_copy_buffers(self) -> tuple[Tensor | None, Tensor | None]:
-        """Offer the experts memory to write to. Called before the experts on every forward.
+        """Return buffers that the experts write to. Called before the experts on every forward.
 
         Returns:
-            Buffers for the experts' output and the gradient of their input; `(None, None)` for no such memory.
+            Buffers for the output of the experts and for the gradient of their input, or `(None, None)`.
         """
         ...
 
 
 class TokenDispatcherBuilder(Protocol):
-    """Makes a token dispatcher.
+    """Builder of a token dispatcher.
 
     Call site: `moe_layer.py`, `MoELayer.__init__`, where the class is fixed by `config.moe_token_dispatcher_type`.
     """
@@ -492,9 +492,9 @@ class TokenDispatcherBuilder(Protocol):
 
         Args:
             num_local_experts: Experts of this rank.
-            local_expert_indices: Which of all experts they are.
+            local_expert_indices: Global indices of these experts.
             config: The engine's config.
-            pg_collection: The process groups; `ep`, `expt_tp` and `tp_ep` say where tokens go.
+            pg_collection: Process groups; tokens are exchanged over `ep`, `expt_tp` and `tp_ep`.
 
         Returns:
             The dispatcher.

@@ -1,4 +1,4 @@
-"""The norm slots: before attention, before the MLP, on queries and keys, and at the end of the stack."""
+"""Protocols of Megatron-Core's norm slots: before attention and MLP, on queries and keys, and after the stack."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 
 class NormInterface(Protocol):
-    """A built norm. A `torch.nn.Module` at run time: the engine refuses anything else."""
+    """A built norm. It must be a `torch.nn.Module`; the engine refuses anything else."""
 
     def forward(self, hidden_SBH: Tensor, /) -> Tensor:
         """Normalize over the last dimension.
 
-        Called by `TransformerLayer._forward_attention` and `_forward_pre_mlp_layernorm`, `HybridStack.forward`
-        (final norm) and `SelfAttention.get_query_key_value_tensors` (query and key norms).
+        Called by `TransformerLayer._forward_attention` and `_forward_pre_mlp_layernorm`, `HybridStack.forward` (final
+        norm) and `SelfAttention.get_query_key_value_tensors` (query and key norms).
 
         Args:
             hidden_SBH: `[s, b, h]`; for query and key norms `[s, b, n, d]`.
@@ -27,16 +27,16 @@ class NormInterface(Protocol):
         ...
 
     def __call__(self, hidden_SBH: Tensor, /) -> Tensor:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class NormBuilder(Protocol):
-    """Makes a norm.
+    """Builder of a norm.
 
     Call sites: `transformer_layer.py`, `TransformerLayer.__init__` (`input_layernorm`, `pre_mlp_layernorm`);
-    `attention.py`, `SelfAttention.__init__` (`q_layernorm`, `k_layernorm`: `hidden_size` is then the head size);
-    the final norm of a stack is built with the same arguments.
+    `attention.py`, `SelfAttention.__init__` (`q_layernorm`, `k_layernorm`, with the head size as `hidden_size`). The
+    final norm of a stack is built with the same arguments.
     """
 
     def __call__(self, *, config: TransformerConfig, hidden_size: int, eps: float) -> NormInterface:
@@ -45,7 +45,7 @@ class NormBuilder(Protocol):
         Args:
             config: The engine's config.
             hidden_size: Size of the last dimension.
-            eps: Added to the variance, from `config.layernorm_epsilon`.
+            eps: Constant added to the variance, from `config.layernorm_epsilon`.
 
         Returns:
             The norm.

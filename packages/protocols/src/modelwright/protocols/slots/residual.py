@@ -1,7 +1,7 @@
-"""The bias-dropout-add slot: how the output of attention or MLP joins the residual.
+"""Protocols of Megatron-Core's bias-dropout-add slots, which add the output of a part to the residual stream.
 
-The one slot that holds functions and not modules, and whose builder runs in every forward pass, because what it
-returns depends on whether the model is training.
+These slots store functions instead of modules. Their builder runs in every forward pass, because the function depends
+on whether the model is in training mode.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 class BiasDropoutAddInterface(Protocol):
-    """Adds the bias, drops out, adds the residual."""
+    """A function that adds the bias, applies dropout and adds the residual."""
 
     def __call__(self, x_with_bias: tuple[Tensor, Tensor | None], residual: Tensor, prob: float, /) -> Tensor:
-        """Join one branch with the residual.
+        """Add the output of one part to the residual stream.
 
         Called by `TransformerLayer._forward_attention` and `_forward_post_mlp`, with gradients enabled.
 
         Args:
-            x_with_bias: What the attention or the MLP returned: `[s, b, h]`, and a bias `[h]` or `None`.
+            x_with_bias: Output of the attention or the MLP, `[s, b, h]`, and its bias `[h]` or `None`.
             residual: `[s, b, h]`.
-            prob: Dropout probability, `config.hidden_dropout` unless the layer was given another.
+            prob: Dropout probability, by default `config.hidden_dropout`.
 
         Returns:
             `[s, b, h]`.
@@ -32,20 +32,20 @@ class BiasDropoutAddInterface(Protocol):
 
 
 class BiasDropoutAddBuilder(Protocol):
-    """Chooses the function for this forward pass; the engine's is `get_bias_dropout_add`.
+    """Builder of the function for one forward pass; the engine uses `get_bias_dropout_add`.
 
-    Call sites: `transformer_layer.py`, `TransformerLayer._forward_attention` (`self_attn_bda`) and
-    `_forward_post_mlp` (`mlp_bda`). The engine's own slot is untyped and goes through `build_module`, which takes a
-    plain function as it is but *constructs* anything else without arguments; typed specs hold this builder itself, and
-    who hands it to the engine wraps it.
+    Call sites: `transformer_layer.py`, `TransformerLayer._forward_attention` (`self_attn_bda`) and `_forward_post_mlp`
+    (`mlp_bda`). The engine fills the slot through `build_module`, which uses a plain function unchanged but
+    *constructs* anything else without arguments. Typed specs store this builder, and the adapter to the engine wraps
+    it.
     """
 
     def __call__(self, training: bool, fused: bool, /) -> BiasDropoutAddInterface:  # noqa: FBT001 - the engine's call
-        """Choose the function.
+        """Return the function.
 
         Args:
             training: Whether the layer is in training mode.
-            fused: Whether `config.bias_dropout_fusion` asks for a compiled function.
+            fused: Value of `config.bias_dropout_fusion`: whether to return a compiled function.
 
         Returns:
             The function.
@@ -54,18 +54,18 @@ class BiasDropoutAddBuilder(Protocol):
 
 
 class MambaBiasDropoutAddBuilder(Protocol):
-    """Chooses the function after a Mamba mixer (`mamba_bda`): the one call by keyword.
+    """Builder of the function after a Mamba mixer (`mamba_bda`), the only one that is called by keyword.
 
-    Call site: `mamba_layer.py`, `MambaLayer.forward`. The engine's default for this slot, `IdentityOp`, cannot be
-    called that way.
+    Call site: `mamba_layer.py`, `MambaLayer.forward`. The engine's default for this slot, `IdentityOp`, does not accept
+    this call.
     """
 
     def __call__(self, *, training: bool, fused: bool) -> BiasDropoutAddInterface:
-        """Choose the function.
+        """Return the function.
 
         Args:
             training: Whether the layer is in training mode.
-            fused: Whether `config.bias_dropout_fusion` asks for a compiled function.
+            fused: Value of `config.bias_dropout_fusion`: whether to return a compiled function.
 
         Returns:
             The function.

@@ -1,4 +1,4 @@
-"""The rotary slots of a model: angles for every attention layer, computed once a forward."""
+"""Protocols of Megatron-Core's rotary embedding slot: angles for every attention layer, computed once per forward."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class RotaryEmbeddingInterface(Protocol):
 
         Args:
             max_seq_len: Positions to cover, from `get_rotary_seq_len`.
-            packed_seq: Whether several sequences are packed into one, so that positions are not split over the
+            packed_seq: Whether several sequences are packed into one. Positions are then not split over the
                 context-parallel group.
 
         Returns:
-            `[s, 1, 1, d]` (less than `d` with a rotary percentage below 1).
+            `[s, 1, 1, rotary_percent * d]`.
         """
         ...
 
     def __call__(self, max_seq_len: int, /, *, packed_seq: bool) -> Tensor:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
     def get_rotary_seq_len(
@@ -43,23 +43,23 @@ class RotaryEmbeddingInterface(Protocol):
         packed_seq_params: PackedSeqParams | None,
         /,
     ) -> int:
-        """Say how many positions the next forward needs. Called by `HybridModel.forward` on every stage.
+        """Return the number of positions that the next forward needs. Called by `HybridModel.forward` on every stage.
 
         Args:
-            inference_context: Holds the key and value cache in generation, else `None`.
-            stack: The stack of this stage; from the second stage on its `input_tensor` has the length.
-            hidden_SBH: `[s, b, h]` from the embedding; `None` from the second stage on.
-            config: The engine's config: sequence and context parallelism shorten what a rank sees of `s`.
+            inference_context: Key and value cache of a generation, or `None`.
+            stack: Stack of this stage. From the second stage on, its `input_tensor` has the length.
+            hidden_SBH: `[s, b, h]` from the embedding, or `None` from the second stage on.
+            config: The engine's config, for the shards of `s` under sequence and context parallelism.
             packed_seq_params: Boundaries of packed sequences, or `None`.
 
         Returns:
-            The whole sequence's length.
+            Length of the unsharded sequence.
         """
         ...
 
 
 class RotaryEmbeddingBuilder(Protocol):
-    """Makes the rotary embedding.
+    """Builder of the rotary embedding.
 
     Call site: `hybrid_model.py`, `HybridModel.__init__`, where the class is fixed (`RotaryEmbedding`).
     """
@@ -78,11 +78,11 @@ class RotaryEmbeddingBuilder(Protocol):
 
         Args:
             kv_channels: Head size `d`.
-            rotary_percent: Part of `d` that is rotated, above 0 up to 1.
-            seq_len_interpolation_factor: Divides the positions; `None` leaves them.
-            rotary_base: Base of the wavelengths; the engine annotates an `int` and computes with any number.
-            use_cpu_initialization: Whether to hold the frequencies on the CPU at first.
-            cp_group: The context-parallel group, over which the positions are split.
+            rotary_percent: Fraction of `d` that is rotated, in (0, 1].
+            seq_len_interpolation_factor: Divisor of the positions. `None`: 1.
+            rotary_base: Base of the wavelengths. The engine annotates an `int` but accepts any number.
+            use_cpu_initialization: Whether to create the frequencies on the CPU.
+            cp_group: Context-parallel group, over which the positions are split.
 
         Returns:
             The rotary embedding.

@@ -1,4 +1,4 @@
-"""The stack slot of a model: the layers that one pipeline stage holds, and the final norm on the last stage."""
+"""Protocols of Megatron-Core's stack slot: the layers of one pipeline stage, and the final norm on the last stage."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 class StackInterface(SupportsSetInputTensor, Protocol):
     """A built stack. `set_input_tensor` is called by the pipeline schedules, through the model, before every forward.
 
-    From the second stage on `hidden_states` is `None` and the input is what `set_input_tensor` was given.
+    From the second stage on, `hidden_states` is `None` and the input is the tensor of `set_input_tensor`.
     """
 
     @property
     def input_tensor(self) -> Tensor | None:
-        """What `set_input_tensor` was given last. Read by the rotary embedding, for the sequence length."""
+        """Last tensor passed to `set_input_tensor`. Read by the rotary embedding, for the sequence length."""
         ...
 
     def forward(
@@ -39,10 +39,10 @@ class StackInterface(SupportsSetInputTensor, Protocol):
         """Run the layers of this stage. Called by `HybridModel.forward`.
 
         Args:
-            hidden_states: `[s, b, h]` from the embedding, in generation wrapped so that the caller's reference can
-                be dropped; `None` from the second stage on.
+            hidden_states: `[s, b, h]` from the embedding, or `None` from the second stage on. In generation it is
+                wrapped, so that the caller can drop its reference.
             attention_mask: See `CoreAttentionInterface.forward`.
-            inference_context: Holds the key and value cache in generation, else `None`.
+            inference_context: Key and value cache of a generation, or `None`.
             rotary_pos_emb: `[s, 1, 1, d]` angles, or `None` without rotary embedding.
             packed_seq_params: Boundaries of packed sequences, or `None`.
             padding_mask: `[b, s]`, true where a token is padding, or `None`.
@@ -62,12 +62,12 @@ class StackInterface(SupportsSetInputTensor, Protocol):
         packed_seq_params: PackedSeqParams | None,
         padding_mask: Tensor | None,
     ) -> Tensor:
-        """As `forward`; `torch.nn.Module` provides it."""
+        """Call `forward`; `torch.nn.Module` provides this method."""
         ...
 
 
 class StackBuilder(Protocol):
-    """Makes the stack of one stage.
+    """Builder of the stack of one stage.
 
     Call site: `hybrid_model.py`, `HybridModel.__init__` (untyped there, through `build_module`).
     """
@@ -89,12 +89,12 @@ class StackBuilder(Protocol):
 
         Args:
             config: The engine's config.
-            pre_process: Whether this is the first stage, whose input comes as an argument.
-            layer_type_list: This stage's part of the stack pattern, one symbol per layer.
+            pre_process: Whether this is the first stage, which receives its input as an argument.
+            layer_type_list: Stack pattern of this stage, one symbol per layer.
             pp_layer_offset: Number of layers before this stage.
-            post_process: Whether this is the last stage, which ends with the final norm.
-            dtype: Type of the parameters.
-            pg_collection: The process groups.
+            post_process: Whether this is the last stage, which has the final norm.
+            dtype: Dtype of the parameters.
+            pg_collection: Process groups.
             name: Dotted name of this module in the model, `"decoder"`.
 
         Returns:
