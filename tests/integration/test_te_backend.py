@@ -159,8 +159,8 @@ def test_a_command_says_what_is_missing(command: str) -> None:
     done = modelwright(command, "docs/examples/gpt-tiny.yaml", "--set", "backend=te")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"error: `backend: te` cannot be used here, because {' and '.join(missing)}; use `torch`, which runs anywhere, "
-        "or `auto`, which takes `te` where it can be used.\n"
+        f"error: `backend: te` cannot be used here, because {' and '.join(missing)}; use `torch`, which runs "
+        "everywhere, or `auto`, which uses `te` where it can.\n"
     )
 
 

@@ -314,7 +314,7 @@ MISSING = (
 @pytest.fixture
 def neither_packages_nor_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """On every machine the same."""
-    monkeypatch.setattr("modelwright.layers.mamba.kernels.find_spec", lambda name: None)
+    monkeypatch.setattr("modelwright.engine.optional_packages.find_spec", lambda name: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
@@ -323,8 +323,8 @@ def test_kernels_that_are_not_there_are_refused_before_anything_is_built() -> No
     with pytest.raises(ModelwrightError) as caught:
         MambaModelBuilder(replace(MAMBA, kernels="mamba_ssm"))
     assert str(caught.value) == (
-        f"`kernels: mamba_ssm` cannot be used here, because {MISSING}; use `torch`, which runs anywhere, or `auto`, "
-        "which takes `mamba_ssm` where it can be used."
+        f"`kernels: mamba_ssm` cannot be used here, because {MISSING}; use `torch`, which runs everywhere, or "
+        "`auto`, which uses `mamba_ssm` where it can."
     )
     assert not torch.distributed.is_initialized()
 
@@ -332,18 +332,18 @@ def test_kernels_that_are_not_there_are_refused_before_anything_is_built() -> No
 def test_a_convolution_that_the_kernels_do_not_have(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("modelwright.layers.mamba.kernels.find_spec", lambda name: name)
+    monkeypatch.setattr("modelwright.engine.optional_packages.find_spec", lambda name: name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     reason = "causal-conv1d convolves 2, 3, 4 positions, not the 5 of `conv_width`"
     with pytest.raises(ModelwrightError) as caught:
         mamba_stack(replace(MAMBA, kernels="mamba_ssm", conv_width=5))
     assert str(caught.value) == (
-        f"`kernels: mamba_ssm` cannot be used here, because {reason}; use `torch`, which runs anywhere, or `auto`, "
-        "which takes `mamba_ssm` where it can be used."
+        f"`kernels: mamba_ssm` cannot be used here, because {reason}; use `torch`, which runs everywhere, or "
+        "`auto`, which uses `mamba_ssm` where it can."
     )
     with caplog.at_level(logging.INFO, logger="modelwright"):
         mamba_stack(replace(MAMBA, conv_width=5))
-    assert caplog.messages == [f"kernels auto takes torch, because `mamba_ssm` cannot be used: {reason}"]
+    assert caplog.messages == [f"kernels auto uses torch, because `mamba_ssm` cannot be used: {reason}"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what is missing without a GPU")
@@ -358,7 +358,7 @@ def test_latent_experts_need_transformer_engine() -> None:
 def test_auto_says_what_it_took(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="modelwright"):
         MambaModelBuilder(MAMBA)
-    assert caplog.messages == [f"kernels auto takes torch, because `mamba_ssm` cannot be used: {MISSING}"]
+    assert caplog.messages == [f"kernels auto uses torch, because `mamba_ssm` cannot be used: {MISSING}"]
 
 
 def test_torch_says_nothing(groups: ProcessGroupCollection, caplog: pytest.LogCaptureFixture) -> None:

@@ -118,7 +118,7 @@ def test_what_fits_the_engines_protocol_alone_is_refused() -> None:
     with pytest.raises(ConformanceError) as caught:
         MoeSpec(router=OldRouter)  # type: ignore[arg-type]
     assert str(caught.value) == (
-        "`OldRouter` cannot fill `RouterBuilder`: its `forward` takes 1 argument by position, but the slot passes 2; "
+        "`OldRouter` cannot fill `RouterBuilder`: its `forward` accepts 1 argument by position, but the slot passes 2; "
         "number 2 is `padding_mask`: add the parameter `padding_mask: Tensor | None`."
     )
 

@@ -344,8 +344,8 @@ def test_short_formats_are_refused(groups: ProcessGroupCollection) -> None:
     with pytest.raises(ModelwrightError) as caught:
         GroupedExperts(EXPERTS, config, pg_collection=groups)
     assert str(caught.value) == (
-        "`fp8` must be off for `GroupedExperts`, which compute in the number format of their weights, but is 'hybrid'; "
-        "switch it off, or use the backend `te`."
+        "`fp8` must be off for `GroupedExperts`, which compute in the dtype of their weights, but is 'hybrid'; "
+        "turn it off, or use the backend `te`."
     )
 
 

@@ -148,7 +148,7 @@ def test_a_router_that_returns_something_else(answer: str, groups: ProcessGroupC
     with pytest.raises(ModelwrightError) as caught:
         mixtures(model)[0](torch.randn(4, 2, 16))
     assert str(caught.value) == (
-        "`Router` must return probabilities and a bool map of the experts that are chosen, both [tokens, experts] = "
+        "`Router` must return router probabilities and a bool map of the chosen experts, both [tokens, experts] = "
         f"[8, {EXPERTS}], but returned {shown}; see `RouterBuilder`."
     )
 
@@ -185,4 +185,4 @@ def test_shared_experts_refuse_biases(groups: ProcessGroupCollection) -> None:
     config = config_of({"moe_shared_expert_intermediate_size": 20}, bias=True)
     with pytest.raises(ModelwrightError) as caught:
         build_moe(groups, config, spec=StackSpec(moe=MoeLayerSpec(mlp=MoeSpec(shared_experts=SharedExpertsSpec()))))
-    assert "`add_bias_linear` must be off in a model with shared experts, but is on; switch it off" in str(caught.value)
+    assert "`add_bias_linear` must be off in a model with shared experts, but is on; turn it off" in str(caught.value)

@@ -1,21 +1,19 @@
 """Backends by name, and what is said where Transformer Engine cannot be used; with it: tests/integration."""
 
 import logging
-from types import SimpleNamespace
 
 import pytest
 import torch
 from megatron.core.extensions import transformer_engine
 
 from modelwright.layers import TORCH, StackSpec, TorchNorm, find_backend, missing_for_te, stack_spec
-from modelwright.layers.stack import backends
 from modelwright.protocols import ModelwrightError
 from packages.layers.tests.toy import ToyBuilder, ToyConfig
 
 NOT_INSTALLED = "Transformer Engine is not installed (pip install --no-build-isolation 'modelwright-layers[te]')"
 NOT_IMPORTED = (
     "Transformer Engine is installed but the engine cannot import it (`python -c 'import transformer_engine.pytorch'` "
-    "says why)"
+    "shows why)"
 )
 NO_CUDA = "CUDA is not usable (it needs a GPU and its driver)"
 
@@ -24,7 +22,7 @@ NO_CUDA = "CUDA is not usable (it needs a GPU and its driver)"
 def here(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """What this machine is said to have: the package, an engine that imported it, a GPU."""
     installed, imported, cuda = request.param
-    monkeypatch.setattr(backends, "find_spec", lambda name: SimpleNamespace() if installed else None)
+    monkeypatch.setattr("modelwright.engine.optional_packages.find_spec", lambda name: name if installed else None)
     monkeypatch.setattr(transformer_engine, "HAVE_TE", imported)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
 
@@ -61,8 +59,8 @@ def test_te_says_what_is_missing_before_any_group_exists(missing: str) -> None:
     with pytest.raises(ModelwrightError) as caught:
         ToyBuilder(ToyConfig(), backend="te")
     assert str(caught.value) == (
-        f"`backend: te` cannot be used here, because {missing}; use `torch`, which runs anywhere, or `auto`, which "
-        "takes `te` where it can be used."
+        f"`backend: te` cannot be used here, because {missing}; use `torch`, which runs everywhere, or `auto`, which "
+        "uses `te` where it can."
     )
 
 
@@ -71,7 +69,7 @@ def test_te_says_what_is_missing_before_any_group_exists(missing: str) -> None:
 def test_auto_takes_torch_and_says_why(missing: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="modelwright"):
         assert ToyBuilder(ToyConfig(), backend="auto").backend is TORCH
-    assert caplog.messages == [f"backend auto takes torch, because `te` cannot be used: {missing}"]
+    assert caplog.messages == [f"backend auto uses torch, because `te` cannot be used: {missing}"]
 
 
 @pytest.mark.parametrize("here", [(True, True, True)], indirect=True)

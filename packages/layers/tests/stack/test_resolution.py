@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from modelwright.config import ModelConfig, Parallelism, Precision, fingerprint, replace
 from modelwright.distributed import NormalInit
-from modelwright.layers import EngineFieldError, resolve
+from modelwright.layers import FIXED_FIELDS, EngineFieldError, resolve
 from packages.layers.tests.toy import ToyConfig
 
 
@@ -101,7 +101,7 @@ def test_what_the_engine_itself_refuses() -> None:
 
 def test_functions_are_refused() -> None:
     assert refused(grad_scale_func="os.system") == (
-        "`engine.grad_scale_func` is a function, which a config cannot hold; leave it out."
+        "`engine.grad_scale_func` is a function, which a config cannot contain; leave it out."
     )
 
 
@@ -137,17 +137,27 @@ def test_a_value_of_another_type(name: str, value: object, expected: str) -> Non
 
 @pytest.mark.parametrize(
     "name",
-    ["hidden_size", "tensor_model_parallel_size", "batch_p2p_comm", "bf16", "init_method", "use_cpu_initialization"],
+    ["hidden_size", "tensor_model_parallel_size", "batch_p2p_comm", "bf16", "init_method"],
 )
 def test_a_field_with_another_owner(name: str) -> None:
     assert refused(**{name: 1}) == (
-        f"`engine.{name}` is owned by a field of the model, parallelism or precision; set that one."
+        f"`engine.{name}` is set by a field of the model, parallelism or precision; set that field."
+    )
+
+
+@pytest.mark.parametrize("name", FIXED_FIELDS)
+def test_a_field_with_one_value_in_every_model(name: str) -> None:
+    """No field of ours sets it, so the message says that it is fixed, and why."""
+    fixed = FIXED_FIELDS[name]
+    assert getattr(resolve(ToyConfig(), Parallelism(), Precision()), name) is fixed.value
+    assert refused(**{name: not fixed.value}) == (
+        f"`engine.{name}` must be left out, because modelwright fixes it to {fixed.value}: {fixed.reason}."
     )
 
 
 def test_everything_wrong_is_said_at_once() -> None:
     assert refused(hidden_size=8, no_such_thing_at_all=1, moe_router_topk="two") == (
-        "`engine.hidden_size` is owned by a field of the model, parallelism or precision; set that one.\n"
+        "`engine.hidden_size` is set by a field of the model, parallelism or precision; set that field.\n"
         "`engine.no_such_thing_at_all` is not a field of the engine's `TransformerConfig`.\n"
         "`engine.moe_router_topk` must be int, but is 'two'."
     )
@@ -159,7 +169,7 @@ def test_every_field_of_the_engine_has_a_verdict(value: object) -> None:
     names = [field.name for field in dataclasses.fields(TransformerConfig)]
     message = refused(no_such_thing_at_all=1, **dict.fromkeys(names, value))
     assert "`engine.no_such_thing_at_all` is not a field" in message
-    assert "`engine.hidden_size` is owned by" in message
+    assert "`engine.hidden_size` is set by" in message
 
 
 def test_resolving_twice_gives_equal_and_separate_configs() -> None:
@@ -180,6 +190,6 @@ def test_a_config_that_says_nothing_of_the_engine() -> None:
     with pytest.raises(EngineFieldError) as caught:
         resolve(ModelConfig(), Parallelism(), Precision())
     assert str(caught.value) == (
-        "`engine_fields` of `ModelConfig` must say what the model is in the engine's words, but lacks `activation`, "
+        "`engine_fields` of `ModelConfig` must describe the model in the engine's fields, but lacks `activation`, "
         "`init_method_std`, `num_layers`; return them from it."
     )

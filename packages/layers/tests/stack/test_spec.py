@@ -104,7 +104,7 @@ def test_an_instance_is_not_a_builder() -> None:
             False,
             (
                 "`q_layernorm` must be None in a spec for a model that does not normalize queries and keys, but is "
-                "set; leave it out, or switch the norms on (`qk_norm` of the model)."
+                "set; leave it out, or enable the norms (`qk_norm` of the model)."
             ),
         ),
         (
@@ -112,7 +112,7 @@ def test_an_instance_is_not_a_builder() -> None:
             True,
             (
                 "`k_layernorm` must be set in a spec for a model that normalizes queries and keys, but is None; give "
-                "it a norm such as `TorchNorm`, or switch the norms off (`qk_norm` of the model)."
+                "it a norm such as `TorchNorm`, or disable the norms (`qk_norm` of the model)."
             ),
         ),
     ],

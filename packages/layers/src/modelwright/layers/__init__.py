@@ -1,13 +1,14 @@
-"""Layers: typed specs, the backends whose parts fill them, and the way to the engine.
+"""Layers: typed specs, backends with the parts that fill them, and the builders of Megatron-Core's models.
 
-A `StackSpec` says what fills every slot; `resolve` makes the engine's config from ours; `build_stage` builds the
-engine's `HybridModel` from the two.
+A `StackSpec` names the builder of every slot. `resolve` makes the engine's config from ours. `build_stage` builds the
+engine's `HybridModel` from both.
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from modelwright.layers.activations import Activation, ActivationFunction, activation, register_activation
+    from modelwright.layers.attention.attention_layer import AttentionLayerSpec, SelfAttentionSpec
     from modelwright.layers.attention.heads_norm import HeadsNorm
     from modelwright.layers.attention.latent_attention import (
         DuplicatedLinear,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from modelwright.layers.mamba.mamba_layer import MambaLayerSpec, MambaMixerSpec
     from modelwright.layers.mamba.mixer import MambaMixer, MambaOptions
     from modelwright.layers.mamba.scan import ssd_scan, ssd_step
+    from modelwright.layers.mlp.mlp_layer import MlpLayerSpec, MlpSpec
     from modelwright.layers.moe.grouped_experts import GroupedExperts
     from modelwright.layers.moe.moe_layer import (
         GroupedExpertsSpec,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from modelwright.layers.moe.token_dispatcher import LocalTokenDispatcher, token_dispatcher
     from modelwright.layers.norm import TorchNorm
     from modelwright.layers.rotary import ScaledRotaryEmbedding
+    from modelwright.layers.slot_check import check_slots
     from modelwright.layers.stack.assembly import LanguageModelShape, build_stage
     from modelwright.layers.stack.backends import (
         TORCH,
@@ -45,15 +48,9 @@ if TYPE_CHECKING:
         stack_spec,
     )
     from modelwright.layers.stack.decoder_builder import DecoderModelBuilder, decoder_stack
-    from modelwright.layers.stack.resolution import EngineFieldError, resolve
-    from modelwright.layers.stack.spec import (
-        FUSED_NAMES,
-        AttentionLayerSpec,
-        MlpLayerSpec,
-        MlpSpec,
-        SelfAttentionSpec,
-        StackSpec,
-    )
+    from modelwright.layers.stack.layer_spec import FUSED_NAMES, LayerSpec
+    from modelwright.layers.stack.resolution import FIXED_FIELDS, EngineFieldError, resolve
+    from modelwright.layers.stack.spec import StackSpec
     from modelwright.layers.stack.stack_builder import StackModelBuilder
     from modelwright.layers.stack.stack_registry import StackFunction, register_stack, registered_stack
     from modelwright.layers.weight_map import Entry, Heads, State, WeightMap, WeightMapError, check_mapped
@@ -64,6 +61,7 @@ else:
     __getattr__, __dir__ = lazy_door(__name__, __file__, before=load_engine)
 
 __all__ = [
+    "FIXED_FIELDS",
     "FUSED_NAMES",
     "TORCH",
     "TORCH_KERNELS",
@@ -86,6 +84,7 @@ __all__ = [
     "LatentAttentionLayerSpec",
     "LatentAttentionSpec",
     "LayerRouting",
+    "LayerSpec",
     "LinearSlot",
     "LocalTokenDispatcher",
     "LoraLinear",
@@ -117,6 +116,7 @@ __all__ = [
     "causal_conv",
     "causal_conv_step",
     "check_mapped",
+    "check_slots",
     "decoder_stack",
     "find_backend",
     "find_kernels",

@@ -1,6 +1,7 @@
-"""Activation functions behind the names that a config may use.
+"""Activation functions by the names that a config may use.
 
-A config names an activation from a closed vocabulary; here is what each name computes, and how code adds one.
+A config names an activation from a closed vocabulary. This module has the function of each name; `modelwright.config`
+records which names are gated. `register_activation` adds a name.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modelwright.config import register_activation_name
+from modelwright.config import activation_is_gated, register_activation_name
 from modelwright.protocols import ModelwrightError, did_you_mean
 
 type ActivationFunction = Callable[[Tensor], Tensor]
@@ -18,12 +19,13 @@ type ActivationFunction = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Activation:
-    """What a name stands for."""
+    """Activation of an MLP or expert."""
 
     function: ActivationFunction
-    """Element by element."""
+    """Elementwise function."""
     gated: bool
-    """Whether fc1 makes a second half that the activated first is multiplied by (Shazeer 2020, arXiv 2002.05202)."""
+    """True if fc1 is twice as wide and its second half is multiplied by the activated first half (Shazeer 2020,
+    arXiv 2002.05202)."""
 
 
 def _gelu_tanh(hidden: Tensor) -> Tensor:
@@ -34,14 +36,14 @@ def _squared_relu(hidden: Tensor) -> Tensor:
     return torch.square(F.relu(hidden))
 
 
-_activations = {
-    "geglu": Activation(F.gelu, gated=True),
-    "gelu": Activation(F.gelu, gated=False),
-    "gelu_tanh": Activation(_gelu_tanh, gated=False),
-    "relu": Activation(F.relu, gated=False),
-    "silu": Activation(F.silu, gated=False),
-    "squared_relu": Activation(_squared_relu, gated=False),
-    "swiglu": Activation(F.silu, gated=True),
+_functions: dict[str, ActivationFunction] = {
+    "geglu": F.gelu,
+    "gelu": F.gelu,
+    "gelu_tanh": _gelu_tanh,
+    "relu": F.relu,
+    "silu": F.silu,
+    "squared_relu": _squared_relu,
+    "swiglu": F.silu,
 }
 
 
@@ -49,29 +51,32 @@ def register_activation(name: str, function: ActivationFunction, *, gated: bool 
     """Add a name that configs may use from now on.
 
     Args:
-        name: What a file writes after `activation:`.
-        function: Element by element.
-        gated: Whether fc1 is twice as wide and its second half is multiplied by the activated first half.
+        name: Value of `activation:` in a run file.
+        function: Elementwise function.
+        gated: True if fc1 is twice as wide and its second half is multiplied by the activated first half.
+
+    Raises:
+        ConfigError: The name exists and differs in `gated`.
     """
     register_activation_name(name, gated=gated)
-    _activations[name] = Activation(function, gated=gated)
+    _functions[name] = function
 
 
 def activation(name: str) -> Activation:
-    """What a name stands for.
+    """Return the activation of a name.
 
     Args:
-        name: As written in a config.
+        name: Value of `activation` in a config.
 
     Returns:
-        The function and whether it is gated.
+        The function, and whether it is gated.
 
     Raises:
-        ModelwrightError: Nothing is registered under the name.
+        ModelwrightError: No activation is registered under the name.
     """
-    if name not in _activations:
+    if name not in _functions:
         raise ModelwrightError(
-            f"`activation` must be one of {', '.join(sorted(_activations))}, but is {name!r}"
-            f"{did_you_mean(name, _activations) or '; add it with `register_activation`.'}"
+            f"`activation` must be one of {', '.join(sorted(_functions))}, but is {name!r}"
+            f"{did_you_mean(name, _functions) or '; add it with `register_activation`.'}"
         )
-    return _activations[name]
+    return Activation(_functions[name], gated=activation_is_gated(name))

@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from modelwright.distributed import NormalInit
-from modelwright.engine import as_engine
-from modelwright.layers.stack.spec import AttentionLayerSpec, MlpLayerSpec, MlpSpec, SelfAttentionSpec, StackSpec
+from modelwright.layers.attention.attention_layer import AttentionLayerSpec, SelfAttentionSpec
+from modelwright.layers.mlp.mlp_layer import MlpLayerSpec, MlpSpec
+from modelwright.layers.parameter_marks import mark_sequence_parallel
+from modelwright.layers.stack.spec import StackSpec
 from modelwright.protocols import (
     LinearFc1Builder,
     LinearFc2Builder,
@@ -84,8 +86,7 @@ class LoraLinear(nn.Module):
         self.lora_b = nn.Parameter(torch.zeros(rows, rank, **made))
         whole, part, dim = (self.lora_a, self.lora_b, 0) if split == "output" else (self.lora_b, self.lora_a, 1)
         tensor_parallel.set_tensor_model_parallel_attributes(part, is_parallel=True, dim=dim, stride=stride)
-        # Each rank sees its part of the sequence, so the gradient of what every rank holds whole is a part of the sum.
-        setattr(whole, "sequence_parallel", self.sequence_parallel)  # noqa: B010 - an attribute of the engine
+        mark_sequence_parallel(whole, enabled=self.sequence_parallel)
         NormalInit(1 / math.sqrt(input_size))(self.lora_a)
 
     def forward(self, hidden_SBH: Tensor, /) -> tuple[Tensor, Tensor | None]:
@@ -145,7 +146,7 @@ class LoraLinear(nn.Module):
     def _own_tensors(
         self, prefix: str, sharded_offsets: tuple[tuple[int, int, int], ...], data_group: "ProcessGroup"
     ) -> dict[str, Any]:
-        make: Callable[..., dict[str, Any]] = as_engine(utils.make_sharded_tensors_for_checkpoint)
+        make: Callable[..., dict[str, Any]] = utils.make_sharded_tensors_for_checkpoint
         return make(
             {"lora_a": self.lora_a, "lora_b": self.lora_b},
             prefix,
@@ -190,8 +191,9 @@ class ColumnLora:
         name: str | None,
     ) -> LoraLinear:
         """Build the linear with its change; the arguments are those of the slot."""
-        strided = {} if stride == 1 else {"stride": stride}  # which `linear_qkv` is not passed
-        base = as_engine(self.base)(
+        strided = {} if stride == 1 else {"stride": stride}  # the slot `linear_qkv` does not pass it
+        build: Callable[..., object] = self.base
+        base = build(
             input_size,
             output_size,
             config=config,

@@ -1,7 +1,7 @@
-"""RMSNorm and LayerNorm in PyTorch for the norm slots, sequence-parallel where the engine's local norm refuses it.
+"""RMSNorm and LayerNorm in PyTorch for the norm slots, also under sequence parallelism.
 
-Under sequence parallelism each tensor rank normalizes its own part of the sequence, so a norm's gradient is partial on
-every rank; the engine sums the gradients of parameters that carry `sequence_parallel` (finalize_model_grads.py).
+Megatron-Core's own norm without Transformer Engine refuses sequence parallelism. Under it each tensor rank normalizes
+its own part of the sequence, so the gradient of a norm is partial on every rank (see `mark_sequence_parallel`).
 """
 
 from typing import TYPE_CHECKING
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from modelwright.layers.parameter_marks import mark_sequence_parallel
 from modelwright.protocols import ModelwrightError
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ class TorchNorm(nn.Module):
         config: The engine's config.
         hidden_size: Size of the last dim.
         eps: Added to the mean square or the variance.
+
+    Raises:
+        ModelwrightError: `config.normalization` names another norm.
     """
 
     def __init__(self, *, config: "TransformerConfig", hidden_size: int, eps: float) -> None:
@@ -40,13 +44,13 @@ class TorchNorm(nn.Module):
         if config.normalization == "LayerNorm":
             self.bias = nn.Parameter(torch.zeros(hidden_size, dtype=config.params_dtype, device=device))
         for parameter in self.parameters():
-            setattr(parameter, "sequence_parallel", config.sequence_parallel)  # noqa: B010 - an attribute of the engine
+            mark_sequence_parallel(parameter, enabled=config.sequence_parallel)
 
     def forward(self, hidden_SBH: Tensor, /) -> Tensor:
         """Normalize the last dim.
 
         Args:
-            hidden_SBH: Any shape whose last dim is `hidden_size`.
+            hidden_SBH: Any shape with a last dim of `hidden_size`.
 
         Returns:
             The same shape and dtype.

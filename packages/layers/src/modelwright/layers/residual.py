@@ -1,8 +1,12 @@
-"""The engine's bias, dropout and residual add, typed as the slot that layers take it in."""
+"""The engine's bias, dropout and residual add, typed as the slots that layers call it in."""
+
+from typing import TYPE_CHECKING, cast
 
 from megatron.core.fusions import fused_bias_dropout
 
-from modelwright.engine import as_engine
-from modelwright.protocols import BiasDropoutAddBuilder
+if TYPE_CHECKING:
+    from modelwright.protocols import BiasDropoutAddBuilder, MambaBiasDropoutAddBuilder
 
-bias_dropout_add: BiasDropoutAddBuilder = as_engine(fused_bias_dropout.get_bias_dropout_add)  # pyright: ignore[reportUnknownArgumentType]
+# The engine's function has no annotations.
+bias_dropout_add = cast("BiasDropoutAddBuilder", fused_bias_dropout.get_bias_dropout_add)
+mamba_bias_dropout_add = cast("MambaBiasDropoutAddBuilder", fused_bias_dropout.get_bias_dropout_add)

@@ -1,37 +1,38 @@
 """Rotary embedding with the frequency scaling of Llama 3.1, as a part for the rotary slot.
 
-Su et al. 2021, "RoFormer", arXiv 2104.09864. Scaling: the Llama 3.1 model card's `rope_scaling` (low frequencies are
-slowed by `factor`, high ones kept, those between blended). The engine's own class knows the scaling with three of its
-four constants fixed.
+Su et al. 2021, "RoFormer", arXiv 2104.09864. The scaling is `rope_scaling` of the Llama 3.1 model card: low frequencies
+are divided by `factor`, high ones are kept, and those between are interpolated. Megatron-Core's own class supports the
+scaling with three of its four constants fixed.
 """
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 from torch import Tensor
-
-from modelwright.engine import as_engine
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
 class ScaledRotaryEmbedding(RotaryEmbedding):
-    """The engine's rotary embedding with its inverse frequencies scaled.
+    """The engine's rotary embedding with scaled inverse frequencies.
+
+    Seam: subclasses the engine's `RotaryEmbedding` and replaces its attribute `inv_freq` after construction.
+    `packages/layers/tests/test_rotary.py` fails when the engine computes angles from another attribute.
 
     Args:
         kv_channels: Head size.
-        rotary_percent: Part of the head that is rotated.
+        rotary_percent: Fraction of the head that is rotated, 0 to 1.
         rotary_base: Base of the geometric series of wavelengths.
-        factor: How much longer the context is than the original.
-        low_freq_factor: Wavelengths above original_seq_length / this are slowed by `factor`.
-        high_freq_factor: Wavelengths below original_seq_length / this stay.
+        factor: Length of the context, in multiples of the original one.
+        low_freq_factor: Wavelengths above `original_seq_length` / this are multiplied by `factor`.
+        high_freq_factor: Wavelengths below `original_seq_length` / this are kept.
         original_seq_length: Context of the original training, in tokens.
-        seq_len_interpolation_factor: Positions are divided by it; None leaves them.
-        use_cpu_initialization: Where the frequencies are computed.
-        cp_group: The context-parallel group.
+        seq_len_interpolation_factor: Divisor of the positions; None: 1.
+        use_cpu_initialization: True to compute the frequencies on the CPU.
+        cp_group: Context-parallel group.
     """
 
     def __init__(
@@ -51,8 +52,8 @@ class ScaledRotaryEmbedding(RotaryEmbedding):
         super().__init__(
             kv_channels=kv_channels,
             rotary_percent=rotary_percent,
-            rotary_base=as_engine(rotary_base),  # declared int, computed with as a number
-            seq_len_interpolation_factor=as_engine(seq_len_interpolation_factor),  # declared float, None by default
+            rotary_base=cast("int", rotary_base),  # declared int, used as a number
+            seq_len_interpolation_factor=cast("float", seq_len_interpolation_factor),  # declared float, None by default
             use_cpu_initialization=use_cpu_initialization,
             cp_group=cp_group,
         )
@@ -60,6 +61,6 @@ class ScaledRotaryEmbedding(RotaryEmbedding):
 
 
 def _scaled(inv_freq: Tensor, factor: float, low: float, high: float, original: int) -> Tensor:
-    turns = original * inv_freq / (2 * math.pi)  # how often each frequency turns within the original context
+    turns = original * inv_freq / (2 * math.pi)  # number of turns within the original context
     keep = ((turns - low) / (high - low)).clamp(0.0, 1.0)
     return torch.lerp(inv_freq / factor, inv_freq, keep)

@@ -1,10 +1,10 @@
-"""A norm of queries or keys over all heads of a token together, as OLMoE has it (arXiv:2409.02060, section 2)."""
+"""Norm of queries or keys over all heads of a token together, as in OLMoE (arXiv:2409.02060, section 2)."""
 
 from typing import TYPE_CHECKING, final, override
 
 from torch import Tensor
 
-from modelwright.layers import TorchNorm
+from modelwright.layers.norm import TorchNorm
 
 if TYPE_CHECKING:
     from megatron.core.transformer import TransformerConfig
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 @final
 class HeadsNorm(TorchNorm):
-    """The norm that `config.normalization` names, over the last two dims. Needs all heads on one tensor rank.
+    """The norm that `config.normalization` names, over the last two dims. One tensor rank must have all heads.
 
     Args:
         config: The engine's config.
         hidden_size: Size of one head.
         eps: Added to the mean square or the variance.
-        heads: How many there are.
+        heads: Number of heads.
     """
 
     def __init__(self, *, config: "TransformerConfig", hidden_size: int, eps: float, heads: int) -> None:
@@ -29,7 +29,7 @@ class HeadsNorm(TorchNorm):
         """Normalize the last two dims.
 
         Args:
-            hidden_SBH: [s, b, n, d].
+            hidden_SBH: `[s, b, n, d]`.
 
         Returns:
             The same shape and dtype.

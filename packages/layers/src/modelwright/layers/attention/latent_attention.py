@@ -1,26 +1,32 @@
-"""Specs of the latent attention layer, symbol `+`: queries, keys and values out of small shared vectors.
+"""Specs of the MLA layer, symbol `+`: multi-head latent attention, with queries, keys and values from low-rank vectors.
 
-DeepSeek-AI 2024, "DeepSeek-V2", arXiv 2405.04434. The engine compares what makes those vectors with a list of its own
-classes and refuses any other, and the one of that list that needs no Transformer Engine, its column-parallel linear,
-goes wrong over several tensor ranks: the gradient of the rotated part of the keys, which all heads share, is not summed
-over the ranks. So the engine is given that class, and what it made is replaced.
+DeepSeek-AI 2024, "DeepSeek-V2", arXiv 2405.04434. In names of code it is `latent_attention`, as in run files.
+
+Seam: Megatron-Core accepts only classes of its own list for the down-projections. The one class of that list that needs
+no Transformer Engine is its column-parallel linear. That class is wrong over several tensor ranks: all heads share the
+rotated part of the keys, and its gradient is not summed over the ranks. So the engine builds its attention with that
+class, and `LatentAttentionSpec` then replaces both down-projections by those of the spec.
+`packages/layers/tests/attention/test_latent_attention.py` fails when the engine builds or calls them differently.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.multi_latent_attention import MLASelfAttention, MLASelfAttentionSubmodules
-from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor, nn
 
-from modelwright.engine import as_engine, as_function_spec, as_module_spec, check_slots
+from modelwright.engine import as_module_spec
 from modelwright.layers.attention.sdpa import SdpaCoreAttention
 from modelwright.layers.norm import TorchNorm
+from modelwright.layers.parameter_marks import mark_sequence_parallel
 from modelwright.layers.residual import bias_dropout_add
+from modelwright.layers.slot_check import check_slots
+from modelwright.layers.stack.layer_spec import LayerSpec
 from modelwright.protocols import (
     BiasDropoutAddBuilder,
     LatentAttentionBuilder,
@@ -38,29 +44,31 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from megatron.core.process_groups_config import ProcessGroupCollection
-    from megatron.core.transformer import TransformerConfig
+    from megatron.core.transformer import MLATransformerConfig, TransformerConfig
+    from megatron.core.transformer import attention as engine
+    from megatron.core.transformer.torch_norm import LayerNormBuilder
     from torch.distributed import ProcessGroup
 
 
 class DuplicatedLinear(nn.Module):
-    """A linear that every tensor rank holds whole and runs on its own part of the sequence.
+    """Linear with its full weight on every tensor rank, applied to the rank's own part of the sequence.
 
     Args:
-        input_size: Of the last dim of what comes in.
-        output_size: Of the last dim of what goes out.
+        input_size: Size of the last dim of the input.
+        output_size: Size of the last dim of the output.
         config: The engine's config.
         init_method: Initializes the weight in place.
-        bias: Whether there is a bias; must be false.
-        skip_bias_add: Of no effect without a bias.
-        is_expert: Of no effect.
-        tp_comm_buffer_name: Of no effect.
-        skip_weight_param_allocation: Of no effect.
-        tp_group: Of no effect; the weight is whole on every rank.
-        name: Of no effect.
-        gather_output: Of no effect; the output is whole.
+        bias: Must be False.
+        skip_bias_add: Ignored: there is no bias.
+        is_expert: Ignored.
+        tp_comm_buffer_name: Ignored.
+        skip_weight_param_allocation: Ignored.
+        tp_group: Ignored: every rank has the full weight.
+        name: Ignored.
+        gather_output: Ignored: the output is complete.
 
     Raises:
-        ModelwrightError: A bias is asked for.
+        ModelwrightError: `bias` is True.
     """
 
     def __init__(
@@ -86,33 +94,40 @@ class DuplicatedLinear(nn.Module):
         device = torch.cuda.current_device()
         self.weight = nn.Parameter(torch.empty(output_size, input_size, dtype=config.params_dtype, device=device))
         init_method(self.weight)
-        setattr(self.weight, "sequence_parallel", config.sequence_parallel)  # noqa: B010 - an attribute of the engine
+        mark_sequence_parallel(self.weight, enabled=config.sequence_parallel)
 
     def forward(self, hidden_SBH: Tensor, /) -> tuple[Tensor, None]:
-        """Project the last dim; there is no bias to return."""
+        """Project the last dim.
+
+        Args:
+            hidden_SBH: `[s, b, input size]`; under sequence parallelism this rank's part of `s`.
+
+        Returns:
+            `[s, b, output size]`, and None: there is no bias.
+        """
         return nn.functional.linear(hidden_SBH, self.weight), None
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentAttentionSpec:
-    """The engine's latent attention with these parts; fills `LatentAttentionLayerSpec.self_attention`."""
+    """The engine's MLA with these parts; fills `LatentAttentionLayerSpec.self_attention`."""
 
     linear_q_down_proj: LinearDownProjBuilder = DuplicatedLinear
-    """Makes the small vector of the queries."""
+    """Projection to the low-rank vector of the queries."""
     linear_q_up_proj: LinearUpProjBuilder = ColumnParallelLinear
-    """Makes the queries."""
+    """Projection from that vector to the queries."""
     linear_kv_down_proj: LinearDownProjBuilder = DuplicatedLinear
-    """Makes the small vector of keys and values, and the rotated part of the keys."""
+    """Projection to the low-rank vector of keys and values, and to the rotated part of the keys."""
     linear_kv_up_proj: LinearUpProjBuilder = ColumnParallelLinear
-    """Makes keys and values."""
+    """Projection from that vector to keys and values."""
     core_attention: LatentCoreAttentionBuilder = SdpaCoreAttention
-    """Attends."""
+    """Softmax attention."""
     linear_proj: LinearProjBuilder = RowParallelLinear
-    """Projects the heads back to the hidden size."""
+    """Projection of the heads back to the hidden size."""
     q_layernorm: NormBuilder = TorchNorm
-    """Normalizes the small vector of the queries, where the model asks for it."""
+    """Norm of the low-rank vector of the queries, in models with `qk_layernorm`."""
     kv_layernorm: NormBuilder = TorchNorm
-    """Normalizes the small vector of keys and values, where the model asks for it."""
+    """Norm of the low-rank vector of keys and values, in models with `qk_layernorm`."""
 
     def __post_init__(self) -> None:
         check_slots(self)
@@ -127,20 +142,23 @@ class LatentAttentionSpec:
         cp_comm_type: str | None = None,
         pp_layer_offset: int | None = None,
     ) -> LatentAttentionInterface:
-        """Build the attention of one layer, causal."""
-        parts = MLASelfAttentionSubmodules(
-            linear_q_down_proj=ColumnParallelLinear,
-            linear_q_up_proj=as_module_spec(self.linear_q_up_proj),
-            linear_kv_down_proj=ColumnParallelLinear,
-            linear_kv_up_proj=as_module_spec(self.linear_kv_up_proj),
-            core_attention=as_module_spec(self.core_attention),
-            linear_proj=as_engine(self.linear_proj),
-            q_layernorm=as_engine(self.q_layernorm if config.qk_layernorm else IdentityOp),
-            kv_layernorm=as_engine(self.kv_layernorm if config.qk_layernorm else IdentityOp),
-        )
-        attention: Any = MLASelfAttention(
-            config=as_engine(config),
-            submodules=parts,
+        """Build the causal MLA of one layer.
+
+        Args:
+            config: The engine's config; an `MLATransformerConfig`.
+            layer_number: Number of the layer in the model, from 1.
+            pg_collection: Process groups of this rank.
+            name: Dotted name of this module in the model, or None.
+            cp_comm_type: How context ranks exchange keys and values in the engine's own core attention.
+            pp_layer_offset: Number of layers before this stage.
+
+        Returns:
+            The attention.
+        """
+        latent = cast("MLATransformerConfig", config)  # declared as its base class by the stack
+        attention = MLASelfAttention(
+            config=latent,
+            submodules=self._parts(latent),
             layer_number=layer_number,
             attn_mask_type=AttnMaskType.causal,
             cp_comm_type=cp_comm_type,
@@ -148,7 +166,6 @@ class LatentAttentionSpec:
             pp_layer_offset=pp_layer_offset,
             name=name,
         )
-        latent: Any = config
         ranks = {
             "linear_q_down_proj": latent.q_lora_rank,
             "linear_kv_down_proj": latent.kv_lora_rank + latent.qk_pos_emb_head_dim,
@@ -159,7 +176,7 @@ class LatentAttentionSpec:
                 config.hidden_size,
                 rank,
                 config=config,
-                init_method=latent.init_method,
+                init_method=cast("Callable[[Tensor], None]", latent.init_method),
                 bias=False,
                 skip_bias_add=False,
                 is_expert=False,
@@ -170,49 +187,34 @@ class LatentAttentionSpec:
                 gather_output=False,
             )
             setattr(attention, slot, down)
-        made: LatentAttentionInterface = attention
-        return made
+        return cast("LatentAttentionInterface", attention)
+
+    def _parts(self, config: "MLATransformerConfig") -> MLASelfAttentionSubmodules:
+        """Return the parts for the engine, with its own class in place of the down-projections."""
+        q_layernorm = self.q_layernorm if config.qk_layernorm else IdentityOp
+        kv_layernorm = self.kv_layernorm if config.qk_layernorm else IdentityOp
+        return MLASelfAttentionSubmodules(
+            linear_q_down_proj=ColumnParallelLinear,
+            linear_q_up_proj=as_module_spec(self.linear_q_up_proj),
+            linear_kv_down_proj=ColumnParallelLinear,
+            linear_kv_up_proj=as_module_spec(self.linear_kv_up_proj),
+            core_attention=as_module_spec(self.core_attention),
+            # The engine's Protocol requires `backward_dw`, which it calls only where weight gradients are delayed.
+            linear_proj=cast("engine.LinearProjBuilder", self.linear_proj),
+            q_layernorm=cast("LayerNormBuilder", q_layernorm),
+            kv_layernorm=cast("LayerNormBuilder", kv_layernorm),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentAttentionLayerSpec:
-    """A layer of norm, latent attention and residual add: symbol `+`."""
+class LatentAttentionLayerSpec(LayerSpec[LatentAttentionLayerInterface]):
+    """Layer of norm, MLA and residual add: symbol `+`."""
+
+    engine_class = TransformerLayer
 
     input_layernorm: NormBuilder = TorchNorm
-    """Before the attention."""
+    """Norm before the attention."""
     self_attention: LatentAttentionBuilder = LatentAttentionSpec()
-    """The attention with its projections."""
+    """MLA with its projections."""
     self_attn_bda: BiasDropoutAddBuilder = bias_dropout_add
-    """Bias, dropout and residual add after it."""
-
-    def __post_init__(self) -> None:
-        check_slots(self)
-
-    def __call__(
-        self,
-        *,
-        config: "TransformerConfig",
-        layer_number: int,
-        pg_collection: "ProcessGroupCollection",
-        is_mtp_layer: bool = False,
-        add_layer_offset: bool = True,
-        pp_layer_offset: int | None = None,
-    ) -> LatentAttentionLayerInterface:
-        """Build one latent attention layer."""
-        parts = TransformerLayerSubmodules(
-            input_layernorm=self.input_layernorm,
-            self_attention=as_module_spec(self.self_attention),
-            self_attn_bda=as_function_spec(self.self_attn_bda),
-        )
-        layer: LatentAttentionLayerInterface = as_engine(
-            TransformerLayer(
-                config=config,
-                submodules=parts,
-                layer_number=layer_number,
-                pg_collection=pg_collection,
-                is_mtp_layer=is_mtp_layer,
-                add_layer_offset=add_layer_offset,
-                pp_layer_offset=pp_layer_offset,
-            )
-        )
-        return layer
+    """Bias, dropout and residual add after the attention."""

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import silu
 
-from modelwright.engine import as_engine
 from modelwright.layers.mamba.cached_blocks import cached_blocks
 from modelwright.protocols import ModelwrightError
 
@@ -97,15 +96,14 @@ class GatedRMSNorm(nn.Module):
                 "`tp_group` of a gated norm must be the tensor-parallel group before it is saved, but is None; "
                 "set it where the norm is built."
             )
-        sharded: dict[str, Any] = as_engine(
-            make_sharded_tensors_for_checkpoint(
-                self.state_dict(prefix="", keep_vars=True),
-                prefix,
-                {"weight": 0},
-                sharded_offsets,
-                tp_group=self.tp_group,
-                dp_cp_group=(metadata or {}).get("dp_cp_group"),
-            )
+        make: Any = make_sharded_tensors_for_checkpoint  # not typed
+        sharded: dict[str, Any] = make(
+            self.state_dict(prefix="", keep_vars=True),
+            prefix,
+            {"weight": 0},
+            sharded_offsets,
+            tp_group=self.tp_group,
+            dp_cp_group=(metadata or {}).get("dp_cp_group"),
         )
         return sharded
 

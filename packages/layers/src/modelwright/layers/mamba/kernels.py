@@ -1,22 +1,22 @@
-"""Which functions a Mamba-2 mixer computes with: the parts of this package, or the kernels of mamba-ssm and others.
+"""Kernels of a Mamba-2 mixer: its convolution, scan and gated norm, from this package or from mamba-ssm.
 
-Both take the same arguments, those of the kernels. `torch` runs anywhere; `mamba_ssm` needs the packages mamba-ssm and
-causal-conv1d, and CUDA.
+Both sets have the same signatures, those of the packages mamba-ssm and causal-conv1d. The kernels `torch` run
+everywhere. The kernels `mamba_ssm` need those two packages and CUDA.
 """
 
 import logging
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 from typing import final
 
 import torch
 
-from modelwright.engine import as_engine, check_slots
+from modelwright.engine import OPTIONAL_PACKAGES
 from modelwright.layers.mamba.causal_convolution import causal_conv, causal_conv_step
 from modelwright.layers.mamba.gated_norm import GatedRMSNorm
 from modelwright.layers.mamba.scan import ssd_scan, ssd_step
+from modelwright.layers.slot_check import check_slots
 from modelwright.protocols import (
     CausalConvolutionInterface,
     CausalConvolutionStepInterface,
@@ -28,11 +28,10 @@ from modelwright.protocols import (
 )
 
 NAMES = ("auto", "torch", "mamba_ssm")
-INSTALL = "pip install --no-build-isolation 'modelwright-mamba[kernels]'"
-_PACKAGES = {"mamba_ssm": "mamba-ssm", "causal_conv1d": "causal-conv1d"}
+_PACKAGES = (OPTIONAL_PACKAGES["mamba-ssm"], OPTIONAL_PACKAGES["causal-conv1d"])
 
 _CONV_WIDTHS = (2, 3, 4)
-"""Of causal-conv1d's kernels (csrc/causal_conv1d.cpp: "causal_conv1d only supports width between 2 and 4")."""
+"""Widths of causal-conv1d's kernels (csrc/causal_conv1d.cpp: "causal_conv1d only supports width between 2 and 4")."""
 
 _log = logging.getLogger(__name__)
 
@@ -40,18 +39,18 @@ _log = logging.getLogger(__name__)
 @final
 @dataclass(frozen=True, kw_only=True)
 class MambaKernels:
-    """The slots of a mixer that hold a function, and its gated norm; the defaults are this package's, in PyTorch."""
+    """Functions in a mixer, and its gated norm; the defaults are those of this package, in PyTorch."""
 
     scan: ScanInterface = ssd_scan
-    """Over whole sequences."""
+    """Scan of full sequences."""
     scan_step: ScanStepInterface = ssd_step
-    """The same by a few tokens, from a state."""
+    """Scan of one or a few tokens, from a state."""
     convolution: CausalConvolutionInterface = causal_conv
-    """Over whole sequences."""
+    """Convolution of full sequences."""
     convolution_step: CausalConvolutionStepInterface = causal_conv_step
-    """The same by a few tokens, from a state."""
+    """Convolution of one or a few tokens, from a state."""
     norm: GatedNormBuilder = GatedRMSNorm
-    """Gates and normalizes what the scan gives."""
+    """Gate and norm after the scan."""
 
     def __post_init__(self) -> None:
         check_slots(self)
@@ -61,18 +60,18 @@ TORCH_KERNELS = MambaKernels()
 
 
 def find_kernels(name: str, *, conv_width: int = 4) -> MambaKernels:
-    """The kernels of a name.
+    """Return the kernels of a name.
 
     Args:
-        name: `torch`, `mamba_ssm`, or `auto`, which is `mamba_ssm` where that can be used and says in the log what it
-            took.
-        conv_width: Positions that the convolution is to see.
+        name: `torch`, `mamba_ssm` or `auto`. `auto` is `mamba_ssm` where those can be used, else `torch`, and logs its
+            choice.
+        conv_width: Width of the convolution, in positions.
 
     Returns:
         The functions.
 
     Raises:
-        ModelwrightError: There are no such kernels, or they cannot be used here; says what is missing.
+        ModelwrightError: The kernels do not exist or cannot be used here. The message names what is missing.
     """
     if name not in NAMES:
         near = did_you_mean(name, NAMES) or "."
@@ -82,25 +81,33 @@ def find_kernels(name: str, *, conv_width: int = 4) -> MambaKernels:
     missing = missing_for_kernels(conv_width)
     if name == "auto":
         reason = (
-            f"`mamba_ssm` cannot be used: {' and '.join(missing)}" if missing else "its packages and CUDA are there"
+            f"`mamba_ssm` cannot be used: {' and '.join(missing)}" if missing else "its packages and CUDA are available"
         )
-        _log.info("kernels auto takes %s, because %s", "torch" if missing else "mamba_ssm", reason)
+        _log.info("kernels auto uses %s, because %s", "torch" if missing else "mamba_ssm", reason)
         return TORCH_KERNELS if missing else _mamba_ssm()
     if missing:
         raise ModelwrightError(
             f"`kernels: mamba_ssm` cannot be used here, because {' and '.join(missing)}; use `torch`, which runs "
-            "anywhere, or `auto`, which takes `mamba_ssm` where it can be used."
+            "everywhere, or `auto`, which uses `mamba_ssm` where it can."
         )
     return _mamba_ssm()
 
 
 def missing_for_kernels(conv_width: int = 4) -> list[str]:
-    """What keeps the kernels `mamba_ssm` from being used here, in clauses; nothing if they can be used."""
-    absent = [package for module, package in _PACKAGES.items() if find_spec(module) is None]
+    """Return what prevents the use of the kernels `mamba_ssm` here.
+
+    Args:
+        conv_width: Width of the convolution, in positions.
+
+    Returns:
+        One clause for each reason; empty if the kernels can be used.
+    """
+    absent = [package for package in _PACKAGES if not package.is_installed]
     missing: list[str] = []
     if absent:
         verb = "are" if len(absent) > 1 else "is"
-        missing.append(f"{' and '.join(absent)} {verb} not installed ({INSTALL})")
+        names = " and ".join(package.package for package in absent)
+        missing.append(f"{names} {verb} not installed ({absent[0].install})")
     if not torch.cuda.is_available():
         missing.append("CUDA is not usable (it needs a GPU and its driver)")
     if conv_width not in _CONV_WIDTHS:
@@ -110,14 +117,12 @@ def missing_for_kernels(conv_width: int = 4) -> list[str]:
 
 
 def _mamba_ssm() -> MambaKernels:
-    """Only here, because the packages are imported by it; the steps and the norm are the engine's, made for them."""
+    """Return the kernels; a function, because it imports the packages. The steps and the norm are the engine's."""
     engine = import_module("megatron.core.ssm.mamba_mixer")
-    convolution = import_module("causal_conv1d").causal_conv1d_fn
-    scan = import_module("mamba_ssm.ops.triton.ssd_combined").mamba_chunk_scan_combined
     return MambaKernels(
-        scan=as_engine(scan),
-        scan_step=as_engine(engine.selective_state_update),
-        convolution=as_engine(convolution),
-        convolution_step=as_engine(partial(engine.causal_conv1d_update, conv_state_indices=None)),
-        norm=as_engine(engine.ExtendedRMSNorm),
+        scan=import_module("mamba_ssm.ops.triton.ssd_combined").mamba_chunk_scan_combined,
+        scan_step=engine.selective_state_update,
+        convolution=import_module("causal_conv1d").causal_conv1d_fn,
+        convolution_step=partial(engine.causal_conv1d_update, conv_state_indices=None),
+        norm=engine.ExtendedRMSNorm,
     )

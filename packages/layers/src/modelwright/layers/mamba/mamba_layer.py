@@ -1,21 +1,17 @@
-"""Specs of a Mamba layer: frozen dataclasses of typed builders, as in `_specs`.
+"""Specs of the Mamba-2 layer, symbol `M`: the layer, and the mixer in it with its projections and kernels."""
 
-`MambaLayerSpec` fills symbol `M`; the mixer in it, its projections and its kernels are slots.
-"""
-
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from megatron.core.ssm.mamba_layer import MambaLayer, MambaLayerSubmodules
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 
-from modelwright.engine import as_engine, as_function_spec, as_module_spec, check_slots
 from modelwright.layers.mamba.kernels import TORCH_KERNELS, MambaKernels
 from modelwright.layers.mamba.mixer import MambaMixer, MambaOptions
 from modelwright.layers.norm import TorchNorm
-from modelwright.layers.residual import bias_dropout_add
+from modelwright.layers.residual import mamba_bias_dropout_add
+from modelwright.layers.slot_check import check_slots
+from modelwright.layers.stack.layer_spec import LayerSpec
 from modelwright.protocols import (
     InProjBuilder,
     MambaBiasDropoutAddBuilder,
@@ -29,10 +25,9 @@ if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
     from megatron.core.transformer import TransformerConfig
 
-_FUSED_NAMES: Mapping[str, str] = MappingProxyType({"mixer.in_proj.layer_norm_": "norm."})
-_in_proj: InProjBuilder = as_engine(ColumnParallelLinear)
 _DEFAULTS = MambaOptions()
-_mamba_bda: MambaBiasDropoutAddBuilder = as_engine(bias_dropout_add)
+# The weight is declared as optional, which it is only with `skip_weight_param_allocation`.
+_in_proj = cast("InProjBuilder", ColumnParallelLinear)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +35,13 @@ class MambaMixerSpec:
     """The Mamba-2 mixer with these parts; fills `MambaLayerSpec.mixer`."""
 
     in_proj: InProjBuilder = _in_proj
-    """Makes z, x, B, C and dt in one product."""
+    """Projection to z, x, B, C and dt in one product."""
     out_proj: OutProjBuilder = RowParallelLinear
-    """Projects the heads back to the hidden size."""
+    """Projection of the heads back to the hidden size."""
     kernels: MambaKernels = TORCH_KERNELS
     """Convolution, scan and gated norm."""
     options: MambaOptions = _DEFAULTS
-    """What the mixer is beyond the sizes in the engine's config."""
+    """Options of the mixer that the engine's config does not have."""
 
     def __post_init__(self) -> None:
         check_slots(self)
@@ -62,7 +57,19 @@ class MambaMixerSpec:
         pp_layer_offset: int,
         name: str | None,
     ) -> MambaMixer:
-        """Build the mixer of one layer."""
+        """Build the mixer of one layer.
+
+        Args:
+            config: The engine's config.
+            d_model: Hidden size, `h`.
+            layer_number: Number of the layer in the model, from 1.
+            pg_collection: Process groups of this rank.
+            pp_layer_offset: Ignored: `layer_number` counts over the whole model.
+            name: Dotted name of this module in the model, or None.
+
+        Returns:
+            The mixer.
+        """
         return MambaMixer(
             config,
             d_model=d_model,
@@ -77,43 +84,15 @@ class MambaMixerSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MambaLayerSpec:
-    """A layer of norm, Mamba-2 mixer and residual add: symbol `M`."""
+class MambaLayerSpec(LayerSpec[MambaLayerInterface]):
+    """Layer of norm, Mamba-2 mixer and residual add: symbol `M`."""
+
+    engine_class = MambaLayer
+    submodules_class = MambaLayerSubmodules
 
     norm: NormBuilder = TorchNorm
-    """Before the mixer."""
+    """Norm before the mixer."""
     mixer: MambaMixerBuilder = MambaMixerSpec()
-    """The mixer with its projections."""
-    mamba_bda: MambaBiasDropoutAddBuilder = _mamba_bda
-    """Bias, dropout and residual add after it."""
-
-    def __post_init__(self) -> None:
-        check_slots(self)
-
-    def __call__(
-        self,
-        *,
-        config: "TransformerConfig",
-        layer_number: int,
-        pp_layer_offset: int,
-        pg_collection: "ProcessGroupCollection",
-        name: str | None,
-    ) -> MambaLayerInterface:
-        """Build one Mamba layer."""
-        parts = MambaLayerSubmodules(
-            norm=as_engine(self.norm),
-            mixer=as_module_spec(self.mixer),
-            mamba_bda=as_function_spec(self.mamba_bda),
-            sharded_state_dict_keys_map=dict(_FUSED_NAMES),
-        )
-        layer: MambaLayerInterface = as_engine(
-            MambaLayer(
-                config,
-                parts,
-                layer_number=layer_number,
-                pg_collection=pg_collection,
-                pp_layer_offset=pp_layer_offset,
-                name=name,
-            )
-        )
-        return layer
+    """Mixer with its projections."""
+    mamba_bda: MambaBiasDropoutAddBuilder = mamba_bias_dropout_add
+    """Bias, dropout and residual add after the mixer."""

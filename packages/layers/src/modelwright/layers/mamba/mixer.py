@@ -8,9 +8,9 @@ ranks (`_mamba_context`).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final, override
+from typing import TYPE_CHECKING, Any, cast, final, override
 
 import torch
 from megatron.core.ssm.utils import _split_tensor_factory  # pyright: ignore[reportPrivateUsage]
@@ -19,16 +19,18 @@ from megatron.core.transformer.module import MegatronModule
 from torch import Tensor, nn
 
 from modelwright.distributed import UniformInit
-from modelwright.engine import as_engine
 from modelwright.layers.mamba.heads_over_context import HeadsOverContext, Sizes
 from modelwright.layers.mamba.kernels import MambaKernels
-from modelwright.protocols import InProjBuilder, ModelwrightError, OutProjBuilder
+from modelwright.layers.parameter_marks import mark_partition_sizes, mark_split
+from modelwright.protocols import GatedNormInterface, InProjBuilder, ModelwrightError, OutProjBuilder
 
 if TYPE_CHECKING:
     from megatron.core.inference.contexts import BaseInferenceContext
     from megatron.core.packed_seq_params import PackedSeqParams
     from megatron.core.process_groups_config import ProcessGroupCollection
     from megatron.core.transformer import TransformerConfig
+
+type _InitMethod = Callable[[Tensor], None]
 
 _sharding: Any = utils  # not typed
 # Their names in a checkpoint, which the engine keeps as they were when the convolution was a module of its own.
@@ -111,33 +113,35 @@ class MambaMixer(MegatronModule):
         whole = Sizes(heads * self.head_dim, config.mamba_num_groups * self.state_size, heads)
         self.local = Sizes(whole.inner // ranks, whole.states // ranks, heads // ranks)
         self.context = HeadsOverContext(self.local, state_size=self.state_size, cp_group=pg_collection.cp)
-        untyped = as_engine(config)
         shared: dict[str, Any] = {"config": config, "bias": options.bias, "is_expert": False, "tp_group": self.tp_group}
-        self.in_proj = as_engine(
-            in_proj(
-                d_model, sum(whole.projected), init_method=untyped.init_method, gather_output=False,
-                skip_bias_add=False, tp_comm_buffer_name="fc1", name=name and f"{name}.in_proj", **shared,
-            )
+        self.in_proj = in_proj(
+            d_model, sum(whole.projected), init_method=cast("_InitMethod", config.init_method), gather_output=False,
+            skip_bias_add=False, tp_comm_buffer_name="fc1", name=name and f"{name}.in_proj", **shared,
         )  # fmt: skip
-        _describe_shards(self.in_proj, self.local.projected)
+        _mark_projected(cast("nn.Module", self.in_proj), self.local.projected)
         self._make_parameters(config)
         if options.gated_norm:
-            groups = config.mamba_num_groups // ranks
-            self.norm = as_engine(
-                kernels.norm(
-                    self.local.inner, eps=1e-5, group_size=self.local.inner // groups,
-                    norm_before_gate=options.norm_before_gate, device=torch.cuda.current_device(),
-                    dtype=config.params_dtype,
-                )
-            )  # fmt: skip
-            _mark_split(self.norm.weight)
-            self.norm.tp_group = self.tp_group
-        self.out_proj = as_engine(
-            out_proj(
-                whole.inner, d_model, init_method=untyped.output_layer_init_method, input_is_parallel=True,
-                skip_bias_add=True, tp_comm_buffer_name="fc2", name=name and f"{name}.out_proj", **shared,
-            )
+            self.norm = self._gated_norm(config)
+        self.out_proj = out_proj(
+            whole.inner, d_model, init_method=cast("_InitMethod", config.output_layer_init_method),
+            input_is_parallel=True, skip_bias_add=True, tp_comm_buffer_name="fc2", name=name and f"{name}.out_proj",
+            **shared,
         )  # fmt: skip
+
+    def _gated_norm(self, config: "TransformerConfig") -> GatedNormInterface:
+        """Build the norm of this rank's groups, and mark its weight as split."""
+        groups = config.mamba_num_groups // self.tp_group.size()
+        norm = self.kernels.norm(
+            self.local.inner,
+            eps=1e-5,
+            group_size=self.local.inner // groups,
+            norm_before_gate=self.options.norm_before_gate,
+            device=torch.cuda.current_device(),
+            dtype=config.params_dtype,
+        )
+        mark_split(norm.weight)
+        setattr(norm, "tp_group", self.tp_group)  # noqa: B010 - read by the norm's sharded_state_dict
+        return norm
 
     def _check(self, heads: int, groups: int, tensor: int, context: int) -> None:
         """Refuse sizes that do not divide; a family's config has refused them before, in its own words."""
@@ -167,14 +171,14 @@ class MambaMixer(MegatronModule):
             self.conv1d_bias = _parameter(config.params_dtype, channels)
             UniformInit(-bound, bound)(self.conv1d_bias)
         for parameter in (self.conv1d_weight, *([] if self.conv1d_bias is None else [self.conv1d_bias])):
-            setattr(parameter, "partition_sizes", self.local.convolved)  # noqa: B010 - what the engine's resharding reads
+            mark_partition_sizes(parameter, self.local.convolved)
         self.dt_bias = _parameter(config.params_dtype, self.local.heads)
         UniformInit(low, high, then=lambda log: _before_softplus(log.exp().clamp(min=floor)))(self.dt_bias)
         self.A_log = _parameter(torch.float32, self.local.heads)
         UniformInit(*options.a_init, then=torch.log)(self.A_log)
         channels_of_d = self.local.inner if options.d_per_channel else self.local.heads
         self.D = nn.Parameter(torch.ones(channels_of_d, device=torch.cuda.current_device()))
-        _mark_split(self.D)
+        mark_split(self.D)
 
     @override
     def forward(
@@ -373,20 +377,15 @@ def _by(part: Tensor, last: int) -> Tensor:
 def _parameter(dtype: torch.dtype, *shape: int) -> nn.Parameter:
     """Without values, split over the tensor ranks along its first dim."""
     parameter = nn.Parameter(torch.empty(*shape, device=torch.cuda.current_device(), dtype=dtype))
-    _mark_split(parameter)
+    mark_split(parameter)
     return parameter
 
 
-def _mark_split(parameter: Tensor) -> None:
-    setattr(parameter, "tensor_model_parallel", True)  # noqa: B010 - attributes that the engine reads
-    setattr(parameter, "partition_dim", 0)  # noqa: B010
-
-
-def _describe_shards(in_proj: Any, sizes: list[int]) -> None:
-    """Say which rows of a rank's weight belong together; the engine's resharding reads it."""
+def _mark_projected(in_proj: nn.Module, sizes: list[int]) -> None:
+    """Mark which rows of the projection's parameters belong together."""
     for parameter in in_proj.parameters(recurse=False):
         if parameter.dim() and parameter.size(0) == sum(sizes):
-            parameter.partition_sizes = sizes
+            mark_partition_sizes(parameter, sizes)
 
 
 def _before_softplus(value: Tensor) -> Tensor:

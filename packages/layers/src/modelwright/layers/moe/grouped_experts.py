@@ -1,63 +1,70 @@
-"""`GroupedExperts`: the experts of a rank in PyTorch, held as the engine holds its own and computed together.
+"""`GroupedExperts`: the experts of one rank in PyTorch, with the engine's parameters and one computation for all.
 
-Names, shapes, initial values and sharded state dictionary are those of the engine's `SequentialMLP`, whose checkpoints
-the engine's `TEGroupedMLP` reads and writes too; only `forward` is another (`run_experts`).
+Names, shapes, initial values and sharded state dict are those of Megatron-Core's `SequentialMLP`. The engine's
+`TEGroupedMLP` reads and writes the same checkpoints. Only `forward` differs: it calls `run_experts`.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple, final, override
+from typing import TYPE_CHECKING, NamedTuple, cast, final, override
 
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
-from megatron.core.transformer.mlp import MLPSubmodules
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.moe.experts import SequentialMLP
 from torch import Tensor
 
-from modelwright.engine import as_engine
 from modelwright.layers.moe.expert_function import ExpertActivation, ExpertWeights, Routes, run_experts
 from modelwright.protocols import ModelwrightError
 
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
     from megatron.core.transformer import TransformerConfig
+    from megatron.core.transformer import mlp as engine
 
 
-class _Held(NamedTuple):
-    """The parameters of a linear."""
+class _Parameters(NamedTuple):
+    """Parameters of one linear."""
 
     weight: Tensor
     bias: Tensor | None
 
 
-class _ColumnWeights(ColumnParallelLinear):
-    """Holds its parameters; calling it, which waits for whoever gathers them, hands them out."""
+class _ColumnParameters(ColumnParallelLinear):
+    """Container of a linear's parameters: `forward` returns weight and bias.
+
+    It is called as a module, so that the forward hooks of DDP and FSDP gather the parameters first.
+    """
 
     @override
-    def forward(self) -> _Held:  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride]
-        return _Held(as_engine(self.weight), self.bias)
+    def forward(self) -> _Parameters:  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride]
+        return _Parameters(cast("Tensor", self.weight), self.bias)
 
 
-class _RowWeights(RowParallelLinear):
-    """Holds its parameters; calling it, which waits for whoever gathers them, hands them out."""
+class _RowParameters(RowParallelLinear):
+    """Container of a linear's parameters: `forward` returns weight and bias; see `_ColumnParameters`."""
 
     @override
-    def forward(self) -> _Held:  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride]
-        return _Held(as_engine(self.weight), self.bias)
+    def forward(self) -> _Parameters:  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride]
+        return _Parameters(cast("Tensor", self.weight), self.bias)
 
 
 @final
 class GroupedExperts(SequentialMLP):
-    """All experts of a rank, in few kernels.
+    """All experts of one rank, computed in few kernels.
 
-    Their linears are plain ones that compute nothing themselves: to give experts linears of your own, use
+    The linears of these experts compute nothing themselves. For experts with custom linears use
     `SequentialExpertsSpec`.
 
+    Seam: subclasses the engine's `SequentialMLP`, whose constructor makes `local_experts`, and replaces its `forward`.
+    `packages/layers/tests/moe/test_grouped_experts.py` compares values, gradients, names and shards with the engine's
+    class and fails when that changes.
+
     Args:
-        num_local_experts: Experts of this rank.
+        num_local_experts: Number of experts on this rank.
         config: The engine's config; `moe_ffn_hidden_size` is the inner size of an expert.
-        pg_collection: The process groups; `expt_tp` splits each expert.
+        pg_collection: Process groups of this rank; `expt_tp` splits each expert.
         name: Dotted name of this module in the model, or None.
 
     Raises:
-        ModelwrightError: The config asks for a number format that only kernels of Transformer Engine have.
+        ModelwrightError: The config uses a dtype that only kernels of Transformer Engine support.
     """
 
     def __init__(
@@ -72,13 +79,17 @@ class GroupedExperts(SequentialMLP):
         narrow = [field for field in ("fp8", "fp4") if getattr(config, field)]
         if narrow:
             raise ModelwrightError(
-                f"`{narrow[0]}` must be off for `GroupedExperts`, which compute in the number format of their weights, "
-                f"but is {getattr(config, narrow[0])!r}; switch it off, or use the backend `te`."
+                f"`{narrow[0]}` must be off for `GroupedExperts`, which compute in the dtype of their weights, "
+                f"but is {getattr(config, narrow[0])!r}; turn it off, or use the backend `te`."
             )
-        parts = MLPSubmodules(linear_fc1=as_engine(_ColumnWeights), linear_fc2=as_engine(_RowWeights))
+        parts = MLPSubmodules(
+            # Only `forward` differs from what the Protocols require, and only `run` calls it.
+            linear_fc1=cast("engine.LinearFc1Builder", _ColumnParameters),
+            linear_fc2=cast("engine.LinearFc2Builder", _RowParameters),
+        )
         super().__init__(num_local_experts, config, parts, pg_collection=pg_collection, name=name)
         self.activation = ExpertActivation(
-            function=as_engine(config.activation_func),
+            function=config.activation_func,
             gated=config.gated_linear_unit,
             clamp=config.activation_func_clamp_value,
             offset=config.glu_linear_offset,
@@ -91,37 +102,37 @@ class GroupedExperts(SequentialMLP):
         """Run every expert on its tokens.
 
         Args:
-            permuted_local_hidden_states: [tokens, h], sorted by expert.
-            tokens_per_expert: [local e], how many rows belong to each.
-            permuted_probs: [tokens], which the output of each row is multiplied by.
+            permuted_local_hidden_states: `[tokens, h]`, sorted by expert.
+            tokens_per_expert: `[local e]`, number of tokens of each expert.
+            permuted_probs: `[tokens]`, factor on the output of each token.
 
         Returns:
-            [tokens, h], and None: biases have been added.
+            `[tokens, h]`, and None: biases have been added.
         """
-        rows = permuted_local_hidden_states
-        if as_engine(self.config).moe_apply_probs_on_input:
-            rows = (rows * permuted_probs[:, None]).to(rows.dtype)
+        tokens = permuted_local_hidden_states
+        if self.config.moe_apply_probs_on_input:
+            tokens = (tokens * permuted_probs[:, None]).to(tokens.dtype)
             permuted_probs = permuted_probs.new_ones(permuted_probs.shape)
-        return self.run(rows, permuted_probs, Routes(tokens_per_expert.tolist())), None
+        return self.run(tokens, permuted_probs, Routes(tokens_per_expert.tolist())), None
 
     def run(self, tokens: Tensor, probs: Tensor, routes: Routes) -> Tensor:
-        """Run every expert on the rows that are its.
+        """Run every expert on the rows that are routed to it.
 
         Args:
-            tokens: [tokens, h].
-            probs: [rows], which the output of each row is multiplied by.
-            routes: Which rows go to which expert, and which tokens they are.
+            tokens: `[tokens, h]`.
+            probs: `[rows]`, factor on the output of each row.
+            routes: Number of rows of each expert, and the token of each row.
 
         Returns:
-            [tokens, h], rows of one token summed.
+            `[tokens, h]`: outputs, summed over the rows of each token.
         """
-        experts: Any = self.local_experts
-        fc1: list[_Held] = [expert.linear_fc1() for expert in experts]
-        fc2: list[_Held] = [expert.linear_fc2() for expert in experts]
+        experts = [cast("MLP", expert) for expert in self.local_experts]
+        fc1 = [cast("_ColumnParameters", expert.linear_fc1)() for expert in experts]
+        fc2 = [cast("_RowParameters", expert.linear_fc2)() for expert in experts]
         weights = ExpertWeights(
-            fc1=[held.weight for held in fc1],
-            fc2=[held.weight for held in fc2],
-            bias1=[held.bias for held in fc1 if held.bias is not None],
-            bias2=[held.bias for held in fc2 if held.bias is not None],
+            fc1=[parameters.weight for parameters in fc1],
+            fc2=[parameters.weight for parameters in fc2],
+            bias1=[parameters.bias for parameters in fc1 if parameters.bias is not None],
+            bias2=[parameters.bias for parameters in fc2 if parameters.bias is not None],
         )
         return run_experts(tokens, probs, routes, weights, self.activation)

@@ -1,29 +1,30 @@
-"""Specs of the mixture-of-experts layer: the layer, the mixture in it, its experts and its shared experts.
+"""Specs of the MoE layer, symbol `E`: the layer, its router, token dispatcher, experts and shared experts.
 
-`MoeLayerSpec` is symbol `E` of the stack pattern. Its mixture is the engine's, with the parts of a `MoeSpec`: router,
-token dispatcher, experts and shared experts. The engine has no slot for the dispatcher and chooses one itself, by
-`moe_token_dispatcher_type`; a builder in the dispatcher's slot replaces that choice.
+`MoeLayerSpec` builds Megatron-Core's layer, and `MoeSpec` the engine's MoE part in it. The engine has no slot for the
+token dispatcher and chooses one by `moe_token_dispatcher_type`. A builder in the dispatcher's slot replaces that one.
 """
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast, override
+from typing import TYPE_CHECKING, cast, override
 
 import torch
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
-from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.moe.experts import GroupedMLPSubmodules, SequentialMLP, TEGroupedMLP
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
 from megatron.core.transformer.moe.router import TopKRouter
 from megatron.core.transformer.moe.shared_experts import SharedExpertMLP
-from megatron.core.transformer.transformer_layer import MoETransformerLayer, TransformerLayerSubmodules
+from megatron.core.transformer.transformer_layer import MoETransformerLayer
 from torch import Tensor, nn
 
-from modelwright.engine import as_engine, as_function_spec, check_slots
+from modelwright.engine import track_losses_of_every_model
+from modelwright.layers.mlp.mlp_layer import mlp_parts
 from modelwright.layers.moe.grouped_experts import GroupedExperts
 from modelwright.layers.moe.token_dispatcher import LocalTokenDispatcher, token_dispatcher
 from modelwright.layers.norm import TorchNorm
 from modelwright.layers.residual import bias_dropout_add
+from modelwright.layers.slot_check import check_slots
+from modelwright.layers.stack.layer_spec import LayerSpec
 from modelwright.protocols import (
     BiasDropoutAddBuilder,
     ExpertsBuilder,
@@ -45,16 +46,19 @@ from modelwright.protocols import (
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
     from megatron.core.transformer import TransformerConfig
+    from megatron.core.transformer.moe import experts as engine_experts
+    from megatron.core.transformer.moe import moe_layer as engine
+    from megatron.core.transformer.moe.token_dispatcher import MoETokenDispatcher
 
 
 @dataclass(frozen=True, kw_only=True)
 class SequentialExpertsSpec:
-    """The engine's experts one after another, each an MLP with these parts; fills `MoeSpec.experts`."""
+    """The engine's experts, computed one after another, each an MLP with these parts; fills `MoeSpec.experts`."""
 
     linear_fc1: LinearFc1Builder = ColumnParallelLinear
-    """Widens; twice as wide for a gated activation."""
+    """Projection to the inner size, or to twice the inner size for a gated activation."""
     linear_fc2: LinearFc2Builder = RowParallelLinear
-    """Narrows."""
+    """Projection back to the hidden size."""
 
     def __post_init__(self) -> None:
         check_slots(self)
@@ -68,25 +72,32 @@ class SequentialExpertsSpec:
         pg_collection: "ProcessGroupCollection",
         name: str | None = None,
     ) -> ExpertsInterface:
-        """Build the experts of one rank."""
-        parts = MLPSubmodules(linear_fc1=as_engine(self.linear_fc1), linear_fc2=as_engine(self.linear_fc2))
-        experts: ExpertsInterface = as_engine(
-            SequentialMLP(num_local_experts, config, parts, pg_collection=pg_collection, name=name)
-        )
-        return experts
+        """Build the experts of one rank.
+
+        Args:
+            num_local_experts: Number of experts on this rank.
+            config: The engine's config.
+            pg_collection: Process groups of this rank.
+            name: Dotted name of this module in the model, or None.
+
+        Returns:
+            The experts.
+        """
+        parts = mlp_parts(self.linear_fc1, self.linear_fc2)
+        return SequentialMLP(num_local_experts, config, parts, pg_collection=pg_collection, name=name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupedExpertsSpec:
-    """The engine's experts in grouped products, with linears that hold those of all experts; fills `MoeSpec.experts`.
+    """The engine's experts in grouped products, with linears for all experts at once; fills `MoeSpec.experts`.
 
-    The engine's grouped linears are Transformer Engine's, so there is no default that runs anywhere.
+    The engine's grouped linears are Transformer Engine's, so no default runs everywhere.
     """
 
     linear_fc1: GroupedLinearFc1Builder
-    """Widens the rows of every expert; twice as wide for a gated activation."""
+    """Projection of every expert to its inner size, or to twice that for a gated activation."""
     linear_fc2: GroupedLinearFc2Builder
-    """Narrows them."""
+    """Projection of every expert back to the hidden size."""
 
     def __post_init__(self) -> None:
         check_slots(self)
@@ -100,22 +111,33 @@ class GroupedExpertsSpec:
         pg_collection: "ProcessGroupCollection",
         name: str | None = None,
     ) -> ExpertsInterface:
-        """Build the experts of one rank."""
-        parts = GroupedMLPSubmodules(linear_fc1=as_engine(self.linear_fc1), linear_fc2=as_engine(self.linear_fc2))
-        experts: ExpertsInterface = as_engine(
-            TEGroupedMLP(num_local_experts, config, parts, pg_collection=pg_collection, name=name)
+        """Build the experts of one rank.
+
+        Args:
+            num_local_experts: Number of experts on this rank.
+            config: The engine's config.
+            pg_collection: Process groups of this rank.
+            name: Dotted name of this module in the model, or None.
+
+        Returns:
+            The experts.
+        """
+        parts = GroupedMLPSubmodules(
+            # The engine's Protocols require `backward_dw`, which it calls only where weight gradients are delayed.
+            linear_fc1=cast("engine_experts.GroupedLinearFc1Builder", self.linear_fc1),
+            linear_fc2=cast("engine_experts.GroupedLinearFc2Builder", self.linear_fc2),
         )
-        return experts
+        return TEGroupedMLP(num_local_experts, config, parts, pg_collection=pg_collection, name=name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SharedExpertsSpec:
-    """The engine's shared experts, one MLP that sees every token, with these parts; fills `MoeSpec.shared_experts`."""
+    """The engine's shared experts, one MLP for every token, with these parts; fills `MoeSpec.shared_experts`."""
 
     linear_fc1: LinearFc1Builder = ColumnParallelLinear
-    """Widens; twice as wide for a gated activation."""
+    """Projection to the inner size, or to twice the inner size for a gated activation."""
     linear_fc2: LinearFc2Builder = RowParallelLinear
-    """Narrows."""
+    """Projection back to the hidden size."""
 
     def __post_init__(self) -> None:
         check_slots(self)
@@ -130,33 +152,40 @@ class SharedExpertsSpec:
     ) -> SharedExpertsInterface:
         """Build the shared experts of one layer.
 
+        Args:
+            config: The engine's config.
+            pg_collection: Process groups of this rank.
+            gate: True if a learned gate scales the output for each token.
+            name: Dotted name of this module in the model, or None.
+
+        Returns:
+            The shared experts.
+
         Raises:
-            ModelwrightError: The linears of the model have biases, which the engine's shared experts cannot.
+            ModelwrightError: The linears of the model have biases, which the engine's shared experts do not support.
         """
         if config.add_bias_linear:
             raise ModelwrightError(
-                "`add_bias_linear` must be off in a model with shared experts, but is on; switch it off, or give "
-                "`shared_experts` a part of your own."
+                "`add_bias_linear` must be off in a model with shared experts, but is on; turn it off, or use a custom "
+                "part for `shared_experts`."
             )
-        parts = MLPSubmodules(linear_fc1=as_engine(self.linear_fc1), linear_fc2=as_engine(self.linear_fc2))
-        experts: SharedExpertsInterface = as_engine(
-            SharedExpertMLP(config, parts, gate, pg_collection=pg_collection, name=name)
-        )
-        return experts
+        parts = mlp_parts(self.linear_fc1, self.linear_fc2)
+        return SharedExpertMLP(config, parts, gate, pg_collection=pg_collection, name=name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MoeSpec:
-    """The engine's mixture of experts with these parts; fills `MoeLayerSpec.mlp`."""
+    """The engine's MoE part with these parts; fills `MoeLayerSpec.mlp`."""
 
     router: RouterBuilder = TopKRouter
-    """Chooses experts for each token."""
+    """Choice of experts for each token, with router probabilities."""
     token_dispatcher: TokenDispatcherBuilder | None = token_dispatcher
-    """Brings tokens to their experts and back; None takes the engine's of `moe_token_dispatcher_type`."""
+    """Exchange of tokens between ranks before and after the experts; None: the engine's own, by
+    `moe_token_dispatcher_type`."""
     experts: ExpertsBuilder = GroupedExperts
-    """The experts of one rank."""
+    """Experts of one rank."""
     shared_experts: SharedExpertsBuilder = SharedExpertsSpec()
-    """See every token; built where the config gives `moe_shared_expert_intermediate_size`."""
+    """Experts for every token; built if the config sets `moe_shared_expert_intermediate_size`."""
 
     def __post_init__(self) -> None:
         check_slots(self)
@@ -169,27 +198,38 @@ class MoeSpec:
         is_mtp_layer: bool,
         name: str | None = None,
     ) -> MoELayer:
-        """Build the mixture of one layer."""
+        """Build the MoE part of one layer.
+
+        Args:
+            config: The engine's config.
+            pg_collection: Process groups of this rank.
+            is_mtp_layer: True in a multi-token prediction block.
+            name: Dotted name of this module in the model, or None.
+
+        Returns:
+            The engine's MoE part; called a layer there.
+        """
+        track_losses_of_every_model()
         parts = MoESubmodules(
-            experts=as_engine(self.experts),
-            shared_experts=as_engine(self.shared_experts),
-            router=as_engine(self.router),
+            # The engine's Protocols require `backward_dw` and know no `is_mtp_layer`, which it passes to routers.
+            experts=cast("engine.ExpertsBuilder", self.experts),
+            shared_experts=cast("engine.SharedExpertsBuilder", self.shared_experts),
+            router=cast("engine.RouterBuilder", self.router),
         )
-        layer = _Mixture(config, parts, pg_collection=pg_collection, is_mtp_layer=is_mtp_layer, name=name)
+        layer = _DirectMoELayer(config, parts, pg_collection=pg_collection, is_mtp_layer=is_mtp_layer, name=name)
         if self.token_dispatcher is not None:
             _replace_dispatcher(layer, self.token_dispatcher, pg_collection)
         if type(layer.router) is not TopKRouter:
-            as_engine(layer.router).register_forward_hook(
-                partial(_check_routing, layer.num_local_experts * pg_collection.ep.size())
-            )
+            router = cast("nn.Module", layer.router)
+            router.register_forward_hook(partial(_check_routing, layer.num_local_experts * pg_collection.ep.size()))
         return layer
 
 
 def _check_routing(experts: int, router: nn.Module, given: tuple[Tensor, ...], answer: object) -> None:
-    """What a router of a user's own returns, before the engine stumbles over it.
+    """Check what a custom router returned, before the engine fails on it.
 
     Raises:
-        ModelwrightError: It is not what `RouterBuilder` says.
+        ModelwrightError: The result does not follow `RouterBuilder`.
     """
     shape = (given[0].shape[:-1].numel(), experts)
     parts = cast("tuple[object, ...]", answer) if isinstance(answer, tuple) else (answer,)
@@ -197,75 +237,58 @@ def _check_routing(experts: int, router: nn.Module, given: tuple[Tensor, ...], a
     tensors = [part for part in parts if isinstance(part, Tensor) and part.shape == shape]
     if len(parts) != 2 or len(tensors) != 2 or tensors[1].dtype != torch.bool:
         raise ModelwrightError(
-            f"`{type(router).__name__}` must return probabilities and a bool map of the experts that are chosen, both "
+            f"`{type(router).__name__}` must return router probabilities and a bool map of the chosen experts, both "
             f"[tokens, experts] = {list(shape)}, but returned {' and '.join(shown)}; see `RouterBuilder`."
         )
 
 
-class _Mixture(MoELayer):
-    """The engine's mixture, which lets experts pick their rows out of the tokens where both can."""
+class _DirectMoELayer(MoELayer):
+    """The engine's MoE part, in which experts read their rows directly from the tokens where both parts can.
+
+    Seam: overrides `routed_experts_compute`, which the engine calls between `dispatch_preprocess` and
+    `combine_preprocess`. `packages/layers/tests/moe/test_moe_layer.py` compares with the engine's own parts and fails
+    when the engine changes that order.
+    """
 
     @override
     def routed_experts_compute(self, hidden_states: Tensor, probs: Tensor) -> tuple[Tensor, None]:
-        dispatcher, experts, config = as_engine(self.token_dispatcher), self.experts, as_engine(self.config)
+        dispatcher, experts = cast("object", self.token_dispatcher), cast("object", self.experts)
         if (
             not isinstance(dispatcher, LocalTokenDispatcher)
             or not isinstance(experts, GroupedExperts)
-            or config.moe_apply_probs_on_input
-            or config.overlap_dispatch_backward_with_experts_wgrad
+            or self.config.moe_apply_probs_on_input
+            or self.config.overlap_dispatch_backward_with_experts_wgrad
         ):
-            computed: tuple[Tensor, None] = as_engine(super()).routed_experts_compute(hidden_states, probs)
-            return computed
+            return cast("tuple[Tensor, None]", super().routed_experts_compute(hidden_states, probs))
         return experts.run(hidden_states, probs, dispatcher.routes), None
 
 
-def _replace_dispatcher(layer: Any, build: TokenDispatcherBuilder, pg_collection: "ProcessGroupCollection") -> None:
-    """The engine has no slot for it, so what it built is replaced, called as it calls its own."""
-    dispatcher: Any = build(
-        layer.num_local_experts, layer.local_expert_indices, config=layer.config, pg_collection=pg_collection
-    )
+def _replace_dispatcher(
+    layer: MoELayer, build: TokenDispatcherBuilder, pg_collection: "ProcessGroupCollection"
+) -> None:
+    """Replace the token dispatcher that the engine built.
+
+    Seam: the engine has no slot for the dispatcher. The replacement is constructed with the arguments of the engine's
+    call, and is given the shared experts as the engine gives them to its own.
+    `packages/layers/tests/moe/test_moe_layer.py` fails when the engine constructs or uses dispatchers differently.
+    """
+    experts, indices = cast("int", layer.num_local_experts), cast("list[int]", layer.local_expert_indices)
+    built = build(experts, indices, config=layer.config, pg_collection=pg_collection)
+    dispatcher = cast("MoETokenDispatcher", built)  # declared as the base class of the engine's dispatchers
     if layer.use_shared_expert and layer.shared_expert_overlap:
         dispatcher.set_shared_experts(layer.shared_experts)
     layer.token_dispatcher = dispatcher
 
 
 @dataclass(frozen=True, kw_only=True)
-class MoeLayerSpec:
-    """A layer of norm, mixture of experts and residual add: symbol `E`."""
+class MoeLayerSpec(LayerSpec[MoeLayerInterface]):
+    """Layer of norm, MoE part and residual add: symbol `E`."""
+
+    engine_class = MoETransformerLayer
 
     pre_mlp_layernorm: NormBuilder = TorchNorm
-    """Before the mixture."""
+    """Norm before the router and the experts."""
     mlp: MoeBuilder = MoeSpec()
-    """The mixture, in the engine's slot of an MLP."""
+    """Router and experts, in the engine's slot of the MLP."""
     mlp_bda: BiasDropoutAddBuilder = bias_dropout_add
-    """Bias, dropout and residual add after it."""
-
-    def __post_init__(self) -> None:
-        check_slots(self)
-
-    def __call__(
-        self,
-        *,
-        config: "TransformerConfig",
-        layer_number: int,
-        pg_collection: "ProcessGroupCollection",
-        add_layer_offset: bool = True,
-        name: str | None = None,
-    ) -> MoeLayerInterface:
-        """Build one mixture-of-experts layer."""
-        parts = TransformerLayerSubmodules(
-            pre_mlp_layernorm=self.pre_mlp_layernorm,
-            mlp=as_engine(self.mlp),
-            mlp_bda=as_function_spec(self.mlp_bda),
-        )
-        layer: MoeLayerInterface = as_engine(
-            MoETransformerLayer(
-                config=config,
-                submodules=parts,
-                layer_number=layer_number,
-                pg_collection=pg_collection,
-                add_layer_offset=add_layer_offset,
-                name=name,
-            )
-        )
-        return layer
+    """Bias, dropout and residual add after the experts."""

@@ -1,58 +1,58 @@
-"""`RoutingRecorder`: what the routers of a model did since it was last asked, for metrics.
+"""`RoutingRecorder`: records what the routers of a model did since the last reading, for metrics.
 
-A hook on each router adds up what it gave, on the device and without waiting for it; `read` sums over the ranks, in one
+A hook on each router accumulates statistics on the device, without waiting for it. `read` sums over the ranks, with one
 collective for each of two groups.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, final
+from typing import TYPE_CHECKING, Any, Self, cast, final
 
 import torch
 from megatron.core.transformer.moe.moe_layer import MoELayer
 from torch import Tensor, nn
 
-from modelwright.engine import as_engine
-
 if TYPE_CHECKING:
     from types import TracebackType
 
     from megatron.core.process_groups_config import ProcessGroupCollection
+    from megatron.core.transformer import TransformerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerRouting:
-    """What one layer's router did, over all ranks."""
+    """Routing statistics of one MoE layer, over all ranks."""
 
     layer: int
-    """From 1, over the whole model."""
+    """Number of the layer in the model, from 1."""
     tokens_per_expert: tuple[int, ...]
-    """Rows that each expert got."""
+    """Number of tokens that each expert received."""
     dropped: int
-    """Choices of an expert that its capacity had no room for."""
+    """Number of (token, expert) choices dropped over expert capacity."""
     entropy: float
-    """Of the shares in which a token weighs the experts that took it, mean over tokens, in nats; at most ln(top-k)."""
+    """Mean entropy, in nats, of each token's normalized router probabilities over its experts; at most ln(top-k)."""
 
 
 @final
 class RoutingRecorder:
-    """Records the routers of this rank's stages in training; a context manager that ends with `close`.
+    """Recorder of the routers on this rank during training; a context manager that calls `close` at its end.
 
-    A forward pass counts when it is trained on: not in evaluation, and once when activations are computed again. Only
-    mixtures of the engine (`MoELayer`) have a router that can be found; of multi-token prediction nothing is recorded.
+    A forward pass counts if it is part of training. Evaluation does not count, and recomputed activations count once.
+    Only routers of the engine's `MoELayer` are found, of any class. Multi-token prediction blocks are not recorded.
 
     Args:
-        stages: Of this rank, wrapped or not; their routers may be of any class.
+        stages: Stages of this rank, wrapped or not.
     """
 
     def __init__(self, stages: Iterable[nn.Module]) -> None:
         modules = (module for stage in stages for module in stage.modules())
-        mixtures = [as_engine(m) for m in modules if isinstance(m, MoELayer) and not m.is_mtp_layer]
+        layers = [module for module in modules if isinstance(module, MoELayer) and not module.is_mtp_layer]
         self._sums: dict[int, Tensor] = {}
         self._shape: tuple[int, int] | None = None
-        if mixtures:
-            self._shape = (mixtures[0].config.num_layers, mixtures[0].config.num_moe_experts)
-        self._hooks = [mixture.router.register_forward_hook(self._hook(mixture)) for mixture in mixtures]
+        if layers:
+            config = layers[0].config
+            self._shape = (config.num_layers, config.num_moe_experts or 0)
+        self._hooks = [cast("nn.Module", layer.router).register_forward_hook(self._hook(layer)) for layer in layers]
 
     def __enter__(self) -> Self:
         return self
@@ -69,53 +69,53 @@ class RoutingRecorder:
         self._hooks.clear()
 
     def read(self, pg_collection: "ProcessGroupCollection") -> tuple[LayerRouting, ...]:
-        """Sum over the ranks what was recorded since the last call; called by all ranks together.
+        """Return the statistics since the last call, summed over the ranks; all ranks must call it together.
 
         Args:
-            pg_collection: The process groups of this rank.
+            pg_collection: Process groups of this rank.
 
         Returns:
-            One entry for each layer that routed a token, first layer first, the same on every rank.
+            One entry for each layer that routed a token, in the order of the layers, the same on every rank.
         """
-        layers, experts = self._whole_shape(pg_collection)
+        layers, experts = self._model_shape(pg_collection)
         total = torch.zeros(layers, experts + 3, dtype=torch.float64, device=torch.cuda.current_device())
         for layer, sums in self._sums.items():
             total[layer - 1] = sums
         self._sums.clear()
-        # The tokens of a layer are spread over these ranks, the layers over those of the pipeline.
+        # The first group splits the tokens of a layer, the second one the layers.
         for group in (pg_collection.tp_dp_cp, pg_collection.pp):
             torch.distributed.all_reduce(total, group=group)
         return tuple(_entry(layer, row) for layer, row in enumerate(total.cpu(), start=1) if row[-1] > 0)
 
-    def _whole_shape(self, pg_collection: "ProcessGroupCollection") -> tuple[int, int]:
-        """Layers and experts of the model; a stage without a mixture learns them from the others."""
+    def _model_shape(self, pg_collection: "ProcessGroupCollection") -> tuple[int, int]:
+        """Return the numbers of layers and experts in the model; a stage without MoE layers gets them from others."""
         shape = torch.tensor(self._shape or (0, 0), device=torch.cuda.current_device())
         torch.distributed.all_reduce(shape, op=torch.distributed.ReduceOp.MAX, group=pg_collection.pp)
         return int(shape[0]), int(shape[1])
 
-    def _hook(self, mixture: Any) -> Callable[[nn.Module, Any, tuple[Tensor, Tensor]], None]:
+    def _hook(self, layer: MoELayer) -> Callable[[nn.Module, Any, tuple[Tensor, Tensor]], None]:
         def record(router: nn.Module, given: Any, answer: tuple[Tensor, Tensor]) -> None:
             if not router.training or not torch.is_grad_enabled():
                 return
-            sums = _sums(*answer, mixture.config)
-            layer = mixture.layer_number
-            self._sums[layer] = self._sums[layer] + sums if layer in self._sums else sums
+            sums = _sums(*answer, layer.config)
+            number = cast("int", layer.layer_number)  # set by the transformer layer around it
+            self._sums[number] = self._sums[number] + sums if number in self._sums else sums
 
         return record
 
 
 @torch.no_grad()
-def _sums(probs: Tensor, routing_map: Tensor, config: Any) -> Tensor:
-    """[e + 3]: rows of each expert, choices without room, entropy, tokens."""
-    if config.moe_pad_expert_input_to_capacity:  # the map then holds rows that nobody chose, of probability 0
+def _sums(probs: Tensor, routing_map: Tensor, config: "TransformerConfig") -> Tensor:
+    """Return `[e + 3]`: tokens of each expert, choices over capacity, sum of entropies, number of tokens."""
+    if config.moe_pad_expert_input_to_capacity:  # then the map has padding entries of probability 0
         routing_map = routing_map & (probs > 0)
-    rows = routing_map.sum(dim=0).double()
+    received = routing_map.sum(dim=0).double()
     tokens = probs.size(0)
     limited = config.moe_expert_capacity_factor is not None
-    dropped = tokens * config.moe_router_topk - rows.sum() if limited else rows.new_zeros(())
+    dropped = tokens * config.moe_router_topk - received.sum() if limited else received.new_zeros(())
     shares = probs.double() / probs.double().sum(dim=-1, keepdim=True).clamp(min=1e-20)
     entropy = -torch.xlogy(shares, shares).sum()
-    return torch.cat([rows, torch.stack([dropped, entropy, rows.new_tensor(tokens)])])
+    return torch.cat([received, torch.stack([dropped, entropy, received.new_tensor(tokens)])])
 
 
 def _entry(layer: int, row: Tensor) -> LayerRouting:

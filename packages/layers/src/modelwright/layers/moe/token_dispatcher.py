@@ -1,11 +1,11 @@
-"""Token dispatchers: one for a rank that holds all experts whole, and the choice between it and the engine's.
+"""Token dispatchers: one for a rank that has all experts, and the choice between it and Megatron-Core's.
 
-The engine's dispatchers sort a map of tokens × experts to find out which rows go where, also where no row travels.
+The engine's dispatchers sort a map of tokens × experts to find which tokens go where, even if no token leaves its rank.
 Here the map is read once.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, cast, final
 
 import torch
 from megatron.core.transformer.moe.token_dispatcher import (
@@ -15,7 +15,6 @@ from megatron.core.transformer.moe.token_dispatcher import (
 )
 from torch import Tensor
 
-from modelwright.engine import as_engine
 from modelwright.layers.moe.expert_function import Routes
 from modelwright.protocols import ModelwrightError, TokenDispatcherInterface
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
     from megatron.core.transformer import TransformerConfig
 
-_ENGINE: dict[str, Callable[..., Any]] = {
+_ENGINE: dict[str, Callable[..., object]] = {
     "allgather": MoEAllGatherTokenDispatcher,
     "alltoall": MoEAlltoAllTokenDispatcher,
     "flex": MoEFlexTokenDispatcher,
@@ -32,16 +31,16 @@ _ENGINE: dict[str, Callable[..., Any]] = {
 
 @final
 class LocalTokenDispatcher:
-    """Brings tokens to experts that this rank holds all of: no row travels.
+    """Token dispatcher for a rank that has all experts: no token leaves the rank.
 
     Args:
-        num_local_experts: Experts of this rank.
-        local_expert_indices: Which of all experts they are.
+        num_local_experts: Number of experts on this rank.
+        local_expert_indices: Indices of these experts among all experts.
         config: The engine's config.
-        pg_collection: The process groups; those that split experts must be of one rank.
+        pg_collection: Process groups of this rank; the groups that split experts must have one rank.
 
     Raises:
-        ModelwrightError: Another rank holds experts, or part of one.
+        ModelwrightError: Other ranks have some of the experts, or parts of them.
     """
 
     def __init__(
@@ -64,15 +63,16 @@ class LocalTokenDispatcher:
         self._flat_shape: torch.Size = torch.Size()
 
     def dispatch_preprocess(self, tokens: Tensor, routing_map: Tensor, probs: Tensor, /) -> tuple[Tensor, Tensor]:
-        """Find out which rows go to which expert.
+        """Find which tokens go to which expert.
 
         Args:
-            tokens: [s, b, h].
-            routing_map: [s * b, e], true where a token goes to an expert.
-            probs: [s * b, e].
+            tokens: `[s, b, h]`.
+            routing_map: `[s * b, e]`, True where a token goes to an expert.
+            probs: `[s * b, e]`, router probabilities.
 
         Returns:
-            Tokens [s * b, h], and the probability of each row, sorted by expert.
+            Tokens `[s * b, h]`, and router probabilities `[rows]`, one row for each token of each expert, sorted by
+            expert.
         """
         self._shape = tokens.shape
         flat = tokens.reshape(-1, tokens.size(-1))
@@ -82,14 +82,14 @@ class LocalTokenDispatcher:
         return flat, probs.reshape(-1).index_select(0, rows * self.num_experts + experts)
 
     def token_dispatch(self, hidden_states: Tensor, probs: Tensor, /) -> tuple[Tensor, Tensor]:
-        """Nothing travels.
+        """Return the arguments: no token leaves the rank.
 
         Args:
             hidden_states: From `dispatch_preprocess`.
             probs: From `dispatch_preprocess`.
 
         Returns:
-            The same.
+            Both, unchanged.
         """
         return hidden_states, probs
 
@@ -97,11 +97,11 @@ class LocalTokenDispatcher:
         """Copy each token to its rows.
 
         Args:
-            hidden_states: [s * b, h].
-            probs: [rows].
+            hidden_states: `[s * b, h]`.
+            probs: `[rows]`.
 
         Returns:
-            Rows sorted by expert, rows of each expert, probabilities.
+            Rows `[rows, h]` sorted by expert, number of rows of each expert, router probabilities `[rows]`.
         """
         return hidden_states.index_select(0, self._rows()), torch.tensor(self.routes.counts), probs
 
@@ -109,40 +109,40 @@ class LocalTokenDispatcher:
         """Sum the rows of each token.
 
         Args:
-            hidden_states: [rows, h] from the experts.
+            hidden_states: `[rows, h]` from the experts.
 
         Returns:
-            [s * b, h].
+            `[s * b, h]`.
         """
         return hidden_states.new_zeros(self._flat_shape).index_add(0, self._rows(), hidden_states)
 
     def token_combine(self, hidden_states: Tensor, /) -> Tensor:
-        """Nothing travels.
+        """Return the argument: no token left the rank.
 
         Args:
             hidden_states: From `combine_preprocess`.
 
         Returns:
-            The same.
+            The same, unchanged.
         """
         return hidden_states
 
     def combine_postprocess(self, hidden_states: Tensor, /) -> Tensor:
-        """Give the tokens their shape back.
+        """Restore the shape of the tokens.
 
         Args:
-            hidden_states: [s * b, h].
+            hidden_states: `[s * b, h]`.
 
         Returns:
-            [s, b, h].
+            `[s, b, h]`.
         """
         return hidden_states.view(self._shape)
 
     def get_expert_zero_copy_buffers(self) -> tuple[Tensor | None, Tensor | None]:
-        """Offer no memory.
+        """Return no buffers: this dispatcher offers none.
 
         Returns:
-            Nothing, twice.
+            None, twice.
         """
         return None, None
 
@@ -160,25 +160,23 @@ def token_dispatcher(
     config: "TransformerConfig",
     pg_collection: "ProcessGroupCollection",
 ) -> TokenDispatcherInterface:
-    """The dispatcher for a layout: `LocalTokenDispatcher` where no row travels, else the engine's.
+    """Build the token dispatcher for a layout: `LocalTokenDispatcher` if no token leaves its rank, else the engine's.
 
     Args:
-        num_local_experts: Experts of this rank.
-        local_expert_indices: Which of all experts they are.
-        config: The engine's config; `moe_token_dispatcher_type` names the engine's.
-        pg_collection: The process groups.
+        num_local_experts: Number of experts on this rank.
+        local_expert_indices: Indices of these experts among all experts.
+        config: The engine's config; `moe_token_dispatcher_type` names the engine's dispatcher.
+        pg_collection: Process groups of this rank.
 
     Returns:
         The dispatcher.
     """
-    # Shared experts that run while tokens travel, and rows padded for a number format, are the engine's own affair.
+    # The engine alone can overlap shared experts with the exchange of tokens, and pad tokens for a narrow dtype.
     special = config.moe_shared_expert_overlap or config.moe_router_padding_for_quantization
     local = _all_experts_here(pg_collection) and not special
     build = LocalTokenDispatcher if local else _ENGINE[config.moe_token_dispatcher_type]
-    dispatcher: TokenDispatcherInterface = as_engine(
-        build(num_local_experts, local_expert_indices, config=config, pg_collection=pg_collection)
-    )
-    return dispatcher
+    dispatcher = build(num_local_experts, local_expert_indices, config=config, pg_collection=pg_collection)
+    return cast("TokenDispatcherInterface", dispatcher)
 
 
 def _all_experts_here(pg_collection: "ProcessGroupCollection") -> bool:

@@ -1,39 +1,46 @@
-"""From an engine config and a spec to the engine's `HybridModel`, with the slots around the stack filled too."""
+"""Assembly of Megatron-Core's `HybridModel` from an engine config and a spec, with the parts around the stack."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from megatron.core.models.hybrid.hybrid_model import HybridModel
 
-from modelwright.engine import as_engine, as_module_spec
+from modelwright.config import LAYER_KINDS, STAGE_BOUNDARY
+from modelwright.engine import as_module_spec
 from modelwright.layers.stack.spec import StackSpec
 from modelwright.protocols import ModelwrightError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from megatron.core.models.common.embeddings.language_model_embedding import LanguageModelEmbedding
+    from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
     from megatron.core.process_groups_config import ProcessGroupCollection
+    from megatron.core.tensor_parallel import ColumnParallelLinear
     from megatron.core.transformer import TransformerConfig
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageModelShape:
-    """What `HybridModel` takes beside the engine's config."""
+    """Arguments of `HybridModel` that the engine's config does not have."""
 
     pattern: str
-    """One symbol per layer, `|` between stages."""
+    """Stack pattern: one symbol for each layer, `|` between stages."""
     vocab_size: int
-    """Padded."""
+    """Padded vocabulary size."""
     seq_length: int
-    """Longest sequence."""
+    """Longest sequence, in tokens."""
     tie_embeddings: bool
-    """Whether the output layer is the embedding."""
+    """True if embedding and output layer share one weight."""
     position_embedding: Literal["rope", "learned_absolute", "none"]
-    """As the engine names it."""
+    """Position embedding, by the engine's name."""
     rotary_base: float = 10000.0
     """Base of the rotary wavelengths."""
     rotary_percent: float = 1.0
-    """Part of each head that is rotated."""
+    """Fraction of each head that is rotated, 0 to 1."""
 
 
 def build_stage(
@@ -49,18 +56,22 @@ def build_stage(
     """Build one stage of a language model.
 
     Args:
-        shape: What stands around the stack.
-        engine_config: From `resolve`.
-        spec: What fills every slot.
-        pg_collection: The process groups of this rank.
-        pre_process: Whether the stage holds the embedding.
-        post_process: Whether the stage holds the final norm and the output layer.
-        vp_stage: Virtual stage, None without.
+        shape: Pattern, vocabulary and positions of the model.
+        engine_config: The engine's config, from `resolve`.
+        spec: Builders of all parts.
+        pg_collection: Process groups of this rank.
+        pre_process: True if the stage has the embedding.
+        post_process: True if the stage has the final norm and the output layer.
+        vp_stage: Virtual stage of this rank, from 0; None: no virtual stages.
 
     Returns:
         The stage.
+
+    Raises:
+        ModelwrightError: The pattern has a layer kind that no `StackSpec` can build, or a part refuses its arguments.
     """
-    with _as_raised():
+    _check_pattern(shape.pattern)
+    with _original_errors():
         model = HybridModel(
             config=engine_config,
             hybrid_stack_spec=as_module_spec(spec),
@@ -71,18 +82,36 @@ def build_stage(
             post_process=post_process,
             share_embeddings_and_output_weights=shape.tie_embeddings,
             position_embedding_type=shape.position_embedding,
-            rotary_base=as_engine(shape.rotary_base),  # declared int, computed with as a number
+            rotary_base=cast("int", shape.rotary_base),  # declared int, used as a number
             rotary_percent=shape.rotary_percent,
             pg_collection=pg_collection,
             vp_stage=vp_stage,
         )
-    _fill_slots(model, shape, spec)
+    _replace_parts_around_stack(model, shape, engine_config, spec)
     return model
 
 
+def _check_pattern(pattern: str) -> None:
+    """Refuse symbols without a field in `StackSpec`, for which the engine would silently build identity layers."""
+    fillable = {symbol: kind for symbol, kind in LAYER_KINDS.items() if kind.spec_field is not None}
+    wrong = next((symbol for symbol in pattern if symbol not in fillable and symbol != STAGE_BOUNDARY), None)
+    if wrong is None:
+        return
+    allowed = ", ".join(f"`{symbol}` ({kind.label})" for symbol, kind in fillable.items())
+    what = f" ({LAYER_KINDS[wrong].label})" if wrong in LAYER_KINDS else ""
+    raise ModelwrightError(
+        f"the stack pattern must be made of {allowed} and `{STAGE_BOUNDARY}` (stage boundary), which a `StackSpec` can "
+        f"build, but contains `{wrong}`{what}; use other layers."
+    )
+
+
 @contextmanager
-def _as_raised() -> Generator[None]:
-    """What a part refuses, in its own words: the engine raises it again, with more words, at every level it built."""
+def _original_errors() -> Generator[None]:
+    """Raise an error of a part as the part raised it.
+
+    Seam: at every level of its tree, the engine's `build_module` raises a copy of the error with more words.
+    `packages/layers/tests/stack/test_spec.py` fails when it no longer chains the copies.
+    """
     try:
         yield
     except Exception as error:
@@ -95,44 +124,49 @@ def _as_raised() -> Generator[None]:
         raise ours[-1] from ours[-1].__cause__
 
 
-def _fill_slots(model: HybridModel, shape: LanguageModelShape, spec: StackSpec) -> None:
-    """Replace what `HybridModel` builds itself by the parts of the spec, called as `HybridModel` calls its own."""
-    config, groups = as_engine(model.config), model.pg_collection
+def _replace_parts_around_stack(
+    model: HybridModel, shape: LanguageModelShape, config: "TransformerConfig", spec: StackSpec
+) -> None:
+    """Replace embedding, rotary embedding and output layer by those of the spec, where it has them.
+
+    Seam: `HybridModel` has no slots for these parts and builds its own. The replacements are constructed with the
+    arguments of the engine's calls, and each is declared there as one class although any such part works.
+    `setup_embeddings_and_output_layer` then ties and marks the new weights.
+    `packages/layers/tests/stack/test_swapping.py` fails when the engine uses other attributes or arguments.
+    """
+    groups = model.pg_collection
     if spec.embedding is not None and model.pre_process:
-        model.embedding = as_engine(
-            spec.embedding(
-                config=config,
-                vocab_size=shape.vocab_size,
-                max_sequence_length=shape.seq_length,
-                position_embedding_type=shape.position_embedding,
-                scatter_to_sequence_parallel=True,
-                tp_group=groups.tp,
-            )
+        embedding = spec.embedding(
+            config=config,
+            vocab_size=shape.vocab_size,
+            max_sequence_length=shape.seq_length,
+            position_embedding_type=shape.position_embedding,
+            scatter_to_sequence_parallel=True,
+            tp_group=groups.tp,
         )
+        model.embedding = cast("LanguageModelEmbedding", embedding)
     if spec.rotary_embedding is not None and shape.position_embedding == "rope":
-        model.rotary_pos_emb = as_engine(
-            spec.rotary_embedding(
-                kv_channels=config.kv_channels,
-                rotary_percent=shape.rotary_percent,
-                seq_len_interpolation_factor=None,
-                rotary_base=shape.rotary_base,
-                use_cpu_initialization=config.use_cpu_initialization,
-                cp_group=groups.cp,
-            )
+        rotary = spec.rotary_embedding(
+            kv_channels=cast("int", config.kv_channels),  # set by the engine's config where it was None
+            rotary_percent=shape.rotary_percent,
+            seq_len_interpolation_factor=None,
+            rotary_base=shape.rotary_base,
+            use_cpu_initialization=config.use_cpu_initialization,
+            cp_group=groups.cp,
         )
+        model.rotary_pos_emb = cast("RotaryEmbedding", rotary)
     if spec.output_layer is not None and model.post_process:
-        model.output_layer = as_engine(
-            spec.output_layer(
-                config.hidden_size,
-                shape.vocab_size,
-                config=config,
-                init_method=config.init_method,
-                bias=False,
-                skip_bias_add=False,
-                gather_output=False,
-                skip_weight_param_allocation=model.pre_process and shape.tie_embeddings,
-                tp_group=groups.tp,
-            )
+        output_layer = spec.output_layer(
+            config.hidden_size,
+            shape.vocab_size,
+            config=config,
+            init_method=cast("Callable[[Tensor], None]", config.init_method),  # set by `resolve`
+            bias=False,
+            skip_bias_add=False,
+            gather_output=False,
+            skip_weight_param_allocation=model.pre_process and shape.tie_embeddings,
+            tp_group=groups.tp,
         )
+        model.output_layer = cast("ColumnParallelLinear", output_layer)
     if spec.embedding is not None or spec.output_layer is not None:
         model.setup_embeddings_and_output_layer()

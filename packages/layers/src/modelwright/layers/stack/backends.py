@@ -1,33 +1,35 @@
-"""Backends: which parts fill the generic slots, chosen by name.
+"""Backends: sets of parts for the generic slots, chosen by name.
 
-`torch` is made of this package's parts and the engine's, and runs anywhere; `te` of Transformer Engine's, through the
-engine's wrappers of them, and needs that package and a GPU. Where `te` has a norm and the linear after it in one part,
-the slot of the norm holds the engine's identity and the linear holds the norm's weights; `FUSED_NAMES` gives those the
-name in the whole model that they have under `torch`, so a checkpoint of one backend loads in the other, initial values
-are the same, and patterns of names mean the same.
+The backend `torch` consists of parts of this package and of Megatron-Core, and runs everywhere. The backend `te`
+consists of the engine's wrappers of Transformer Engine, and needs that package and a GPU.
+
+`te` computes a norm and the linear after it in one part. The slot of that norm then contains the engine's identity, and
+the linear has the weights of the norm. `FUSED_NAMES` gives those weights the names that they have under `torch`. So a
+checkpoint of one backend loads in the other, initial values are equal, and name patterns mean the same.
 """
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Protocol, final
+from typing import TYPE_CHECKING, Protocol, cast, final
 
 import torch
 from megatron.core.extensions import transformer_engine
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.identity_op import IdentityOp
 
-from modelwright.engine import as_engine
+from modelwright.engine import OPTIONAL_PACKAGES
+from modelwright.layers.attention.attention_layer import AttentionLayerSpec, SelfAttentionSpec
 from modelwright.layers.attention.sdpa import SdpaCoreAttention
 from modelwright.layers.mamba.kernels import TORCH_KERNELS, MambaKernels
 from modelwright.layers.mamba.mamba_layer import MambaLayerSpec, MambaMixerSpec
 from modelwright.layers.mamba.mixer import MambaOptions
+from modelwright.layers.mlp.mlp_layer import MlpLayerSpec, MlpSpec
 from modelwright.layers.moe.grouped_experts import GroupedExperts
 from modelwright.layers.moe.moe_layer import GroupedExpertsSpec, MoeLayerSpec, MoeSpec, SharedExpertsSpec
 from modelwright.layers.moe.token_dispatcher import token_dispatcher
 from modelwright.layers.norm import TorchNorm
-from modelwright.layers.stack.spec import AttentionLayerSpec, MlpLayerSpec, MlpSpec, SelfAttentionSpec, StackSpec
+from modelwright.layers.stack.spec import StackSpec
 from modelwright.protocols import (
     CoreAttentionBuilder,
     ExpertsBuilder,
@@ -44,14 +46,16 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed import ProcessGroup
 
+    from modelwright.protocols import InProjBuilder
+
+
 NAMES = ("torch", "te", "auto")
-INSTALL = "pip install --no-build-isolation 'modelwright-layers[te]'"
 
 _log = logging.getLogger(__name__)
 
 
 class ColumnLinearBuilder(Protocol):
-    """Makes a linear that fits `linear_qkv` and `linear_fc1`: what `LinearFc1Builder` says, with `stride` optional."""
+    """Builder of a linear for both `linear_qkv` and `linear_fc1`: as `LinearFc1Builder`, with an optional `stride`."""
 
     def __call__(
         self,
@@ -70,45 +74,45 @@ class ColumnLinearBuilder(Protocol):
         stride: int = 1,
         name: str | None,
     ) -> LinearProjInterface:
-        """Build the layer; the arguments are those of `LinearFc1Builder`."""
+        """Build the linear; see `LinearFc1Builder` for the arguments."""
         ...
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """The parts of one backend; its defaults are the backend `torch`."""
+    """Parts of one backend; the defaults are the backend `torch`."""
 
     norm: NormBuilder = TorchNorm
-    """A norm that stands alone."""
+    """Norm that is not followed by a linear."""
     norm_before_linear: NormBuilder = TorchNorm
-    """What stands in the slot of a norm before `norm_linear`; the identity where the two are one part."""
+    """Norm before `norm_linear`; the identity where `norm_linear` includes it."""
     norm_linear: ColumnLinearBuilder = ColumnParallelLinear
-    """Splits its output over the tensor ranks; follows a norm, or holds it."""
+    """Linear after a norm, which may include the norm; the tensor ranks split its output."""
     column_linear: ColumnLinearBuilder = ColumnParallelLinear
-    """Splits its output over the tensor ranks; stands alone."""
+    """Linear without a norm before it; the tensor ranks split its output."""
     row_linear: LinearProjBuilder = RowParallelLinear
-    """Splits its input over the tensor ranks."""
+    """Linear whose input the tensor ranks split."""
     core_attention: CoreAttentionBuilder = SdpaCoreAttention
-    """Attends."""
+    """Softmax attention."""
     experts: ExpertsBuilder = GroupedExperts
-    """The experts of one rank."""
+    """Experts of one rank."""
     token_dispatcher: TokenDispatcherBuilder | None = token_dispatcher
-    """Brings tokens to their experts and back; None takes the engine's."""
+    """Exchange of tokens between ranks before and after the experts; None: the engine's own."""
 
 
 TORCH = Backend()
 
 
 def stack_spec(backend: Backend = TORCH, *, qk_norm: bool = False) -> StackSpec:
-    """A stack whose generic slots are filled by a backend.
+    """Return a spec with the parts of a backend in its generic slots.
 
     Args:
-        backend: Whose parts.
-        qk_norm: Whether queries and keys are normalized.
+        backend: Backend of the parts.
+        qk_norm: True if queries and keys are normalized.
 
     Returns:
-        The spec; what stands around the stack is the engine's.
+        The spec. Embedding, rotary embedding and output layer are the engine's.
     """
     query_norm = backend.norm if qk_norm else None
     attention = SelfAttentionSpec(
@@ -133,19 +137,20 @@ def stack_spec(backend: Backend = TORCH, *, qk_norm: bool = False) -> StackSpec:
 def mamba_layer_spec(
     backend: Backend = TORCH, *, kernels: MambaKernels = TORCH_KERNELS, options: MambaOptions | None = None
 ) -> MambaLayerSpec:
-    """A Mamba layer whose norm and projections are filled by a backend.
+    """Return a Mamba-2 layer with the norm and projections of a backend.
 
     Args:
-        backend: Whose parts.
-        kernels: What convolves, scans and normalizes.
-        options: What the mixer is beyond the sizes in the engine's config; the engine's defaults when None.
+        backend: Backend of the parts.
+        kernels: Convolution, scan and gated norm.
+        options: Options of the mixer that the engine's config does not have. None: the engine's defaults.
 
     Returns:
         The spec.
     """
     mixer = MambaMixerSpec(
-        in_proj=as_engine(backend.norm_linear),
-        out_proj=as_engine(backend.row_linear),
+        # Its interface also requires `weight`, which every linear of a backend has.
+        in_proj=cast("InProjBuilder", backend.norm_linear),
+        out_proj=backend.row_linear,
         kernels=kernels,
         options=options or MambaOptions(),
     )
@@ -153,7 +158,7 @@ def mamba_layer_spec(
 
 
 def _moe(backend: Backend) -> MoeSpec:
-    """Behind a router there is no norm to hold, so its linears are plain."""
+    """Return the MoE part; the router comes between norm and linears, so its linears include no norm."""
     return MoeSpec(
         token_dispatcher=backend.token_dispatcher,
         experts=backend.experts,
@@ -162,16 +167,16 @@ def _moe(backend: Backend) -> MoeSpec:
 
 
 def find_backend(name: str) -> Backend:
-    """The backend of a name.
+    """Return the backend of a name.
 
     Args:
-        name: `torch`, `te`, or `auto`, which is `te` where that can be used and says in the log what it took.
+        name: `torch`, `te` or `auto`. `auto` is `te` where that can be used, else `torch`, and logs its choice.
 
     Returns:
         Its parts.
 
     Raises:
-        ModelwrightError: There is no such backend, or `te` cannot be used here; says what is missing.
+        ModelwrightError: The backend does not exist, or `te` cannot be used here. The message names what is missing.
     """
     if name not in NAMES:
         near = did_you_mean(name, NAMES) or "."
@@ -180,26 +185,29 @@ def find_backend(name: str) -> Backend:
         return TORCH
     missing = missing_for_te()
     if name == "auto":
-        reason = f"`te` cannot be used: {' and '.join(missing)}" if missing else "Transformer Engine and CUDA are there"
-        _log.info("backend auto takes %s, because %s", "torch" if missing else "te", reason)
+        reason = (
+            f"`te` cannot be used: {' and '.join(missing)}" if missing else "Transformer Engine and CUDA are available"
+        )
+        _log.info("backend auto uses %s, because %s", "torch" if missing else "te", reason)
         return TORCH if missing else _te()
     if missing:
         raise ModelwrightError(
-            f"`backend: te` cannot be used here, because {' and '.join(missing)}; use `torch`, which runs anywhere, or "
-            "`auto`, which takes `te` where it can be used."
+            f"`backend: te` cannot be used here, because {' and '.join(missing)}; use `torch`, which runs everywhere, "
+            "or `auto`, which uses `te` where it can."
         )
     return _te()
 
 
 def missing_for_te() -> list[str]:
-    """What keeps the backend `te` from being used here, in clauses; nothing if it can be used."""
+    """Return what prevents the use of the backend `te` here, in clauses; empty if it can be used."""
+    te = OPTIONAL_PACKAGES["transformer-engine"]
     missing: list[str] = []
-    if find_spec("transformer_engine") is None:
-        missing.append(f"Transformer Engine is not installed ({INSTALL})")
+    if not te.is_installed:
+        missing.append(f"Transformer Engine is not installed ({te.install})")
     elif not transformer_engine.HAVE_TE:
         missing.append(
             "Transformer Engine is installed but the engine cannot import it (`python -c 'import transformer_engine."
-            "pytorch'` says why)"
+            "pytorch'` shows why)"
         )
     if not torch.cuda.is_available():
         missing.append("CUDA is not usable (it needs a GPU and its driver)")
@@ -207,17 +215,17 @@ def missing_for_te() -> list[str]:
 
 
 def _te() -> Backend:
-    """Only here, because without Transformer Engine these are no classes."""
+    """Return the parts of `te`; a function, because without Transformer Engine some of the names are None."""
     return Backend(
-        norm=as_engine(transformer_engine.TENorm),
-        norm_before_linear=as_engine(IdentityOp),
-        norm_linear=as_engine(transformer_engine.TELayerNormColumnParallelLinear),
-        column_linear=as_engine(transformer_engine.TEColumnParallelLinear),
-        row_linear=as_engine(transformer_engine.TERowParallelLinear),
-        core_attention=as_engine(transformer_engine.TEDotProductAttention),
+        norm=cast("NormBuilder", transformer_engine.TENorm),  # its `__new__` returns a norm of another class
+        norm_before_linear=IdentityOp,
+        norm_linear=transformer_engine.TELayerNormColumnParallelLinear,
+        column_linear=transformer_engine.TEColumnParallelLinear,
+        row_linear=transformer_engine.TERowParallelLinear,
+        core_attention=transformer_engine.TEDotProductAttention,
         experts=GroupedExpertsSpec(
-            linear_fc1=as_engine(transformer_engine.TEColumnParallelGroupedLinear),
-            linear_fc2=as_engine(transformer_engine.TERowParallelGroupedLinear),
+            linear_fc1=transformer_engine.TEColumnParallelGroupedLinear,
+            linear_fc2=transformer_engine.TERowParallelGroupedLinear,
         ),
         token_dispatcher=None,
     )

@@ -1,16 +1,15 @@
-"""`DecoderModelBuilder`: from the config that all families of decoders share to the engine's stack.
+"""`DecoderModelBuilder`: how a decoder of any family is assembled from its config.
 
-What stands around the stack and which parts fill the slots follow from `DecoderConfig` alone; a family's builder says
-no more than what its own layers need.
+The arguments around the stack and the default parts follow from `DecoderConfig` alone. The builder of a family adds
+only the parts that its own layers need.
 """
 
 from dataclasses import replace
 from functools import partial
-from typing import final, override
+from typing import TYPE_CHECKING, cast, final, override
 
 from modelwright.config import DecoderConfig, Parallelism
 from modelwright.distributed import staged_pattern
-from modelwright.engine import as_engine
 from modelwright.layers.rotary import ScaledRotaryEmbedding
 from modelwright.layers.stack.assembly import LanguageModelShape
 from modelwright.layers.stack.backends import TORCH, Backend, stack_spec
@@ -18,13 +17,18 @@ from modelwright.layers.stack.spec import StackSpec
 from modelwright.layers.stack.stack_builder import StackModelBuilder
 from modelwright.protocols import RotaryEmbeddingBuilder
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from modelwright.protocols import RotaryEmbeddingInterface
+
 
 def decoder_stack(config: DecoderConfig, backend: Backend = TORCH) -> StackSpec:
-    """What fills the slots of a decoder: the spec to change with `dataclasses.replace`.
+    """Return the default spec of a decoder; change it with `dataclasses.replace`.
 
     Args:
-        config: Decides on the norms of queries and keys and on the rotary scaling.
-        backend: Whose parts fill the generic slots.
+        config: Decides about norms of queries and keys, and about rotary scaling.
+        backend: Backend of the generic parts.
 
     Returns:
         The spec.
@@ -36,18 +40,22 @@ def _rotary(config: DecoderConfig) -> RotaryEmbeddingBuilder | None:
     scaling = config.rope_scaling
     if scaling is None:
         return None
-    build: RotaryEmbeddingBuilder = partial(
-        as_engine(ScaledRotaryEmbedding),
+    # The engine declares the stack and the inputs of `get_rotary_seq_len` more narrowly than it calls it.
+    build = cast("Callable[..., RotaryEmbeddingInterface]", ScaledRotaryEmbedding)
+    return partial(
+        build,
         factor=scaling.factor,
         low_freq_factor=scaling.low_freq_factor,
         high_freq_factor=scaling.high_freq_factor,
         original_seq_length=scaling.original_seq_length,
     )
-    return build
 
 
 class DecoderModelBuilder[ConfigT: DecoderConfig](StackModelBuilder[ConfigT]):
-    """Builds the model of a family's config; override `build_model` or `build_distributed_models` to change how."""
+    """Builds a decoder from the config of a family.
+
+    Override `build_model` for another module, or `build_distributed_models` for another lifecycle.
+    """
 
     @override
     def default_spec(self) -> StackSpec:

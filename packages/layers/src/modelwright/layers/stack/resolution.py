@@ -1,8 +1,8 @@
-"""`resolve`: from our frozen inputs to the engine's config, made afresh each time.
+"""`resolve`: makes Megatron-Core's config from our frozen configs, a new one at each call.
 
-A model config says what it means in the engine's words (`engine_fields`), the parallelism and the precision add
-theirs, and `engine:` passes any other field of the engine straight through, checked by name and type and refused where
-one of ours owns the same thing.
+A model config describes the model in the engine's fields (`engine_fields`). The parallelism and the precision add
+theirs. `engine:` of a run file passes any other field of the engine through, after a check of its name and type. It
+must not contain a field that modelwright sets itself.
 """
 
 import collections.abc
@@ -12,7 +12,8 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Final, Literal, final
 
 import torch
 from megatron.core.transformer import MLATransformerConfig, TransformerConfig
@@ -23,48 +24,66 @@ from modelwright.layers.activations import activation
 from modelwright.protocols import did_you_mean
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Fusions that need a GPU compiler or kernels, and the engine's other initialization path: ours to switch, not a file's.
-_FIXED: dict[str, Any] = {
-    "is_hybrid_model": True,
-    "use_cpu_initialization": False,
-    "perform_initialization": True,
-    "gradient_accumulation_fusion": False,
-    "bias_activation_fusion": False,
-    "bias_dropout_fusion": False,
-    "masked_softmax_fusion": False,
-    "apply_rope_fusion": False,
-    "persist_layer_norm": False,
-}
+
+
+@final
+@dataclass(frozen=True)
+class FixedField:
+    """Engine field that has one value in every model of modelwright."""
+
+    value: bool
+    """The value."""
+    reason: str
+    """Why no other value works, as a clause."""
+
+
+_INITIAL_VALUES = "initial values depend on the seed and the names of the parameters alone"
+_KERNELS = "this fusion needs a GPU compiler or GPU kernels, and no backend of modelwright uses it"
+
+FIXED_FIELDS: Final[Mapping[str, FixedField]] = types.MappingProxyType(
+    {
+        "is_hybrid_model": FixedField(value=True, reason="every model is built as the engine's `HybridModel`"),
+        "use_cpu_initialization": FixedField(value=False, reason=_INITIAL_VALUES),
+        "perform_initialization": FixedField(value=True, reason=_INITIAL_VALUES),
+        "gradient_accumulation_fusion": FixedField(value=False, reason=_KERNELS),
+        "bias_activation_fusion": FixedField(value=False, reason=_KERNELS),
+        "bias_dropout_fusion": FixedField(value=False, reason=_KERNELS),
+        "masked_softmax_fusion": FixedField(value=False, reason=_KERNELS),
+        "apply_rope_fusion": FixedField(value=False, reason=_KERNELS),
+        "persist_layer_norm": FixedField(value=False, reason=_KERNELS),
+    }
+)
+"""Engine fields with one value in every model, by name."""
 
 
 class EngineFieldError(ConfigError):
-    """An `engine:` field that the installed engine does not have, of another type, or owned by one of ours."""
+    """A field of `engine:` that the installed engine does not have, with a wrong type, or that modelwright sets."""
 
 
 def resolve(config: ModelConfig, parallelism: Parallelism, precision: Precision) -> TransformerConfig:
     """Make the engine's config.
 
     Args:
-        config: The model; not changed.
+        config: Config of the model; not changed.
         parallelism: Sizes of the axes.
-        precision: Number format of the parameters.
+        precision: Dtype of the parameters.
 
     Returns:
-        A fresh engine config, on which the engine's own checks have run.
+        A new engine config that has passed the engine's own checks.
 
     Raises:
-        EngineFieldError: A field of `engine:` is refused, all such fields at once; or the engine's own checks refuse
-            what the fields make together.
+        EngineFieldError: Fields of `engine:` are refused, all of them in one error; or the engine's own checks refuse
+            the combination of all fields.
     """
-    _check_said(config)
-    fields = _FIXED | dict(config.engine_fields()) | _parallel_fields(parallelism) | _precision_fields(precision)
+    _check_engine_fields(config)
+    fields: dict[str, Any] = {name: field.value for name, field in FIXED_FIELDS.items()}
+    fields |= dict(config.engine_fields()) | _parallel_fields(parallelism) | _precision_fields(precision)
     chosen = activation(fields.pop("activation"))
     fields |= {"activation_func": chosen.function, "gated_linear_unit": chosen.gated}
     std, layers = fields["init_method_std"], fields["num_layers"]
     fields["init_method"] = NormalInit(std)
-    # The engine's scale for hybrid stacks: one residual add a layer (utils.scaled_init_method_normal).
+    # The engine's scale for hybrid stacks: one residual add for each layer (utils.scaled_init_method_normal).
     fields["output_layer_init_method"] = NormalInit(std / math.sqrt(layers))
-    # The engine has a class of its own for models with latent attention, and for nothing else.
     made = MLATransformerConfig if fields.get("multi_latent_attention") else TransformerConfig
     given = _passed_through(made, config.engine, owned=set(fields))
     try:
@@ -74,13 +93,13 @@ def resolve(config: ModelConfig, parallelism: Parallelism, precision: Precision)
         raise EngineFieldError((Problem("engine", f"the engine refuses these fields together: {reason}"),)) from error
 
 
-def _check_said(config: ModelConfig) -> None:
-    """A config of one's own must say what is computed with here; the engine asks for the rest itself."""
+def _check_engine_fields(config: ModelConfig) -> None:
+    """Refuse a custom config without the fields that `resolve` computes with; the engine requires the others itself."""
     missing = [
         f"`{name}`" for name in ("activation", "init_method_std", "num_layers") if name not in config.engine_fields()
     ]
     if missing:
-        rule = f"`engine_fields` of `{type(config).__name__}` must say what the model is in the engine's words"
+        rule = f"`engine_fields` of `{type(config).__name__}` must describe the model in the engine's fields"
         raise EngineFieldError((Problem("", f"{rule}, but lacks {', '.join(missing)}; return them from it."),))
 
 
@@ -94,8 +113,8 @@ def _parallel_fields(parallelism: Parallelism) -> dict[str, Any]:
         "context_parallel_size": parallelism.context,
         "expert_model_parallel_size": parallelism.expert,
         "expert_tensor_parallel_size": parallelism.expert_tensor,
-        # With two pipeline ranks, previous and next are one peer: batched sends of an interleaved schedule pair up
-        # crosswise and the loss is silently wrong.
+        # With two pipeline ranks, the previous and the next rank are the same one. Batched sends of an interleaved
+        # schedule then pair up crosswise, and the loss is silently wrong.
         "overlap_p2p_comm": virtual is not None,
         "batch_p2p_comm": virtual is None,
     }
@@ -113,13 +132,22 @@ def _precision_fields(precision: Precision) -> dict[str, Any]:
 
 
 def _passed_through(made: type[TransformerConfig], given: Mapping[str, Any], *, owned: set[str]) -> dict[str, Any]:
-    """The values of `engine:` as the engine takes them; everything that is wrong with them in one error."""
+    """Return the values of `engine:` in the engine's types.
+
+    Raises:
+        EngineFieldError: Fields are refused, all of them in one error.
+    """
     hints = typing.get_type_hints(made)
     known = {field.name for field in dataclasses.fields(made) if not field.name.startswith("_")}
     values, problems = dict[str, Any](), list[Problem]()
     for name, value in given.items():
-        if name in owned:
-            message = f"`engine.{name}` is owned by a field of the model, parallelism or precision; set that one."
+        if name in FIXED_FIELDS:
+            fixed = FIXED_FIELDS[name]
+            message = (
+                f"`engine.{name}` must be left out, because modelwright fixes it to {fixed.value}: {fixed.reason}."
+            )
+        elif name in owned:
+            message = f"`engine.{name}` is set by a field of the model, parallelism or precision; set that field."
         elif name not in known:
             near = did_you_mean(name, known - owned) or "."
             message = f"`engine.{name}` is not a field of the engine's `{made.__name__}`{near}"
@@ -134,19 +162,19 @@ def _passed_through(made: type[TransformerConfig], given: Mapping[str, Any], *, 
 
 
 def _misfit(name: str, value: Any, hint: Any) -> str:
-    """What is wrong with a value; "" if nothing is."""
+    """Return the message about a value of a wrong type; "" if the type is right."""
     if _fits(value, hint):
         return ""
     options = _options(hint)
     if any(typing.get_origin(option) is collections.abc.Callable for option in options):
-        return f"`engine.{name}` is a function, which a config cannot hold; leave it out."
+        return f"`engine.{name}` is a function, which a config cannot contain; leave it out."
     members = [member for option in options if _is_enum(option) for member in option.__members__]
     expected = quoted_list(members, "or") if members else _shown(hint)
     return f"`engine.{name}` must be {expected}, but is {value!r}."
 
 
 def _engine_value(value: Any, hint: Any) -> Any:
-    """A plain value as the engine wants it: sequences as lists, members of enums and dtypes by their names."""
+    """Return a plain value in the engine's type: lists for sequences, members of enums and dtypes for their names."""
     options = _options(hint)
     if isinstance(value, tuple):
         inner = next((typing.get_args(option)[0] for option in options if typing.get_args(option)), Any)
@@ -164,7 +192,7 @@ def _engine_values(items: tuple[Any, ...], hint: Any) -> list[Any]:
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
-    """The members of a union, or the type alone."""
+    """Return the members of a union, or the type alone."""
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
@@ -173,7 +201,7 @@ def _is_enum(hint: Any) -> bool:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type that the engine annotates a field with."""
+    """Return True if a value has a type that the engine's annotation of a field allows."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, option) for option in args)

@@ -1,7 +1,7 @@
-"""`StackModelBuilder`: what the builders of all families share, since every family is a pattern over one stack.
+"""`StackModelBuilder`: the common base of the builders of all families, since every family is a pattern over one stack.
 
-A family says what stands around the stack (`shape`) and which parts fill it by default (`default_spec`); the rest, one
-stage or all stages of a rank, is here.
+A family defines the arguments around the stack (`shape`) and its default parts (`default_spec`). Building one stage, or
+all stages of a rank, is defined here.
 """
 
 import abc
@@ -12,7 +12,7 @@ from megatron.core.models.hybrid.hybrid_model import HybridModel
 from torch import nn
 
 from modelwright.builders import Hook, ModelBuilder
-from modelwright.config import ExpertsConfig, ModelConfig, Parallelism, Precision, Wrap
+from modelwright.config import MOE, ExpertsConfig, ModelConfig, Parallelism, Precision, Wrap
 from modelwright.distributed import build_stages
 from modelwright.layers.stack.assembly import LanguageModelShape, build_stage
 from modelwright.layers.stack.backends import find_backend, missing_for_te
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 
 class StackModelBuilder[ConfigT: ModelConfig](ModelBuilder[HybridModel, ConfigT], abc.ABC):
-    """Builds the engine's `HybridModel` from a family's config.
+    """Builds Megatron-Core's `HybridModel` from the config of a family.
 
     Args:
-        config: What to build.
-        spec: What fills every slot, or the name that it was registered under; the family's own when None.
-        backend: Which parts the family's own spec is made of: `torch`, `te` or `auto`.
-        hooks: Run around the wrap, in order.
-        meta: Build on the meta device first, then materialize; the model is the same.
+        config: Config of the model; never changed.
+        spec: Builders of all parts, or the name under which they were registered. None: `default_spec`.
+        backend: Backend of the parts in `default_spec`: `torch`, `te` or `auto`. None: `torch`.
+        hooks: Hooks that run around the data-parallel wrapper, in order.
+        meta: True to build on the meta device first and to materialize afterwards. The model is the same.
 
     Raises:
-        ModelwrightError: There is no such backend or spec, or the backend, or a part that the config asks for, cannot
+        ModelwrightError: The backend or spec does not exist, or the backend, or a part that the config needs, cannot
             be used here.
     """
 
@@ -45,23 +45,30 @@ class StackModelBuilder[ConfigT: ModelConfig](ModelBuilder[HybridModel, ConfigT]
         config: ConfigT,
         *,
         spec: StackSpec | str | None = None,
-        backend: str = "torch",
+        backend: str | None = None,
         hooks: Iterable[Hook] = (),
         meta: bool = False,
     ) -> None:
         _check_latent_experts(config)
         super().__init__(config, hooks=hooks)
         self.meta = meta
-        self.backend = find_backend(backend)
+        self.backend = find_backend(backend or "torch")
         self.spec = registered_stack(spec, config) if isinstance(spec, str) else spec or self.default_spec()
 
     @abc.abstractmethod
     def default_spec(self) -> StackSpec:
-        """What fills every slot when the caller says nothing, made of the parts of `self.backend`."""
+        """Return the spec for a caller who passes none, made of the parts of `self.backend`."""
 
     @abc.abstractmethod
     def shape(self, parallelism: Parallelism) -> LanguageModelShape:
-        """What stands around the stack, with the pattern cut into the stages of the parallelism."""
+        """Return the arguments around the stack.
+
+        Args:
+            parallelism: Sizes of the axes; the pattern must have a `|` between its stages.
+
+        Returns:
+            Pattern, vocabulary and positions of the model.
+        """
 
     @override
     def build_model(
@@ -114,8 +121,8 @@ class StackModelBuilder[ConfigT: ModelConfig](ModelBuilder[HybridModel, ConfigT]
 
 
 def _check_latent_experts(config: ModelConfig) -> None:
-    """The engine has one part for the projections around them, whatever fills the slots."""
-    latent = config.expert_latent_size if isinstance(config, ExpertsConfig) and "E" in config.symbols else None
+    """Refuse experts in a latent space without Transformer Engine, whose linears the engine projects with."""
+    latent = config.expert_latent_size if isinstance(config, ExpertsConfig) and MOE.symbol in config.symbols else None
     if latent is not None and (missing := missing_for_te()):
         raise ModelwrightError(
             f"`expert_latent_size` must be null where the engine cannot project with Transformer Engine, but is"

@@ -1,7 +1,7 @@
-"""Stack specs under names, so that a file can say `stack: my_stack`.
+"""Registry of stack specs by name, so that a run file can select one: `stack: my_stack`.
 
-Code registers a function from a config to a spec; the command line imports that code by `--import` or by the
-entry-point group `modelwright.parts`, never because a file named it.
+Code registers a function from a config to a spec. The command line imports that code by `--import` or by the
+entry-point group `modelwright.parts`. A run file alone never causes an import.
 """
 
 from collections.abc import Callable
@@ -17,27 +17,27 @@ _stacks: dict[str, StackFunction[Any]] = {}
 
 
 def register_stack[ConfigT: ModelConfig](name: str, function: StackFunction[ConfigT]) -> None:
-    """Let files select a spec by name; a name registered again is replaced.
+    """Let run files select a spec by name. A second registration replaces the first.
 
     Args:
-        name: What a file writes after `stack:`.
-        function: Makes the spec for a config of the family that it is meant for.
+        name: Value of `stack:` in a run file.
+        function: Returns the spec for a config of the family that it is written for.
     """
     _stacks[name] = function
 
 
 def registered_stack(name: str, config: ModelConfig) -> StackSpec:
-    """The spec of a name.
+    """Return the spec that is registered under a name.
 
     Args:
-        name: As written in a file.
-        config: Of the model that the spec is for.
+        name: Value of `stack:` in a run file.
+        config: Config of the model.
 
     Returns:
         The spec.
 
     Raises:
-        ModelwrightError: Nothing is registered under the name.
+        ModelwrightError: No spec is registered under the name.
     """
     if name not in _stacks:
         known = ", ".join(f"`{stack}`" for stack in sorted(_stacks)) or "none"

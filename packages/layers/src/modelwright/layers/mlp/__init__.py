@@ -1,0 +1,1 @@
+"""Dense MLP: its layer spec and the spec of the MLP itself."""
