@@ -149,25 +149,25 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "rename what is not there": (
         {"rename": {"setings": "config"}},
         (
-            "`rename` names `setings`, which `Mlp` does not take; it takes `width`, `settings`, `tp_group`, `rank` "
+            "`rename` names `setings`, which `Mlp` does not accept; it accepts `width`, `settings`, `tp_group`, `rank` "
             "(did you mean `settings`?)"
         ),
     ),
     "derive what is not there": (
         {"derive": {"group": "pg_collection.tp"}},
         (
-            "`derive` names `group`, which `Mlp` does not take; it takes `width`, `settings`, `tp_group`, `rank` "
+            "`derive` names `group`, which `Mlp` does not accept; it accepts `width`, `settings`, `tp_group`, `rank` "
             "(did you mean `tp_group`?)"
         ),
     ),
     "drop what is required": (
         {"drop": ("settings",)},
-        "`drop` leaves out `settings`, which `Mlp` requires; `derive` it, or bind it",
+        "`drop` omits `settings`, which `Mlp` requires; `derive` it, or bind it",
     ),
     "rename onto itself": (
         {"rename": {"settings": "rank"}},
         (
-            "`rename` gives `settings` the slot's `rank`, which `rank` itself is given already; write "
+            "`rename` passes the slot's `rank` to `settings`, but the parameter `rank` receives it already; write "
             "`derive={'settings': 'rank'}`"
         ),
     ),
@@ -177,7 +177,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "drop and rename": (
         {"rename": {"settings": "config"}, "drop": ("config",)},
-        "`config` is dropped, and `rename` gives it to `settings`; keep one",
+        "`config` is both in `drop` and, for `settings`, in `rename`; keep one",
     ),
     "a lambda": (
         {"derive": {"width": lambda config: config}},
@@ -193,7 +193,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "positions": (
         {"derive": {"width": positional}},
-        "`derive` computes `width` with `positional`, whose parameters must be named as the slot's are",
+        (
+            "`derive` computes `width` with `positional`, but its parameters must accept arguments of the slot by "
+            "name; remove `/` and `*`"
+        ),
     ),
     "written in C": (
         {"derive": {"width": dict}},
@@ -216,7 +219,7 @@ def test_what_cannot_be_adapted_is_refused_at_once(options: dict[str, Any], prob
 def test_one_string_is_not_names_to_drop() -> None:
     with pytest.raises(ConformanceError) as caught:
         adapt(Mlp, drop="name")
-    assert str(caught.value) == "`drop` must be names: it is the one string 'name'; write `('name',)`."
+    assert str(caught.value) == "`drop` must be a tuple of names: it is the string 'name'; write `('name',)`."
 
 
 @pytest.mark.parametrize(
@@ -237,7 +240,7 @@ def test_the_slot_must_pass_what_is_dropped_renamed_or_derived_from(options: dic
 def test_a_call_that_does_not_fit_says_so() -> None:
     with pytest.raises(ConformanceError) as caught:
         ADAPTED(config=CONFIG)
-    assert str(caught.value).startswith("`adapt(Mlp)` cannot be called so: missing a required")
+    assert str(caught.value).startswith("`adapt(Mlp)` cannot be called with these arguments: missing a required")
     assert str(caught.value).endswith("argument: 'pg_collection'.")
     with pytest.raises(ConformanceError) as caught:
         ADAPTED(**{**SLOT, "pg_collection": None})

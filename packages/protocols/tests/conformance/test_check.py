@@ -245,8 +245,8 @@ WRONG = {
         MlpBuilder,
         GoodMlp(None, None, False),
         (
-            "`GoodMlp` cannot fill `MlpBuilder`: the slot takes what makes a part, but this is an instance; pass the "
-            "class `GoodMlp`."
+            "`GoodMlp` cannot fill `MlpBuilder`: a slot must be filled with a builder, but this is an instance; pass "
+            "the class `GoodMlp`."
         ),
     ),
     "an instance for an Interface": (
@@ -261,7 +261,7 @@ WRONG = {
         MlpBuilder,
         3,
         (
-            "`int` cannot fill `MlpBuilder`: the slot takes what makes a part, but a value of type `int` cannot be "
+            "`int` cannot fill `MlpBuilder`: a slot must be filled with a builder, but a value of type `int` cannot be "
             "called; pass a class or a function."
         ),
     ),
@@ -304,15 +304,15 @@ WRONG = {
         lambda *, training, fused: None,
         (
             "`<lambda>` cannot fill `BiasDropoutAddBuilder`:\n"
-            "  - it takes `training` by keyword only, but the slot passes it by position; move it before the `*`.\n"
-            "  - it takes `fused` by keyword only, but the slot passes it by position; move it before the `*`."
+            "  - it accepts `training` by keyword only, but the slot passes it by position; move it before the `*`.\n"
+            "  - it accepts `fused` by keyword only, but the slot passes it by position; move it before the `*`."
         ),
     ),
     "too few positions": (
         BiasDropoutAddBuilder,
         lambda training: None,
         (
-            "`<lambda>` cannot fill `BiasDropoutAddBuilder`: it takes 1 argument by position, but the slot passes 2; "
+            "`<lambda>` cannot fill `BiasDropoutAddBuilder`: it accepts 1 argument by position, but the slot passes 2; "
             "number 2 is `fused`: add the parameter `fused: bool`."
         ),
     ),
@@ -340,7 +340,7 @@ def test_a_method_beside_forward_is_checked() -> None:
     with pytest.raises(ConformanceError) as caught:
         check_conformance(RotaryEmbeddingBuilder, Rotary)
     assert caught.value.problems[0] == (
-        "its `get_rotary_seq_len` takes 1 argument by position, but the slot passes 5; number 2 is `stack`: add the "
+        "its `get_rotary_seq_len` accepts 1 argument by position, but the slot passes 5; number 2 is `stack`: add the "
         "parameter `stack: StackInterface`"
     )
     assert len(caught.value.problems) == 4

@@ -1,15 +1,15 @@
-"""Typed interfaces of every slot of a Megatron-Core model; no dependencies.
+"""Typed Protocols for every slot of a Megatron-Core model, without dependencies.
 
-For each slot there is an `...Interface`, what the built part can do, and an `...Builder`, what makes one. The
-parameters are those that the engine's own calls pass. A type checker then tells whether a part fits, and
-`check_conformance` tells the same at run time, before anything is built. `adapt` fits a constructor that differs,
-`explain` says where each of its arguments comes from, and `SLOTS` lists every slot as data.
+Each slot has an `...Interface`, which declares the members of the built part, and a `...Builder`, which declares the
+call that builds it. The parameters are those that the engine's own calls pass. Type checkers use these Protocols to
+check a part, and `check_conformance` checks the same at run time, before anything is built. `adapt` fits a constructor
+that differs, `explain` reports the source of each of its arguments, and `SLOTS` lists every slot as data.
 
     from modelwright.protocols import MlpBuilder, check_conformance
 
     check_conformance(MlpBuilder, MyMlp)
 
-Importing the package loads nothing else: each name is loaded with its file when it is first used (PEP 562).
+Importing the package loads nothing else. Each name is loaded with its file at its first use (PEP 562).
 """
 
 from typing import TYPE_CHECKING

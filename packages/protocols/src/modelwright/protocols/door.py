@@ -1,14 +1,14 @@
-"""Lazy doors (PEP 562): each public name of a package is imported from its file when it is first used.
+"""Lazy package doors (PEP 562), which import each public name of a package from its file at its first use.
 
-A package lists its public names once, as imports under `if TYPE_CHECKING:` in its `__init__.py`, where type checkers
-and editors read them. At run time `lazy_door` reads the same lines:
+A package lists its public names once, as imports under `if TYPE_CHECKING:` in its `__init__.py`. Type checkers and
+editors read them there. At run time, `lazy_door` reads the same lines:
 
     if TYPE_CHECKING:
         from modelwright.config.model.base import ModelConfig
     else:
         __getattr__, __dir__ = lazy_door(__name__, __file__)
 
-The `else` hides `__getattr__` from type checkers, for which every misspelt name would exist otherwise.
+The `else` hides `__getattr__` from type checkers. Otherwise every misspelled name would exist for them.
 """
 
 import ast
@@ -21,13 +21,13 @@ from pathlib import Path
 def lazy_door(
     package: str, file: str, *, before: Callable[[], None] | None = None, light: Collection[str] = ()
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """Return the `__getattr__` and `__dir__` of a package whose names are imported when they are first used.
+    """Return the `__getattr__` and `__dir__` of a package that imports its names at their first use.
 
     Args:
         package: The package's `__name__`.
-        file: Its `__file__`; the imports in its `if TYPE_CHECKING:` blocks are the public names.
-        before: Called before a file is imported that needs what it prepares.
-        light: The files that do not need it, by module name below the package.
+        file: The package's `__file__`. The imports in its `if TYPE_CHECKING:` blocks are the public names.
+        before: Function to call before a file is imported, except for those in `light`. None: no function.
+        light: Modules that do not need `before`, named relative to the package.
     """
     homes = dict(_declared(ast.parse(Path(file).read_text(encoding="utf-8")).body))
 

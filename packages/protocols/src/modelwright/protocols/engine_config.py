@@ -1,4 +1,7 @@
-"""What nearly every part reads of the engine's config, so that a part can be typed and tested without the engine."""
+"""Protocol of the fields of Megatron-Core's config that most parts read.
+
+A part that uses it can be typed and tested without the engine.
+"""
 
 from __future__ import annotations
 
@@ -11,73 +14,72 @@ if TYPE_CHECKING:
 
 
 class EngineConfig(Protocol):
-    """The engine's `TransformerConfig`, as far as parts usually read it; that class satisfies this.
+    """The most used fields of the engine's `TransformerConfig`, which satisfies this Protocol.
 
-    A part that annotates `config: EngineConfig` fits every slot. Needs more? Extend it: a Protocol of your own with
-    this one as its base.
+    A part that annotates `config: EngineConfig` fits every slot. For more fields, derive a Protocol from this one.
     """
 
     @property
     def num_layers(self) -> int:
-        """Layers of the whole model."""
+        """Number of layers of the whole model."""
         ...
 
     @property
     def hidden_size(self) -> int:
-        """Size `h` of the residual stream."""
+        """Size `h` of the hidden states."""
         ...
 
     @property
     def num_attention_heads(self) -> int:
-        """Query heads over all tensor-parallel ranks."""
+        """Number `n` of query heads over all tensor-parallel ranks."""
         ...
 
     @property
     def num_query_groups(self) -> int | None:
-        """Key and value heads over all tensor-parallel ranks; the engine sets it when it is not given."""
+        """Number of key and value heads over all tensor-parallel ranks. The engine replaces `None` by a number."""
         ...
 
     @property
     def kv_channels(self) -> int | None:
-        """Head size `d`; the engine sets it when it is not given."""
+        """Head size `d`. The engine replaces `None` by a number."""
         ...
 
     @property
     def ffn_hidden_size(self) -> int | None:
-        """Inner size of a dense MLP, not doubled for a gated one; the engine sets it when it is not given."""
+        """Inner size of a dense MLP, not doubled for a gated one. The engine replaces `None` by a number."""
         ...
 
     @property
     def layernorm_epsilon(self) -> float:
-        """Added to the variance by a norm."""
+        """Constant that a norm adds to the variance."""
         ...
 
     @property
     def add_bias_linear(self) -> bool:
-        """Whether linear layers have a bias."""
+        """True if linear layers have a bias."""
         ...
 
     @property
     def attention_dropout(self) -> float:
-        """Probability of dropping an attention weight."""
+        """Dropout probability of attention weights."""
         ...
 
     @property
     def sequence_parallel(self) -> bool:
-        """Whether norms and dropouts see this tensor-parallel rank's part of the sequence only."""
+        """True if norms and dropouts process only this tensor-parallel rank's shard of the sequence."""
         ...
 
     @property
     def params_dtype(self) -> dtype:
-        """Type of the parameters."""
+        """Dtype of the parameters."""
         ...
 
     @property
     def init_method(self) -> Callable[[Tensor], object] | None:
-        """Initializes a weight in place."""
+        """Function that initializes a weight in place."""
         ...
 
     @property
     def output_layer_init_method(self) -> Callable[[Tensor], object] | None:
-        """Initializes, in place, a weight whose output joins the residual stream."""
+        """Function that initializes, in place, the weight of a projection into the residual stream."""
         ...

@@ -1,7 +1,7 @@
-"""The root of every exception that modelwright raises on purpose, and the words its messages share.
+"""The base class of all exceptions of modelwright, and the wording that their messages share.
 
-A message names the thing in backticks, the rule, the value, what exists and what to do. `did_you_mean` adds the
-nearest name that exists, so that every package suggests in the same words.
+A message names the thing in backticks, the rule, the value, the alternatives and the remedy. `did_you_mean` adds the
+nearest existing name, with the same words in every package.
 """
 
 from __future__ import annotations
@@ -13,45 +13,45 @@ if TYPE_CHECKING:
 
 
 class ModelwrightError(Exception):
-    """Something the caller can understand and mend; the message says how.
+    """A user error. The message explains the cause and the remedy.
 
-    Commands print the message alone and exit with 2; anything else that escapes is a defect or a failed run.
+    Commands print only the message and exit with status 2. Any other exception is a defect or a failed run.
     """
 
 
 class ConformanceError(ModelwrightError):
-    """A part does not fit its slot."""
+    """A part that does not fit its slot."""
 
     def __init__(self, subject: str, problems: list[str]) -> None:
-        """Put all problems into one message.
+        """Combine all problems in one message.
 
         Args:
-            subject: What cannot be done, without a full stop.
-            problems: Each a clause that ends with its remedy.
+            subject: The failed operation, without a final period.
+            problems: Clauses, each of which ends with its remedy.
         """
         self.subject = subject
-        """What cannot be done."""
+        """Failed operation."""
         self.problems = tuple(problems)
-        """What is wrong, one clause each, with its remedy."""
+        """Problems, one clause each, with remedies."""
         if len(problems) == 1:
             super().__init__(f"{subject}: {problems[0]}.")
         else:
             super().__init__("\n  - ".join([f"{subject}:", *(f"{problem}." for problem in problems)]))
 
     def __reduce__(self) -> tuple[type[ConformanceError], tuple[str, list[str]]]:
-        """Rebuild from both arguments: an error of a rank travels to the process that started it."""
+        """Pickle both arguments, because a rank sends its error to the process that started it."""
         return type(self), (self.subject, list(self.problems))
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """The end of a message about an unknown name.
+    """Return the end of a message about an unknown name.
 
     Args:
-        word: What was written.
-        options: The names that exist.
+        word: The unknown name.
+        options: The existing names.
 
     Returns:
-        `"; did you mean `x`?"` for the nearest of `options`, or "" when none is near.
+        `"; did you mean `x`?"` with the most similar of `options`, or "" if none is similar.
     """
     import difflib  # only a message about an error needs it
 

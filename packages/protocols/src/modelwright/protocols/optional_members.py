@@ -1,6 +1,7 @@
-"""Members that the engine uses only sometimes: a part that wants the feature adds them, no part has to.
+"""Protocols of optional members, which Megatron-Core uses only if a feature needs them.
 
-Protocols have no optional members, so each of these is a Protocol of its own.
+Protocols have no optional members, so each of these is a separate Protocol. A part implements those of the features
+that it supports. `check_conformance` requires none of them.
 """
 
 from __future__ import annotations
@@ -12,69 +13,69 @@ if TYPE_CHECKING:
 
 
 class SupportsSetLayerNumber(Protocol):
-    """An MLP that wants to know its layer: `TransformerLayer.__init__` tells it right after building it."""
+    """An MLP that receives the number of its layer, from `TransformerLayer.__init__` right after it is built."""
 
     def set_layer_number(self, layer_number: int, /) -> None:
-        """Take the layer's number.
+        """Set the layer's number.
 
         Args:
-            layer_number: Counted from 1 over the whole model.
+            layer_number: Number of the layer in the whole model, from 1.
         """
         ...
 
 
 class SupportsBackwardDw(Protocol):
-    """A part that can compute weight gradients apart from the backward pass (`delay_wgrad_compute`).
+    """A part that computes weight gradients after the backward pass (`delay_wgrad_compute`).
 
-    `SelfAttention.backward_dw` calls it on `linear_qkv` and `linear_proj`, `MLP.backward_dw` on `linear_fc1` and
-    `linear_fc2`, the pipeline schedule plan on the MLP and the attention.
+    `SelfAttention.backward_dw` calls it on `linear_qkv` and `linear_proj`. `MLP.backward_dw` calls it on `linear_fc1`
+    and `linear_fc2`. The pipeline schedule plan calls it on the MLP and the attention.
     """
 
     def backward_dw(self) -> None:
-        """Compute the weight gradients that the backward pass left out."""
+        """Compute the weight gradients that the backward pass omitted."""
         ...
 
 
 class SupportsShardedStateDict(Protocol):
-    """A part that says itself how its tensors are sharded in a distributed checkpoint.
+    """A part that defines how its tensors are sharded in a distributed checkpoint.
 
-    `sharded_state_dict_default` of the engine calls it; for a part without it, every tensor is taken as replicated
-    over the tensor-parallel group, which is wrong for a part that holds a shard.
+    The engine's `sharded_state_dict_default` calls it. Without it, the engine treats every tensor as replicated over
+    the tensor-parallel group, which is wrong for a part that stores shards.
     """
 
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[tuple[int, int, int], ...] = (), metadata: Any = None
     ) -> dict[str, Any]:
-        """Describe every tensor of this part.
+        """Return the sharded state dict of this part.
 
         Args:
-            prefix: Written before every key.
-            sharded_offsets: `(dim, position, count)` of each sharding that encloses this part.
-            metadata: The engine's dictionary of checkpoint settings, or `None`.
+            prefix: Prefix of every key.
+            sharded_offsets: `(dim, position, count)` of each enclosing sharding, such as that of the pipeline stages.
+            metadata: Checkpoint settings of the engine, or `None`.
 
         Returns:
-            Checkpoint key to the engine's `ShardedTensor`, `ShardedObject` or `ShardedTensorFactory`.
+            The engine's `ShardedTensor`, `ShardedObject` or `ShardedTensorFactory` under each checkpoint key.
         """
         ...
 
 
 class SupportsSetInputTensor(Protocol):
-    """A part that can be handed its input by the pipeline schedule instead of as an argument."""
+    """A part that can receive its input from the pipeline schedule instead of as an argument."""
 
     def set_input_tensor(self, input_tensor: Tensor | None, /) -> None:
-        """Take the input of the next forward.
+        """Set the input of the next forward.
 
         Args:
-            input_tensor: `[s, b, h]` received from the previous stage; `None` on the first stage.
+            input_tensor: `[s, b, h]` from the previous stage, or `None` on the first stage.
         """
         ...
 
 
 class SupportsSetForRecomputeInputLayernorm(Protocol):
-    """A self-attention whose input norm may be recomputed under fp8 or fp4 (`recompute_modules: layernorm`)."""
+    """A self-attention with an input norm that may be recomputed under fp8 or fp4 (`recompute_modules: layernorm`)."""
 
     def set_for_recompute_input_layernorm(self) -> None:
-        """Keep the original input of the first projection. Called by `TransformerLayer.__init__`."""
+        """Keep the unquantized input of the first projection. Called by `TransformerLayer.__init__`."""
         ...
 
 
@@ -82,7 +83,7 @@ class SupportsClipQk(Protocol):
     """A self-attention that can clip its query and key weights (`config.qk_clip`)."""
 
     def clip_qk(self) -> None:
-        """Rescale the weights whose largest logit passed the threshold. Called after the optimizer's step."""
+        """Rescale the weights of heads with a largest logit above the threshold. Called after the optimizer step."""
         ...
 
 
@@ -90,63 +91,69 @@ class SupportsMaxAttnLogits(Protocol):
     """A core attention that records its largest logits, which `clip_qk` reads and resets to `None`."""
 
     current_max_attn_logits: Tensor | None
-    """`[n / tensor-parallel size]`, or `None` before the first forward."""
+    """Largest logit of each head, `[n / tensor-parallel size]`, or `None` before the first forward."""
 
 
 class SupportsScatterToSequenceParallel(Protocol):
-    """An embedding under sequence parallelism: `HybridModel.forward` scatters its output itself when this is false."""
+    """An embedding that scatters its output under sequence parallelism.
+
+    If the value is false, `HybridModel.forward` scatters the output.
+    """
 
     @property
     def scatter_to_sequence_parallel(self) -> bool:
-        """Whether the embedding already returns this rank's part of the sequence."""
+        """True if the embedding returns this rank's shard of the sequence."""
         ...
 
 
 class SupportsSequenceParallel(Protocol):
-    """An output layer that can gather the sequence: generation with last-token logits turns this off for a call."""
+    """An output layer that gathers the sequence under sequence parallelism.
+
+    Generation turns the attribute off for a call that needs the logits of the last token only.
+    """
 
     sequence_parallel: bool
-    """Whether the input is this rank's part of the sequence."""
+    """True if the input is this rank's shard of the sequence."""
 
 
 class SupportsDsaInputs(Protocol):
-    """A core attention that says whether latent attention passes it `x` and `qr`; it does not where this is missing."""
+    """A core attention that receives `x` and `qr` from MLA. Without this member MLA does not pass them."""
 
     @property
     def requires_dsa_inputs(self) -> bool:
-        """Whether the input of the attention and the compressed queries are passed."""
+        """True if MLA passes the input of the attention (`x`) and the compressed queries (`qr`)."""
         ...
 
 
 class SupportsAbsorbedUpProjection(Protocol):
-    """A core attention of absorbed latent attention that may apply the values' up-projection itself."""
+    """A core attention of absorbed MLA that applies the up-projection of the values."""
 
     @property
     def consumes_absorbed_v_up_projection(self) -> bool:
-        """Whether it does; where this is missing or false, the attention around it does."""
+        """True if the core attention applies it. Otherwise the enclosing attention does."""
         ...
 
 
 class SupportsGatherOutput(Protocol):
-    """An output layer that says whether its logits are whole: multi-token prediction counts its hits on them."""
+    """An output layer that reports if its logits are gathered, for the acceptance metric of multi-token prediction."""
 
     @property
     def gather_output(self) -> bool:
-        """Whether the logits are gathered over the tensor-parallel group; taken to be false where it is missing."""
+        """True if the logits are gathered over the tensor-parallel group. The default of the engine is false."""
         ...
 
 
 class SupportsLayerNormWeight(Protocol):
-    """A linear layer with its norm fused in (`linear_qkv`, `linear_fc1`): fused inference kernels read the weight."""
+    """A linear layer with a fused norm (`linear_qkv`, `linear_fc1`); fused inference kernels read the norm's weight."""
 
     @property
     def layer_norm_weight(self) -> Tensor:
-        """`[h]`."""
+        """Weight of the norm, `[h]`."""
         ...
 
 
 class SupportsWeight(Protocol):
-    """Anything with a weight that the engine marks, ties or clips."""
+    """A module with a weight that the engine marks, ties or clips."""
 
     @property
     def weight(self) -> Tensor:
@@ -155,19 +162,19 @@ class SupportsWeight(Protocol):
 
 
 class SupportsMambaStateShapes(Protocol):
-    """A Mamba mixer or layer that can generate: the stack asks for the shapes before it allocates the states."""
+    """A Mamba mixer or layer that supports generation. The stack reads the shapes before it allocates the states."""
 
     def mamba_state_shapes_per_request(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Say how large the states of one sequence are.
+        """Return the shapes of the states of one sequence.
 
         Returns:
-            Shape of the convolution's state and of the scan's.
+            Shapes of the state of the convolution and of the state of the scan.
         """
         ...
 
 
 class SupportsRoutingMap(Protocol):
-    """Experts under the inference dispatcher, which passes what the router chose."""
+    """Experts that support the inference dispatcher, which also passes the routing map."""
 
     def forward(
         self,
@@ -184,7 +191,7 @@ class SupportsRoutingMap(Protocol):
             dispatched_input: See `ExpertsInterface.forward`.
             tokens_per_expert: See `ExpertsInterface.forward`.
             permuted_probs: See `ExpertsInterface.forward`.
-            routing_map: Which experts each token goes to.
+            routing_map: `[tokens, e]`, true where a token goes to an expert.
 
         Returns:
             See `ExpertsInterface.forward`.
@@ -193,7 +200,7 @@ class SupportsRoutingMap(Protocol):
 
 
 class SupportsZeroCopyBuffers(Protocol):
-    """Experts under a dispatcher that offers memory to write to (`get_expert_zero_copy_buffers`)."""
+    """Experts that support the zero-copy dispatcher, which provides buffers (`get_expert_zero_copy_buffers`)."""
 
     def forward(
         self,
@@ -211,8 +218,8 @@ class SupportsZeroCopyBuffers(Protocol):
             dispatched_input: See `ExpertsInterface.forward`.
             tokens_per_expert: See `ExpertsInterface.forward`.
             permuted_probs: See `ExpertsInterface.forward`.
-            output_buffer: Where the output goes.
-            grad_input_buffer: Where the gradient of the input goes.
+            output_buffer: Buffer for the output, or `None`.
+            grad_input_buffer: Buffer for the gradient of the input, or `None`.
 
         Returns:
             See `ExpertsInterface.forward`.
@@ -221,20 +228,20 @@ class SupportsZeroCopyBuffers(Protocol):
 
 
 class SupportsSharedExperts(Protocol):
-    """A token dispatcher that runs the shared experts while tokens travel (`moe_shared_expert_overlap`)."""
+    """A token dispatcher that runs the shared experts during communication (`moe_shared_expert_overlap`)."""
 
     def set_shared_experts(self, shared_experts: Any, /) -> None:
-        """Take the shared experts. Called by `MoELayer.__init__`.
+        """Set the shared experts. Called by `MoELayer.__init__`.
 
         Args:
-            shared_experts: What fills the shared experts' slot.
+            shared_experts: The built shared experts.
         """
         ...
 
 
 class SupportsSetForRecomputePreMlpLayernorm(Protocol):
-    """A mixture of experts whose input norm may be recomputed under fp8 or fp4 (`recompute_modules: layernorm`)."""
+    """An MoE part with an input norm that may be recomputed under fp8 or fp4 (`recompute_modules: layernorm`)."""
 
     def set_for_recompute_pre_mlp_layernorm(self) -> None:
-        """Keep the original input of the first projections. Called by `TransformerLayer.__init__`."""
+        """Keep the unquantized input of the first projections. Called by `TransformerLayer.__init__`."""
         ...

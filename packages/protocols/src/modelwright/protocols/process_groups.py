@@ -1,4 +1,4 @@
-"""The process groups that the engine hands to every builder."""
+"""Protocol of the process groups that Megatron-Core passes to every builder."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ if TYPE_CHECKING:
 
 
 class ProcessGroups(Protocol):
-    """The groups of one model, by the engine's names; its `ProcessGroupCollection` satisfies this.
+    """Process groups of one model, under the engine's names; its `ProcessGroupCollection` satisfies this Protocol.
 
-    A part that annotates `pg_collection: ProcessGroups` fits every slot, and needs no engine to be tested.
+    A part that annotates `pg_collection: ProcessGroups` fits every slot and can be tested without the engine.
 
-    Trap: the engine's collection returns `None` for a group that was never set, whatever its annotations say, and
-    `hasattr` is true all the same. Compare with `None` before using a group that not every layout has.
+    Trap: the engine's collection returns `None` for a group that was never set, contrary to its annotations, and
+    `hasattr` is true nevertheless. Compare a group with `None` before use if not every layout has it.
     """
 
     @property
@@ -29,17 +29,17 @@ class ProcessGroups(Protocol):
 
     @property
     def mp(self) -> ProcessGroup:
-        """Tensor and pipeline parallel: the ranks that hold one copy of the model."""
+        """Tensor and pipeline parallel: the ranks that store one copy of the model."""
         ...
 
     @property
     def embd(self) -> ProcessGroup:
-        """The stages that hold the embedding table: first and last."""
+        """Stages that store the embedding table: first and last."""
         ...
 
     @property
     def pos_embd(self) -> ProcessGroup:
-        """The stages that hold a learned position table."""
+        """Stages that store a learned position table."""
         ...
 
     @property
@@ -79,7 +79,7 @@ class ProcessGroups(Protocol):
 
     @property
     def dp_cp(self) -> ProcessGroup:
-        """Data and context parallel: gradients of dense weights are summed over it."""
+        """Data and context parallel: the group of the all-reduce of dense gradients."""
         ...
 
     @property
@@ -94,10 +94,10 @@ class ProcessGroups(Protocol):
 
     @property
     def intra_dp_cp(self) -> ProcessGroup:
-        """The part of `dp_cp` over which one distributed optimizer is sharded."""
+        """Part of `dp_cp` over which one distributed optimizer is sharded."""
         ...
 
     @property
     def intra_expt_dp(self) -> ProcessGroup:
-        """The part of `expt_dp` over which one distributed optimizer is sharded."""
+        """Part of `expt_dp` over which one distributed optimizer is sharded."""
         ...

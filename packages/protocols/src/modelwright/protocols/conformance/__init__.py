@@ -1,1 +1,1 @@
-"""Whether a part fits a slot, how a constructor is adapted to it, and where its arguments come from."""
+"""Checks that parts fit their slots, and adapters for constructors that do not."""

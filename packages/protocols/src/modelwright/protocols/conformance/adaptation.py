@@ -1,7 +1,7 @@
-"""`adapt`: a builder whose constructor differs from its slot, seen through the slot's arguments.
+"""`adapt`: fits a builder to a slot that passes other arguments.
 
-The layer that calls a slot never learns of it: `adapt` is a builder like any other, with a signature of its own that
-`check_conformance` reads. It runs when a part is built and leaves nothing behind in the part.
+The result is an ordinary builder with its own signature, which `check_conformance` reads, so the layer that calls the
+slot does not change. It runs when a part is built and leaves no trace in the part.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,24 +22,24 @@ def adapt[T](
     derive: Mapping[str, Source] | None = None,
     slot: type[object] | None = None,
 ) -> Callable[..., T]:
-    """Fit a builder to a slot whose arguments have other names, or are more, or fewer.
+    """Fit a builder to a slot that passes more, fewer or differently named arguments.
 
         adapt(MyMlp, drop=("is_mtp_layer",), rename={"settings": "config"}, derive={"tp_group": "pg_collection.tp"})
 
     Args:
-        builder: A class or a function, also bound with `functools.partial` or adapted before.
-        drop: Arguments of the slot that `builder` is not given.
-        rename: Parameter of `builder` to the slot's argument that it is given.
-        derive: Parameter of `builder` to what it is computed from: a path that begins with an argument of the slot,
-            or a function at the top of a module whose parameters are named as arguments of the slot are. The arguments
-            it begins with are given to `builder` too only if it takes them.
-        slot: A Builder to check against at once; without it, whoever fills a slot checks.
+        builder: A class or a function, possibly bound with `functools.partial` or already adapted.
+        drop: Arguments of the slot that are not passed to `builder`.
+        rename: Name of the slot's argument for each parameter of `builder` with another name.
+        derive: Source of each parameter of `builder` that is computed. It is a path that begins with an argument of the
+            slot, or a function at the top of a module with arguments of the slot as parameters. `builder` receives
+            these arguments too only if it accepts them.
+        slot: Builder to check the result against. None: the check happens when the slot is filled.
 
     Returns:
-        A builder; it makes what `builder` makes and pickles if `builder` does.
+        A builder of the same part, which can be pickled if `builder` can.
 
     Raises:
-        ConformanceError: If a name is not there to be dropped, renamed or derived, or the result does not fit `slot`.
+        ConformanceError: A name to drop, rename or derive does not exist, or the result does not fit `slot`.
     """
     adapted = Adapted(builder, _names(drop), tuple((rename or {}).items()), tuple((derive or {}).items()))
     problems = list(_problems(adapted))
@@ -52,7 +52,7 @@ def adapt[T](
 
 def _names(drop: Iterable[str]) -> tuple[str, ...]:
     if isinstance(drop, str):
-        raise ConformanceError("`drop` must be names", [f"it is the one string {drop!r}; write `({drop!r},)`"])
+        raise ConformanceError("`drop` must be a tuple of names", [f"it is the string {drop!r}; write `({drop!r},)`"])
     return tuple(drop)
 
 
@@ -64,16 +64,17 @@ def _problems(adapted: Adapted[Any]) -> Iterator[str]:
         replaced = name in {*dict(adapted.rename), *dict(adapted.derive)}
         required = name in taken and taken[name].default is Parameter.empty
         if required and not replaced and taken[name].kind < Parameter.VAR_KEYWORD:
-            yield f"`drop` leaves out `{name}`, which `{name_of(adapted.builder)}` requires; `derive` it, or bind it"
+            yield f"`drop` omits `{name}`, which `{name_of(adapted.builder)}` requires; `derive` it, or bind it"
     own = set(taken) - {*dict(adapted.rename), *dict(adapted.derive), *adapted.drop}
     for name, outer in adapted.rename:
         if name in dict(adapted.derive):
             yield f"`{name}` is both in `rename` and in `derive`; keep one"
         if outer in adapted.drop:
-            yield f"`{outer}` is dropped, and `rename` gives it to `{name}`; keep one"
+            yield f"`{outer}` is both in `drop` and, for `{name}`, in `rename`; keep one"
         if outer in own:
             instead = f"write `derive={{{name!r}: {outer!r}}}`"
-            yield f"`rename` gives `{name}` the slot's `{outer}`, which `{outer}` itself is given already; {instead}"
+            received = f"the parameter `{outer}` receives it already"
+            yield f"`rename` passes the slot's `{outer}` to `{name}`, but {received}; {instead}"
     for name, source in adapted.derive:
         yield from _source_problems(name, source)
 
@@ -84,8 +85,8 @@ def _unknown(argument: str, names: Mapping[str, object], adapted: Adapted[Any]) 
         if name not in known:
             listed = ", ".join(f"`{parameter}`" for parameter in known) or "nothing"
             near = did_you_mean(name, known).removeprefix("; ")
-            takes = f"does not take; it takes {listed}" + (f" ({near})" if near else "")
-            yield f"`{argument}` names `{name}`, which `{name_of(adapted.builder)}` {takes}"
+            accepts = f"does not accept; it accepts {listed}" + (f" ({near})" if near else "")
+            yield f"`{argument}` names `{name}`, which `{name_of(adapted.builder)}` {accepts}"
 
 
 def _source_problems(name: str, source: Source) -> Iterator[str]:
@@ -98,7 +99,7 @@ def _source_problems(name: str, source: Source) -> Iterator[str]:
         return
     qualified = getattr(source, "__qualname__", "")
     if "<" in qualified or not qualified:
-        what = "a lambda" if "<lambda>" in qualified else f"`{name_of(source)}`, which no module holds by name"
+        what = "a lambda" if "<lambda>" in qualified else f"`{name_of(source)}`, which is not at the top of a module"
         yield f"`derive` computes `{name}` with {what}; name a function at the top of a module, so that it pickles"
         return
     given, unreadable = read_signature(source)
@@ -107,4 +108,5 @@ def _source_problems(name: str, source: Source) -> Iterator[str]:
         return
     kinds = {parameter.kind for parameter in given.parameters.values()}
     if kinds - {Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY}:
-        yield f"`derive` computes `{name}` with `{name_of(source)}`, whose parameters must be named as the slot's are"
+        rule = "its parameters must accept arguments of the slot by name"
+        yield f"`derive` computes `{name}` with `{name_of(source)}`, but {rule}; remove `/` and `*`"

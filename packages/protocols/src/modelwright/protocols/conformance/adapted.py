@@ -1,7 +1,6 @@
-"""An adapted builder as a value, and how any builder is named and read.
+"""`Adapted`, the builder that `adapt` returns, and functions that read the name and signature of any builder.
 
-`Adapted` is what `adapt` returns: which arguments of the slot go where. It binds what the slot passes to a signature
-of its own, computes what is derived, and calls the builder.
+`Adapted` binds the arguments of the slot to its own signature, computes the derived ones and calls the builder.
 """
 
 import functools
@@ -15,26 +14,26 @@ from typing import Any, final
 from modelwright.protocols.errors import ConformanceError
 
 type Source = str | Callable[..., object]
-"""Where a derived argument comes from: a path such as `pg_collection.tp`, or a named function of slot arguments."""
+"""Source of a derived argument: a path such as `pg_collection.tp`, or a named function of slot arguments."""
 
 
 @final
 @dataclass(frozen=True)
 class Adapted[T]:
-    """What `adapt` returns."""
+    """A builder that is fitted to a slot."""
 
     builder: Callable[..., T]
-    """What is called in the end."""
+    """The builder that is called."""
     drop: tuple[str, ...]
-    """Arguments of the slot that go nowhere."""
+    """Arguments of the slot that are not passed on."""
     rename: tuple[tuple[str, str], ...]
-    """Parameter of the builder, argument of the slot."""
+    """Pairs of a parameter of the builder and an argument of the slot."""
     derive: tuple[tuple[str, Source], ...]
-    """Parameter of the builder, and what it is computed from."""
+    """Pairs of a parameter of the builder and the source that it is computed from."""
 
     @cached_property
     def __signature__(self) -> Signature:
-        """What the slot may pass."""
+        """Signature with the arguments that the slot may pass."""
         renamed, derived = dict(self.rename), dict(self.derive)
         inner = [parameter for parameter in self.parameters if parameter.name not in derived]
         outer = [parameter.replace(name=renamed.get(parameter.name, parameter.name)) for parameter in inner]
@@ -48,7 +47,7 @@ class Adapted[T]:
 
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
-        """The parameters of the builder, with those that only its `**kwargs` takes."""
+        """Parameters of the builder, including those that only its `**kwargs` accepts."""
         given, unreadable = read_signature(self.builder)
         if given is None:
             raise ConformanceError(f"`{name_of(self.builder)}` cannot be adapted", [unreadable])
@@ -60,16 +59,17 @@ class Adapted[T]:
 
     @property
     def roots(self) -> Iterator[str]:
-        """The arguments of the slot that something is derived from."""
+        """Arguments of the slot that parameters are derived from."""
         for _, source in self.derive:
             yield from roots_of(source)
 
     def __call__(self, *args: Any, **kwargs: Any) -> T:
-        """Build, with the slot's arguments."""
+        """Build the part from the slot's arguments."""
         try:
             passed = self.__signature__.bind(*args, **kwargs).arguments
         except TypeError as error:
-            raise ConformanceError(f"`adapt({name_of(self.builder)})` cannot be called so", [str(error)]) from None
+            subject = f"`adapt({name_of(self.builder)})` cannot be called with these arguments"
+            raise ConformanceError(subject, [str(error)]) from None
         variadic = {p.name: p.kind for p in self.parameters if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
         renamed, derived = dict(self.rename), dict(self.derive)
         given: dict[str, Any] = {name: _evaluate(self, name, source, passed) for name, source in derived.items()}
@@ -95,7 +95,7 @@ class Adapted[T]:
 
 
 def roots_of(source: Source) -> tuple[str, ...]:
-    """The arguments of the slot that a derived argument is computed from."""
+    """Return the arguments of the slot that a derived argument is computed from."""
     if isinstance(source, str):
         return (source.partition(".")[0],)
     return tuple(inspect.signature(source).parameters)
@@ -121,7 +121,7 @@ def _evaluate(adapted: Adapted[Any], name: str, source: Source, passed: Mapping[
 
 
 def asked_names(builder: object) -> Iterator[tuple[str, str]]:
-    """What an adapted builder wants of its slot by name, with the word for it; nested ones see through each other."""
+    """Yield the arguments of the slot that an adapted builder names, each with the verb for messages."""
     if not isinstance(builder, Adapted):
         return
     for name in builder.drop:
@@ -133,7 +133,7 @@ def asked_names(builder: object) -> Iterator[tuple[str, str]]:
 
 
 def name_of(candidate: object) -> str:
-    """What a message calls a candidate."""
+    """Return the name of a candidate in messages."""
     if isinstance(candidate, functools.partial):
         return f"functools.partial({name_of(candidate.func)})"
     if isinstance(candidate, Adapted):
@@ -143,7 +143,7 @@ def name_of(candidate: object) -> str:
 
 
 def read_signature(candidate: object) -> tuple[Signature | None, str]:
-    """Read a signature; the second value says, in a clause, why it could not be read."""
+    """Return a signature, or `None` and a clause with the reason why it cannot be read."""
     name = name_of(candidate)
     if not callable(candidate):
         return None, f"`{name}` cannot be called; define it as a function"

@@ -1,7 +1,7 @@
-"""What can be said about annotations without evaluating them.
+"""Compares annotations without evaluating them.
 
-Nothing here imports or runs what an annotation names: a dotted name is looked up where it stands, and two return
-annotations are compared as text. Where that does not settle it the answer is "unknown", never a guess.
+Nothing is imported or run. A dotted name is looked up in the module of its function, and two return annotations are
+compared as text. If that is not conclusive, the result is "unknown".
 """
 
 import ast
@@ -23,10 +23,10 @@ def class_named_by(annotation: object, function: Callable[..., object]) -> type 
 
     Args:
         annotation: A class, or source text (as under `from __future__ import annotations`).
-        function: Where the annotation stands; names are looked up in its module.
+        function: Function with the annotation; names are looked up in its module.
 
     Returns:
-        The class, or `None` when the annotation is absent, is `Any`, is not a plain name or cannot be found.
+        The class, or `None` if the annotation is absent, is `Any`, is not a plain name or cannot be found.
     """
     found = annotation
     if isinstance(annotation, str):
@@ -48,14 +48,14 @@ def _look_up(name: str, namespace: Mapping[str, object]) -> object:
 
 
 def contradicts(wanted: object, given: object) -> bool:
-    """Tell whether a value annotated `given` certainly is not what `wanted` says.
+    """Return whether a value annotated `given` certainly contradicts the annotation `wanted`.
 
     Args:
         wanted: The Protocol's return annotation.
         given: The candidate's return annotation.
 
     Returns:
-        True only when both are built from names that are known here and cannot agree.
+        True only if both consist of known names and cannot agree.
     """
     if inspect.Signature.empty in (wanted, given):
         return False
@@ -63,7 +63,7 @@ def contradicts(wanted: object, given: object) -> bool:
 
 
 type _Shape = tuple[str, tuple["_Shape", ...]]
-"""A name and its arguments: `("tuple", (("Tensor", ()), ("None", ())))`; unions are named `|`, the rest `?`."""
+"""A name and its arguments: `("tuple", (("Tensor", ()), ("None", ())))`. Unions are named `|`, unknown types `?`."""
 
 _UNKNOWN: _Shape = ("?", ())
 

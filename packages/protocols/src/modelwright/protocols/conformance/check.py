@@ -1,8 +1,8 @@
-"""The run-time twin of a type checker's verdict: does this part fit that slot, and if not, what to write instead.
+"""`check_conformance`: checks at run time if a part fits a slot, as a type checker does.
 
-`isinstance` with a runtime-checkable Protocol would be true for any bare `nn.Module()`. This compares signatures: what
-makes the part against the Builder's `__call__`, and the part itself, where it is known, against the Interface that
-the Builder returns. It builds nothing and imports nothing.
+`isinstance` with a runtime-checkable Protocol is true for any bare `nn.Module()`, so this module compares signatures.
+The builder of the part is compared with the Builder's `__call__`. The part itself, if its class is known, is compared
+with the Interface that the Builder returns. Nothing is built or imported.
 """
 
 import functools
@@ -23,12 +23,12 @@ def check_conformance(protocol: type[object], candidate: object) -> None:
     """Check that a part fits a slot, before anything is built.
 
     Args:
-        protocol: A Builder, such as `MlpBuilder`, to check what makes the part and, when it is known, the part; or an
-            Interface, such as `MlpInterface`, to check the class of a part alone. Your own Protocols work too.
+        protocol: A Builder, such as `MlpBuilder`, to check the builder of a part and, if it is known, the part. Or an
+            Interface, such as `MlpInterface`, to check only the class of a part. Custom Protocols are supported.
         candidate: A class, a function, a classmethod, a `functools.partial` or a callable instance.
 
     Raises:
-        ConformanceError: If `candidate` does not fit; the message has every mismatch with its remedy.
+        ConformanceError: `candidate` does not fit. The message lists every mismatch with its remedy.
     """
     if not _is_protocol(protocol):
         what = f"`{name_of(protocol)}` is not a Protocol"
@@ -46,8 +46,8 @@ def _is_protocol(candidate: object) -> bool:
 
 
 def _methods_of(protocol: type[object]) -> dict[str, _AnyCallable]:
-    """The methods that a Protocol and its bases declare; its attributes are set by instances and not checked."""
-    found: Any = protocol  # mypy takes the hash of a class for that of its instances
+    """Return the methods of a Protocol and its bases. Attributes are set by instances and are not checked."""
+    found: Any = protocol  # mypy confuses the hash of a class with that of its instances
     return _declared(found)
 
 
@@ -63,7 +63,7 @@ def _declared(protocol: Any) -> dict[str, _AnyCallable]:
 
 
 def _product_of(protocol: type[object]) -> type | None:
-    """The Interface of what a Builder makes; `None` when `protocol` is no Builder, or its Interface is not found."""
+    """Return the Interface that a Builder returns, or `None` if it is unknown or `protocol` is no Builder."""
     found: Any = protocol
     return _product(found)
 
@@ -94,13 +94,13 @@ def _builder_problems(protocol: type[object], candidate: object) -> list[str]:
 
 
 def _not_a_builder(candidate: object) -> str | None:
-    """Say why `candidate` cannot be called to make a part, whatever its signature."""
+    """Return the reason why `candidate` cannot build a part with any signature, or `None`."""
     kind = name_of(type(candidate))
     if not isinstance(candidate, type) and callable(getattr(type(candidate), "forward", None)):
-        return f"the slot takes what makes a part, but this is an instance; pass the class `{kind}`"
+        return f"a slot must be filled with a builder, but this is an instance; pass the class `{kind}`"
     if not callable(candidate):
         cannot = f"a value of type `{kind}` cannot be called"
-        return f"the slot takes what makes a part, but {cannot}; pass a class or a function"
+        return f"a slot must be filled with a builder, but {cannot}; pass a class or a function"
     if _is_protocol(candidate):
         return "it is a Protocol, which cannot be constructed; pass a class that satisfies it"
     missing = sorted(getattr(candidate, "__abstractmethods__", ()))
@@ -125,12 +125,12 @@ def _interface_problems(protocol: type[object], candidate: object) -> list[str]:
 
 
 def _class_problems(interface: type, built: type, *, itself: bool) -> list[str]:
-    """List what an instance of `built` lacks of `interface`; `itself` if `built` is the candidate."""
+    """List the members of `interface` that instances of `built` lack; `itself` if `built` is the candidate."""
     problems: list[str] = []
     methods = _methods_of(interface)
     for name, wanted in methods.items():
         if name == "__call__" and "forward" in methods:
-            continue  # nn.Module has it, untyped, and hands everything to `forward`
+            continue  # nn.Module has it, untyped, and passes everything to `forward`
         owner = f"its `{name}`" if itself else f"the `{name}` of `{name_of(built)}`, which it builds,"
         if not _defines(built, name):
             bare = without_annotations(inspect.signature(wanted))
@@ -151,14 +151,14 @@ def _method_problems(method: _AnyCallable, given: Signature, owner: str) -> list
 
 
 def _defines(built: type, name: str) -> bool:
-    """Whether instances have the method; torch gives every module a `forward` that only raises."""
+    """Return whether instances have the method. The `forward` of `nn.Module`, which only raises, does not count."""
     member = inspect.getattr_static(built, name, None)
     return member is not None and getattr(member, "__name__", "") != "_forward_unimplemented"
 
 
 def _read_method(built: type, name: str) -> tuple[Signature | None, str]:
     member: object = inspect.getattr_static(built, name)
-    function: object = getattr(member, "__func__", member)  # of a staticmethod or classmethod
+    function: object = getattr(member, "__func__", member)  # the function of a staticmethod or classmethod
     is_static = member.__class__ is staticmethod or getattr(type(member), "__get__", None) is None
     given, unreadable = read_signature(function)
     return (_unbound(given) if given is not None and not is_static else given), unreadable
@@ -166,12 +166,12 @@ def _read_method(built: type, name: str) -> tuple[Signature | None, str]:
 
 @functools.cache
 def _wanted(method: _AnyCallable) -> Signature:
-    """What a Protocol's method is called with."""
+    """Return the signature of a Protocol's method, without `self`."""
     return _unbound(inspect.signature(method))
 
 
 def _adapt_problems(wanted: Signature, candidate: object) -> list[str]:
-    """What `adapt` was told to drop, rename or derive from, and the slot never passes."""
+    """List the arguments that `adapt` drops, renames or derives from, but that the slot never passes."""
     problems: list[str] = []
     for verb, name in asked_names(candidate):
         if name not in wanted.parameters:
@@ -183,7 +183,7 @@ def _adapt_problems(wanted: Signature, candidate: object) -> list[str]:
 
 
 def _unbound(signature: Signature) -> Signature:
-    """The signature as a caller sees it, without `self`."""
+    """Return the signature without `self`."""
     parameters = list(signature.parameters.values())
     if parameters and parameters[0].kind not in (Parameter.VAR_POSITIONAL, Parameter.KEYWORD_ONLY):
         parameters = parameters[1:]
@@ -191,7 +191,7 @@ def _unbound(signature: Signature) -> Signature:
 
 
 def _built_class(candidate: object) -> type | None:
-    """The class of what `candidate` makes, or `None` when nothing tells."""
+    """Return the class of the part that `candidate` builds, or `None` if it is unknown."""
     if isinstance(candidate, functools.partial):
         return _built_class(candidate.func)
     if isinstance(candidate, Adapted):
@@ -211,7 +211,7 @@ def _constructed_class(candidate: type) -> type | None:
 
 
 def _promised_class(function: _AnyCallable, owner: object) -> type | None:
-    """The class in the return annotation, unless it says less than there is to know, as `-> nn.Module` does."""
+    """Return the class in the return annotation, or `None` if it is not specific, like `-> nn.Module`."""
     given, _ = read_signature(function)
     if given is None:
         return None

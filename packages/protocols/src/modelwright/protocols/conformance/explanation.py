@@ -1,7 +1,7 @@
-"""Where each constructor argument of a part comes from, before anything is built, down to the parts inside it.
+"""`explain` and `parts_of`: report the source of each constructor argument of a part and of the parts inside it.
 
-`parts_of` gives it as data and `explain` as text. Nothing is called: the signatures of what is bound, adapted or held
-by a spec tell.
+`parts_of` returns data and `explain` returns text. Nothing is built: both read the signatures of builders that are
+bound, adapted or stored in a spec.
 """
 
 import dataclasses
@@ -19,63 +19,64 @@ from modelwright.protocols.errors import ConformanceError
 from modelwright.protocols.slot_table import SLOTS
 
 type _Origin = Literal["slot", "default", "bound", "derived", "dropped", "missing"]
-"""`missing`: the part requires it and nothing gives it."""
+"""Source of an argument. `missing`: the part requires it, but nothing provides it."""
 
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument of a part's constructor, or one of the slot's that the part is not given."""
+    """One argument of a part's constructor, or one argument of the slot that the part does not receive."""
 
     name: str
-    """As the constructor calls it."""
+    """Name of the parameter in the constructor."""
     origin: _Origin
-    """Where its value comes from."""
+    """Source of the value."""
     detail: str = ""
-    """The value, the expression, or the slot's name for it; empty when there is nothing to add."""
+    """Value, expression, or name of the slot's argument. Empty: nothing to add."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What fills one slot."""
+    """The part that fills one slot."""
 
     name: str
-    """The class or function."""
+    """Name of the class or function."""
     slot: str
-    """Name of the slot's Builder; empty when it is not known."""
+    """Name of the slot's Builder. Empty: unknown."""
     arguments: tuple[Argument, ...]
-    """In the constructor's order, then what is dropped."""
+    """Arguments in the order of the constructor, followed by dropped ones."""
     parts: "tuple[tuple[str, Part | None], ...]" = ()
-    """Slots inside it, by name; `None` where a slot is not set."""
+    """Slots inside the part and their parts, by name. `None`: the slot is not set."""
 
 
 def explain(builder: Callable[..., object], slot: type[object] | None = None, /) -> str:
-    """Say where each constructor argument comes from.
+    """Report the source of each constructor argument of a part, as text.
 
     Args:
-        builder: What fills a slot: a class, a function, a spec, also bound or adapted.
-        slot: The slot's Builder; without it, what has no default is taken to come from the slot.
+        builder: Builder that fills a slot: a class, a function or a spec, possibly bound or adapted.
+        slot: Builder of the slot. None: arguments without a default are assumed to come from the slot.
 
     Returns:
-        A line for each argument: name, origin, and value or expression; slots inside the part are indented below it.
+        A line for each argument with its name, origin, and value or expression. Parts inside the part are indented
+        below it.
 
     Raises:
-        ConformanceError: If the signature of a part cannot be read.
+        ConformanceError: The signature of a part cannot be read.
     """
     return "\n".join(_lines(parts_of(builder, slot)))
 
 
 def parts_of(builder: Callable[..., object], slot: type[object] | None = None, /) -> Part:
-    """Say the same as `explain`, for programs.
+    """Report the source of each constructor argument of a part, as data.
 
     Args:
-        builder: What fills a slot: a class, a function, a spec, also bound or adapted.
-        slot: The slot's Builder; without it, what has no default is taken to come from the slot.
+        builder: Builder that fills a slot: a class, a function or a spec, possibly bound or adapted.
+        slot: Builder of the slot. None: arguments without a default are assumed to come from the slot.
 
     Returns:
         The part, with the parts inside it.
 
     Raises:
-        ConformanceError: If the signature of a part cannot be read.
+        ConformanceError: The signature of a part cannot be read.
     """
     offer = _Offer(None) if slot is None else _offer(slot)
     arguments = tuple(_arguments(builder, offer))
@@ -84,7 +85,7 @@ def parts_of(builder: Callable[..., object], slot: type[object] | None = None, /
 
 @dataclass(frozen=True)
 class _Offer:
-    """What a call gives: arguments by position and by name; `keywords` is `None` where nobody knows."""
+    """The arguments of a call, by position and by name. `keywords` is `None` if they are unknown."""
 
     keywords: dict[str, Argument] | None
     positions: tuple[Argument, ...] = ()
@@ -105,7 +106,7 @@ def _offer(slot: type[object]) -> _Offer:
 
 
 def _arguments(builder: Any, offer: _Offer) -> Iterator[Argument]:
-    """The arguments that reach the class or function at the core, given what the slot offers."""
+    """Yield the arguments of the innermost class or function for the arguments that the slot passes."""
     if isinstance(builder, functools.partial):
         yield from _bound(builder, offer)  # pyright: ignore[reportUnknownArgumentType]
     elif isinstance(builder, Adapted):
@@ -204,7 +205,7 @@ def _core(builder: Any) -> Any:
 
 
 def _parts(builder: Any) -> Iterator[tuple[str, Part | None]]:
-    """The slots inside a part: the fields of a spec, and specs and builders that are bound."""
+    """Yield the slots inside a part: the fields of a spec, and bound specs and builders."""
     while isinstance(builder, functools.partial | Adapted):
         if isinstance(builder, Adapted):
             builder = builder.builder

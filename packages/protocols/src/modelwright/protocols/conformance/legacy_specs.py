@@ -1,4 +1,4 @@
-"""The engine's older way to say what fills a slot, turned into a builder: the one place that knows of it."""
+"""`from_module_spec`: converts a `ModuleSpec` of Megatron-Core, the deprecated way to fill a slot, into a builder."""
 
 import functools
 import importlib
@@ -12,11 +12,11 @@ from modelwright.protocols.errors import ConformanceError
 
 
 class LegacySpec(Protocol):
-    """The engine's `ModuleSpec`, as far as it is read here."""
+    """The members of the engine's `ModuleSpec` that `from_module_spec` reads."""
 
     @property
     def module(self) -> Any:
-        """A class, a function, or a module's name and a name in it."""
+        """A class, a function, or the names of a module and of an object in it."""
         ...
 
     @property
@@ -26,27 +26,27 @@ class LegacySpec(Protocol):
 
     @property
     def submodules(self) -> Any:
-        """What fills the slots of the part, bound as `submodules` unless it is `None`."""
+        """Parts for the slots of the part, bound as `submodules` unless it is `None`."""
         ...
 
 
 def from_module_spec(
     spec: LegacySpec | type[object] | Callable[..., Any] | tuple[str, str], protocol: type[object], /
 ) -> Callable[..., Any]:
-    """Turn what the engine's `build_module` takes into a builder for a slot.
+    """Convert an argument of the engine's `build_module` into a builder for a slot.
 
-    A class becomes a `functools.partial` with what the spec binds, so that `explain` shows it; a function fills the
-    slot itself, as in `build_module`, and the spec may bind nothing to it.
+    A class becomes a `functools.partial` with the bound arguments, so that `explain` shows them. A function fills the
+    slot directly, as in `build_module`, and the spec must not bind arguments to it.
 
     Args:
-        spec: A `ModuleSpec`, a class, a function, or a module's name and a name in it.
-        protocol: The Builder of the slot that it is for.
+        spec: A `ModuleSpec`, a class, a function, or the names of a module and of an object in it.
+        protocol: Builder of the slot to fill.
 
     Returns:
         A builder; assign it to a variable of the Builder's type.
 
     Raises:
-        ConformanceError: If it cannot be found, or does not fit.
+        ConformanceError: The part cannot be imported or does not fit.
     """
     part, bound = _opened(spec)
     warnings.warn(
@@ -66,7 +66,7 @@ def from_module_spec(
 
 
 def _opened(spec: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """The class or function of a spec, and what it binds."""
+    """Return the class or function of a spec, and the arguments that it binds."""
     if isinstance(spec, tuple):
         return _imported(spec), {}  # pyright: ignore[reportUnknownArgumentType]
     if isinstance(spec, type) or not _is_spec(spec):

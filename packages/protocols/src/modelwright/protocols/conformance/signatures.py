@@ -1,7 +1,7 @@
-"""Whether one signature accepts every call that another allows, by the rules of the typing specification.
+"""Compares signatures by the rules of the typing specification.
 
-`wanted` is the signature of a Protocol's method, `given` the candidate's, both without `self`. Each thing that is
-wrong becomes one clause that names it and ends with the remedy; the caller puts the clauses into a sentence.
+`wanted` is the signature of a Protocol's method and `given` that of the candidate, both without `self`. Each mismatch
+becomes one clause that names it and ends with the remedy. The caller combines the clauses into a message.
 """
 
 import difflib
@@ -13,16 +13,16 @@ _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def signature_problems(wanted: Signature, given: Signature, *, owner: str, bindable: bool) -> list[str]:
-    """List why `given` does not accept every call that `wanted` allows.
+    """List the reasons why `given` does not accept every call that `wanted` allows.
 
     Args:
         wanted: The Protocol's signature.
         given: The candidate's signature.
         owner: The subject of the clauses, such as "its constructor".
-        bindable: Whether `functools.partial` can supply a further argument.
+        bindable: True if `functools.partial` can supply a further argument.
 
     Returns:
-        One clause for each mismatch; empty when the candidate fits.
+        One clause for each mismatch; empty if the candidate fits.
     """
     match = _Match(given)
     problems = [
@@ -35,14 +35,14 @@ def signature_problems(wanted: Signature, given: Signature, *, owner: str, binda
 
 
 def declaration(parameter: Parameter) -> str:
-    """Write `parameter` as it stands in a `def`, without its default."""
+    """Return the source text of `parameter` in a `def`, without its default."""
     if parameter.annotation is Parameter.empty:
         return parameter.name
     return f"{parameter.name}: {annotation_text(parameter.annotation)}"
 
 
 def annotation_text(annotation: object) -> str:
-    """Write an annotation as source: it may be a string already, a class, or an object of `typing`."""
+    """Return the source text of an annotation, which is a string, a class or an object of `typing`."""
     if isinstance(annotation, str):
         return annotation
     if isinstance(annotation, type):
@@ -51,14 +51,14 @@ def annotation_text(annotation: object) -> str:
 
 
 def without_annotations(signature: Signature) -> Signature:
-    """The same parameters, bare, for use in a message."""
+    """Return the signature without annotations, for a message."""
     bare = [parameter.replace(annotation=Parameter.empty) for parameter in signature.parameters.values()]
     return Signature(bare)
 
 
 @dataclass
 class _Match:
-    """The candidate's parameters, and which of them have met one of the slot's so far."""
+    """The candidate's parameters, and those of them that are already matched with a parameter of the slot."""
 
     given: Signature
     used: set[str] = field(default_factory=set[str])
@@ -70,14 +70,14 @@ class _Match:
         self.takes_kwargs = any(p.kind is Parameter.VAR_KEYWORD for p in parameters)
 
     def by_keyword(self, name: str) -> Parameter | None:
-        """The parameter that takes the keyword `name`."""
+        """Return the parameter that accepts the keyword `name`."""
         found = self.given.parameters.get(name)
         if found is None or found.kind not in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY):
             return None
         return found
 
     def rename_for(self, name: str, options: set[str]) -> str | None:
-        """The parameter that probably means `name`, among those the slot has no other use for."""
+        """Return the most similar unmatched parameter, which is probably a misspelled `name`."""
         free = [p for p in self.given.parameters if p not in self.used and p not in options]
         near = difflib.get_close_matches(name, free, n=1, cutoff=0.6)
         return near[0] if near else None
@@ -100,10 +100,10 @@ def _positional_problems(wanted: Signature, match: _Match) -> Iterator[str]:
 def _missing_position(slot: Parameter, index: int, count: int, match: _Match) -> Iterator[str]:
     if match.by_keyword(slot.name) is not None:
         match.used.add(slot.name)
-        yield f"takes `{slot.name}` by keyword only, but the slot passes it by position; move it before the `*`"
+        yield f"accepts `{slot.name}` by keyword only, but the slot passes it by position; move it before the `*`"
         return
     yield (
-        f"takes {_count(len(match.positional))} by position, but the slot passes {count}; number {index + 1} is "
+        f"accepts {_count(len(match.positional))} by position, but the slot passes {count}; number {index + 1} is "
         f"`{slot.name}`: add the parameter `{declaration(slot)}`"
     )
 
@@ -116,9 +116,12 @@ def _name_problem(slot: Parameter, given: Parameter) -> Iterator[str]:
     if slot.kind is Parameter.POSITIONAL_ONLY:
         return
     if given.name != slot.name:
-        yield f"calls `{given.name}` what the slot may pass as `{slot.name}`; rename it to `{slot.name}`"
+        yield (
+            f"has `{given.name}` in the place of `{slot.name}`, which the slot may pass by name; "
+            f"rename it to `{slot.name}`"
+        )
     elif given.kind is Parameter.POSITIONAL_ONLY:
-        yield f"takes `{slot.name}` by position only, but the slot may pass it by keyword; move it after the `/`"
+        yield f"accepts `{slot.name}` by position only, but the slot may pass it by keyword; move it after the `/`"
 
 
 def _default_problem(slot: Parameter, given: Parameter) -> Iterator[str]:
@@ -135,7 +138,7 @@ def _keyword_problems(wanted: Signature, match: _Match, *, bindable: bool) -> It
             yield _missing_keyword(slot, match, names, bindable=bindable)
         elif given is not None and given.name in match.used:
             yield (
-                f"takes `{slot.name}` by position, where the slot passes another argument, and the slot passes "
+                f"accepts `{slot.name}` by position, where the slot passes another argument, and the slot passes "
                 f"`{slot.name}` by keyword; move it after the `*`"
             )
         elif given is not None:
@@ -147,7 +150,7 @@ def _missing_keyword(slot: Parameter, match: _Match, names: set[str], *, bindabl
     same = match.given.parameters.get(slot.name)
     if same is not None and same.kind is Parameter.POSITIONAL_ONLY:
         match.used.add(slot.name)
-        return f"takes `{slot.name}` by position only, but the slot passes it by keyword; move it after the `/`"
+        return f"accepts `{slot.name}` by position only, but the slot passes it by keyword; move it after the `/`"
     how = "passes" if slot.default is Parameter.empty else "sometimes passes"
     rename = match.rename_for(slot.name, names)
     if rename is None:
