@@ -78,7 +78,7 @@ def test_derived_values() -> None:
         ),
         (
             {"head_dim": 33},
-            "`head_dim` × `rotary_percent` must be even and above 0, because rope turns pairs, but 33 × 1.0 is 33.",
+            "`head_dim` × `rotary_percent` must be even and above 0, because rope rotates pairs, but 33 × 1.0 is 33.",
         ),
         (
             {"position_embedding": "none", "rope_scaling": Llama3RopeScaling()},
@@ -177,7 +177,7 @@ def test_layouts_that_fit(axes: dict[str, Any]) -> None:
                 ),
             ],
         ),
-        ({}, {"expert": 2}, ["`expert` must be 1, but 2 was given: a `gpt` has no experts to split."]),
+        ({}, {"expert": 2}, ["`expert` must be 1 for a `gpt` without MoE layers, but 2 was given."]),
     ],
 )
 def test_layouts_that_do_not_fit(changes: dict[str, Any], axes: dict[str, Any], expected: list[str]) -> None:

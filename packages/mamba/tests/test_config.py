@@ -96,7 +96,7 @@ def pattern(text: str, **changes: Any) -> dict[str, Any]:
         (
             pattern("MM-XM"),
             (
-                "`pattern` must be made of `M` (Mamba), `*` (attention), `-` (MLP), `E` (experts) and `|` (end of"
+                "`pattern` must be made of `M` (Mamba-2), `*` (attention), `-` (MLP), `E` (MoE) and `|` (end of"
                 " a stage), but holds `X`.\n    MM-XM\n       ^"
             ),
         ),
@@ -201,7 +201,7 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
     wrong = pattern("MMXM", mamba_num_groups=3, dt_limit=(1.0, 0.5))
     assert message_of(replace, SMALL, **wrong).splitlines() == [
         (
-            "`pattern` must be made of `M` (Mamba), `*` (attention), `-` (MLP), `E` (experts) and `|` (end of a stage),"
+            "`pattern` must be made of `M` (Mamba-2), `*` (attention), `-` (MLP), `E` (MoE) and `|` (end of a stage),"
             " but holds `X`."
         ),
         "    MMXM",
@@ -215,7 +215,7 @@ def test_a_file_says_where() -> None:
     text = "kind: mamba\npattern: 'M-Q'\nhidden_size: 64\nvocab_size: 256\nseq_length: 64\n"
     assert message_of(loads, text).splitlines() == [
         (
-            "line 2:10: `pattern` must be made of `M` (Mamba), `*` (attention), `-` (MLP), `E` (experts) and `|` (end"
+            "line 2:10: `pattern` must be made of `M` (Mamba-2), `*` (attention), `-` (MLP), `E` (MoE) and `|` (end"
             " of a stage), but holds `Q`."
         ),
         "    M-Q",
@@ -308,8 +308,8 @@ def test_layouts_that_fit(config: MambaModelConfig, axes: dict[str, Any]) -> Non
                     " use 4, or 2 for `tensor`."
                 ),
                 (
-                    "`pattern` must have `pipeline` × `virtual_pipeline` = 3 stages, but `|` makes 2;"
-                    " change the boundaries or the parallelism."
+                    "`pattern` must have `pipeline` × `virtual_pipeline` = 3 stages, but has 2;"
+                    " change the boundaries `|` or the parallelism."
                 ),
                 (
                     "`mamba_num_groups` must be a multiple of `tensor`, but 1 is not a multiple of 4;"
@@ -342,7 +342,7 @@ def test_layouts_that_fit(config: MambaModelConfig, axes: dict[str, Any]) -> Non
             {"context": 2},
             ["`seq_length` must be a multiple of 2 × `context`, but 66 is not a multiple of 4; use 64 or 68."],
         ),
-        (SMALL, {"expert": 2}, ["`expert` must be 1, but 2 was given: a `mamba` has no experts to split."]),
+        (SMALL, {"expert": 2}, ["`expert` must be 1 for a `mamba` without MoE layers, but 2 was given."]),
     ],
 )
 def test_layouts_that_do_not_fit(config: MambaModelConfig, axes: dict[str, Any], expected: list[str]) -> None:

@@ -146,7 +146,7 @@ def test_in_the_engines_words() -> None:
             SMALL,
             {"capacity_factor": 1.5, "dispatcher": "allgather"},
             (
-                "`capacity_factor` must be null with `dispatcher: allgather`, which drops nothing, but 1.5 was given;"
+                "`capacity_factor` must be null with `dispatcher: allgather`, which drops no tokens, but 1.5 was given;"
                 " use `alltoall`, or leave it out."
             ),
         ),
@@ -159,8 +159,9 @@ def test_in_the_engines_words() -> None:
             SMALL,
             {"pad_to_capacity": True, "capacity_factor": 4.5},
             (
-                "`capacity_factor` × `top_k` must be at most `num_experts` with `pad_to_capacity`, as no expert can be"
-                " given more tokens than there are, but 4.5 × 2 is above 8; lower it, or do not pad."
+                "`capacity_factor` × `top_k` must be at most `num_experts` with `pad_to_capacity`,"
+                " because the capacity cannot exceed the number of tokens, but 4.5 × 2 is above 8;"
+                " lower it, or do not pad."
             ),
         ),
         *(
@@ -185,7 +186,7 @@ def test_in_the_engines_words() -> None:
             GROUPED,
             {"router_top_groups": 1},
             (
-                "`router_top_groups` must leave at least `top_k` experts, but 1 groups of 2 hold 2, fewer than 4;"
+                "`router_top_groups` must leave at least `top_k` experts, but 1 groups of 2 have 2, fewer than 4;"
                 " use 2 or more."
             ),
         ),
@@ -272,9 +273,9 @@ def test_in_the_engines_words() -> None:
             SMALL,
             {"top_k": 1},
             (
-                "`router_pre_softmax` must be true with `top_k` 1, because the softmax over one chosen expert"
+                "`router_pre_softmax` must be true with `top_k` 1, because the softmax over one selected expert"
                 " is always 1"
-                " and teaches the router nothing, but it is false; set it."
+                " and gives the router no gradient, but is false; set it."
             ),
         ),
         (
@@ -297,8 +298,7 @@ def test_in_the_engines_words() -> None:
             {"shared_experts": 1, "linear_bias": True},
             (
                 "`linear_bias` must be false with `shared_experts`, which the engine builds without biases,"
-                " but it is true;"
-                " set one of them back."
+                " but is true; change one of them."
             ),
         ),
         (
@@ -342,7 +342,7 @@ def test_rules(base: MoeModelConfig, changes: dict[str, Any], message: str) -> N
 
 def test_the_rule_of_latent_attention() -> None:
     assert message_of(replace, LATENT, rotary_head_dim=5) == (
-        "`rotary_head_dim` must be even, because rope turns pairs, but 5 was given."
+        "`rotary_head_dim` must be even, because rope rotates pairs, but 5 was given."
     )
 
 
@@ -402,9 +402,9 @@ def test_layouts_that_fit(axes: dict[str, Any]) -> None:
             {"data": 2, "expert_tensor": 2},
             [
                 (
-                    "`linear_bias` must be false with `expert_tensor` above 1, which the engine's experts"
-                    " cannot, but it is"
-                    " true and `expert_tensor` is 2; set one of them back."
+                    "`linear_bias` must be false with `expert_tensor` above 1, because the engine's experts"
+                    " cannot split it, but is"
+                    " true and `expert_tensor` is 2; change one of them."
                 )
             ],
         ),
@@ -434,8 +434,8 @@ def test_layouts_that_fit(axes: dict[str, Any]) -> None:
             {"pipeline": 4},
             [
                 (
-                    "`pattern` must have `pipeline` × `virtual_pipeline` = 4 stages, but `|` makes 2; "
-                    "change the boundaries or the parallelism."
+                    "`pattern` must have `pipeline` × `virtual_pipeline` = 4 stages, but has 2; "
+                    "change the boundaries `|` or the parallelism."
                 )
             ],
         ),
@@ -459,8 +459,8 @@ def test_training_over_tensor_ranks_needs_the_sequence_cut_too() -> None:
     """Cut so, the model may be built and run; the engine refuses to train it, at the first batch."""
     check_layout(SMALL, Parallelism(tensor=2))
     assert message_of(RunConfig, model=SMALL, parallelism=Parallelism(tensor=2)) == (
-        "`parallelism.sequence` must be true to train a mixture of experts with `tensor` above 1, because the engine"
-        " would route every token on each of the 2 ranks, but it is false; set it."
+        "`parallelism.sequence` must be true to train MoE layers with `tensor` above 1, because the engine"
+        " would route every token on each of the 2 ranks, but is false; set it."
     )
     RunConfig(model=SMALL, parallelism=Parallelism(tensor=2, sequence=True))
 

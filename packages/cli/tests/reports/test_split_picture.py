@@ -34,7 +34,7 @@ def test_a_line_for_each_rank_of_the_pipeline() -> None:
 
 def test_one_stage_a_rank() -> None:
     lines = printed([Stage(index=0, rank=0, first_layer=0, layers="*-", embedding=True, output=True)], tied=True)
-    assert ["pipeline", "rank", "holds"] in lines
+    assert ["pipeline", "rank", "layers"] in lines
     assert ["0", "0:", "embedding", "*-", "output"] in lines
     assert any("shares" in line for line in lines)
 
@@ -49,7 +49,7 @@ def test_the_drawing_holds_every_layer_in_order(tmp_path: Path) -> None:
     assert texts[starts[2] + 1] == "out"
     assert {"pipeline rank 0", "pipeline rank 1"} <= set(texts)
     assert "The output layer shares the weight of the embedding." in texts
-    assert any("E mixture of experts" in text for text in texts)
+    assert any("E MoE" in text for text in texts)
     assert not any("sparse" in text for text in texts)
 
 

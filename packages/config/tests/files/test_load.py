@@ -223,7 +223,7 @@ def test_save_refuses_an_unknown_suffix(tmp_path: Path) -> None:
         ({"kind": "errors"}, None),
         ({"text": {1, 2}}, "`text` must be plain data, but a `set` was given."),
         ({"engine": {1: 2}}, "the key `1` must be a string."),
-        ({"engine": {"a": "\ud800"}}, "`engine.a` holds half of a surrogate pair, which is no character."),
+        ({"engine": {"a": "\ud800"}}, "`engine.a` contains half of a surrogate pair, which is not a character."),
         ({"version": 0}, "`version` of `codec-toy` must be 1, but 0 was given."),
     ],
 )

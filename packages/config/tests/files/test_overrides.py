@@ -96,7 +96,7 @@ def test_a_model_alone() -> None:
         ("train.steps", "an override must be `path=value`, as in `train.steps=5`, but `train.steps` was given."),
         ("train..steps=1", "an override must be `path=value`, as in `train.steps=5`, but `train..steps=1` was given."),
         ("name=[1", "the text ends too early: expected ',' or ']', but got '<stream end>'."),
-        ("name=!!str x", "tags (`tag:yaml.org,2002:str`) are refused; leave it out."),
+        ("name=!!str x", "tags (`tag:yaml.org,2002:str`) are not allowed; leave it out."),
         ("model.kind=../x", None),
     ],
 )

@@ -38,25 +38,28 @@ BAD_YAML = {
     "anchor and alias": (
         HEAD + "name: &a x\nstack: *a\n",
         (
-            "f:3:7: anchors (`&a`) are refused; leave it out.\n"
-            "f:4:8: aliases (`*a`) are refused; write the value out, or put a string that begins so in quotes."
+            "f:3:7: anchors (`&a`) are not allowed; leave it out.\n"
+            "f:4:8: aliases (`*a`) are not allowed; write the value out, or quote a string."
         ),
     ),
     "alias as a key": (HEAD + "*a : x\n", "f:3:1: a key must be a string, but an alias was given."),
     "merge key": (
         HEAD + "train:\n  <<: {steps: 3}\n",
-        "f:4:3: merge keys (`<<`) are refused; write the fields out.",
+        "f:4:3: merge keys (`<<`) are not allowed; write the fields out.",
     ),
     "python tag": (
         HEAD + "name: !!python/object:os.system x\n",
-        "f:3:7: tags (`tag:yaml.org,2002:python/object:os.system`) are refused; leave it out.",
+        "f:3:7: tags (`tag:yaml.org,2002:python/object:os.system`) are not allowed; leave it out.",
     ),
-    "local tag": (HEAD + "name: !foo x\n", "f:3:7: tags (`!foo`) are refused; leave it out."),
+    "local tag": (HEAD + "name: !foo x\n", "f:3:7: tags (`!foo`) are not allowed; leave it out."),
     "integer key": (HEAD + "1: x\n", 'f:3:1: the key `1` must be a string; write it as "1".'),
     "list as a key": (HEAD + "? [a, b]\n: x\n", "f:3:3: a key must be a string, but a mapping or list was given."),
     "duplicate key": (HEAD + "name: a\nname: b\n", "f:4:1: `name` is given twice, first in line 3; keep one."),
-    "deep nesting": (HEAD + "name: " + "[" * 10_000, "f:3:70: this nests deeper than 64 levels."),
-    "tab": (HEAD + "train:\n\tsteps: 3\n", "f:4:1: a tab cannot stand here in YAML; use spaces."),
+    "deep nesting": (
+        HEAD + "name: " + "[" * 10_000,
+        "f:3:70: a config must nest at most 64 levels deep, but this nests deeper.",
+    ),
+    "tab": (HEAD + "train:\n\tsteps: 3\n", "f:4:1: a tab is not allowed here in YAML; use spaces."),
     "truncated list": (
         HEAD + "train: {steps: 3\n",
         "f:4:1: the text ends too early: expected ',' or '}', but got '<stream end>'.",
@@ -65,18 +68,18 @@ BAD_YAML = {
         HEAD + 'name: "abc\n',
         "f:4:1: the text ends too early: found unexpected end of stream.",
     ),
-    "two documents": (HEAD + "---\na: b\n", "f:3:1: a config is one YAML document, but a second one starts here."),
+    "two documents": (HEAD + "---\na: b\n", "f:3:1: a config must be one YAML document, but a second one starts here."),
     "date for a number": (
         HEAD + "train: {steps: 2024-01-01}\n",
         'f:3:16: `train.steps` must be an integer, but the string "2024-01-01" was given.',
     ),
     "a scalar": (
         "hello",
-        'f:1:1: a config is a mapping of names to values, but the string "hello" was given.',
+        'f:1:1: a config must be a mapping of names to values, but the string "hello" was given.',
     ),
-    "a list": ("- a", "f:1:1: a config is a mapping of names to values, but a list was given."),
+    "a list": ("- a", "f:1:1: a config must be a mapping of names to values, but a list was given."),
     "empty": (" \n", f"f: the file is empty; start it with {HEADS}."),
-    "only a comment": ("# x\n", "f:1:1: a config is a mapping of names to values, but nothing was given."),
+    "only a comment": ("# x\n", "f:1:1: a config must be a mapping of names to values, but nothing was given."),
     "no header": (
         "modelwrigt: 1\nmodel: {kind: errors-toy}\n",
         f"f:1:1: a config needs {HEADS} at its top, but this has `modelwrigt` and `model`; did you mean `modelwright`?",
@@ -141,7 +144,7 @@ BAD_YAML = {
     "nan": (HEAD + "train: {lr: .nan}\n", "f:3:13: `train.lr` must be a finite number, but nan was given."),
     "5000 digits": (
         HEAD + "train: {seed: " + "9" * 5000 + "}\n",
-        "f:3:15: `train.seed` has more than 4300 digits.",
+        "f:3:15: `train.seed` must have at most 4300 digits, but has more.",
     ),
     "closed vocabulary": (
         HEAD + "precision: {params: float23}\n",
@@ -152,14 +155,14 @@ BAD_YAML = {
     ),
     "engine is no mapping": (
         HEAD.replace("width", "engine: [1], width"),
-        "f:2:35: `model.engine` must be a mapping of names to values, but [1] was given.",
+        "f:2:35: `model.engine` must be a mapping of names to values, but a list was given.",
     ),
     "half a surrogate pair": (
         HEAD + 'name: "\\ud800"\n',
-        "f:3:7: `name` holds half of a surrogate pair, which is no character.",
+        "f:3:7: `name` contains half of a surrogate pair, which is not a character.",
     ),
     "NUL": (HEAD + "name: \0\n", "f:3:7: this is a binary file, not a config."),
-    "control character": (HEAD + "name: \x01\n", "f:3:7: the character `\\x01` cannot stand in YAML."),
+    "control character": (HEAD + "name: \x01\n", "f:3:7: the character `\\x01` is not allowed in YAML; remove it."),
     "impossible escape": (
         HEAD + 'name: "\\UFFFFFFFF"\n',
         "f:3:5: this is not YAML: something after this cannot be read.",
@@ -167,7 +170,7 @@ BAD_YAML = {
     "path for a name": (
         HEAD + "name: ../x\n",
         (
-            "f:3:7: `name` must start with a letter or digit and hold letters, digits, spaces and `._+-`,"
+            "f:3:7: `name` must start with a letter or digit and contain only letters, digits, spaces and `._+-`,"
             ' because it names a folder, but the string "../x" was given.'
         ),
     ),
@@ -204,26 +207,28 @@ def test_bad_yaml(case: str) -> None:
 
 
 BAD_JSON = {
-    '{"a": {"b": 1}': "f:1:15: the text ends too early: `,` is missing.",
-    '{"a": 1,}': "f:1:9: this is not JSON: a key must be a string in double quotes.",
-    '{"a" 1}': "f:1:6: this is not JSON: `:` is expected here.",
-    '{"a": nul}': "f:1:7: this is not JSON: `nul` is not a value.",
-    '{"a": 01}': "f:1:8: this is not JSON: `,` is expected here.",
+    '{"a": {"b": 1}': "f:1:15: the text ends too early: expecting ',' delimiter.",
+    '{"a": 1,}': "f:1:9: this is not JSON: expecting property name enclosed in double quotes.",
+    '{"a" 1}': "f:1:6: this is not JSON: expecting ':' delimiter.",
+    '{"a": nul}': "f:1:7: this is not JSON: expecting value.",
+    '{"a": 01}': "f:1:8: this is not JSON: expecting ',' delimiter.",
     '{"a":\n  "b': "f:2:3: this is not JSON: unterminated string.",
     '{"a": "\t"}': "f:1:8: this is not JSON: invalid control character.",
-    '{"a":': "f:1:6: the text ends too early: a value is missing.",
-    "[" * 10_000: "f:1:65: this nests deeper than 64 levels.",
-    '{"kind": "errors-toy", "width": 1} x': "f:1:36: this is not JSON: the document has ended before this.",
+    '{"a":': "f:1:6: the text ends too early: expecting value.",
+    "[" * 10_000: "f:1:65: a config must nest at most 64 levels deep, but this nests deeper.",
+    '{"kind": "errors-toy", "width": 1} x': "f:1:36: this is not JSON: extra data.",
     '{"kind": "errors-toy",\n "width": 1, "width": 2}': "f:2:14: `width` is given twice, first in line 2; keep one.",
     '{"kind": "errors-toy",\n "width": "\\ud800"}': (
-        "f:2:11: this string holds half of a surrogate pair, which is no character."
+        "f:2:11: `width` contains half of a surrogate pair, which is not a character."
     ),
-    '{"kind": "errors-toy",\n "width": ' + "1" * 5000 + "}": "f:2:11: `width` has more than 4300 digits.",
+    '{"kind": "errors-toy",\n "width": '
+    + "1" * 5000
+    + "}": "f:2:11: `width` must have at most 4300 digits, but has more.",
     '{"kind": "errors-toy", "widht": 1}': (
         "f:1:1: `width` is missing; `errors-toy` needs it.\n"
         "f:1:24: `widht` is not a field of `errors-toy`; did you mean `width`?"
     ),
-    '"x"': 'f:1:1: a config is a mapping of names to values, but the string "x" was given.',
+    '"x"': 'f:1:1: a config must be a mapping of names to values, but the string "x" was given.',
 }
 
 

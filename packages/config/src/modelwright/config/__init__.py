@@ -1,12 +1,14 @@
-"""Strict, lossless configs of models and runs; no torch.
+"""Strict, lossless configs of models and runs, without torch.
 
-A config is frozen data: what a model is (`ModelConfig`, one subclass for each family), how it is cut over ranks
-(`Parallelism`), its number formats (`Precision`), how it becomes data-parallel (`Wrap`), how it is trained
-(`TrainConfig`), and all of that as one file (`RunConfig`). Everything wrong with a config is reported at once, as a
-`ConfigError`. `load`, `loads`, `save` and `dumps` move configs to and from YAML and JSON without loss (TOML is read);
-`override` and `replace` make changed copies, `diff` compares two, `fingerprint` names their content. Families register
-their classes by `kind` (`register_config`), and how to read old versions (`migration`) and upstream's dictionaries
-(`register_upstream`, for `convert`). `json_schema` is for editors.
+A config is frozen data. `ModelConfig` describes a model, with one subclass for each family. `Parallelism` gives the
+sizes of the axes, `Precision` the dtypes, `Wrap` the data-parallel wrapper, and `TrainConfig` the training. `RunConfig`
+combines them in one file. `ConfigError` reports everything that is wrong with a config at once.
+
+`load`, `loads`, `save` and `dumps` read and write YAML and JSON without loss; TOML is read. `override` and `replace`
+make changed copies, `diff` compares two configs, and `fingerprint` hashes their content. `json_schema` is for editors.
+
+A family registers its class by `kind` (`register_config`), functions for old versions (`migration`), and readers of
+Megatron-Core's dictionaries for `convert` (`register_upstream`).
 
     from modelwright.config import RunConfig, load, override
 
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from modelwright.config.files.field_diff import ABSENT, Difference, diff
     from modelwright.config.files.json_schema import field_descriptions, json_schema
     from modelwright.config.files.load import dumps, fingerprint, load, loads, migrate, save
-    from modelwright.config.files.migrations import Migration, migration, missing_migrations
     from modelwright.config.files.overrides import override
     from modelwright.config.from_megatron.dictionaries import (
         Unmapped,
@@ -62,8 +63,9 @@ if TYPE_CHECKING:
         PositiveFloat,
         UnitFraction,
     )
-    from modelwright.config.problems.problem import ConfigError, Problem
+    from modelwright.config.problems.problem import ConfigError, Problem, ProblemCode
     from modelwright.config.problems.rules import divides, multiple_of
+    from modelwright.config.problems.wording import quoted_list
     from modelwright.config.run.dtypes import Precision
     from modelwright.config.run.layout import check_layout
     from modelwright.config.run.lr_schedule import ConstantSchedule, CosineSchedule, LinearSchedule, LrSchedule
@@ -71,9 +73,10 @@ if TYPE_CHECKING:
     from modelwright.config.run.run import RunConfig
     from modelwright.config.run.train import TrainConfig
     from modelwright.config.run.wrap import MegatronDDP, MegatronFSDP, NoWrap, TorchFSDP2, Wrap
-    from modelwright.config.strict.by_kind import OneOf, quoted_list
+    from modelwright.config.strict.by_kind import OneOf
     from modelwright.config.strict.config_class import Config, config_class, replace
     from modelwright.config.strict.frozen_mapping import FrozenMapping, PlainValue
+    from modelwright.config.strict.migrations import Migration, migration, missing_migrations
 else:
     from modelwright.protocols import lazy_door
 
@@ -119,6 +122,7 @@ __all__ = [
     "PositiveFloat",
     "Precision",
     "Problem",
+    "ProblemCode",
     "RunConfig",
     "TorchFSDP2",
     "TrainConfig",

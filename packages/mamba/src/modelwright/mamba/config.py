@@ -9,6 +9,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal, override
 
 from modelwright.config import (
+    ATTENTION,
+    MAMBA,
+    MLP,
+    MOE,
+    STAGE_BOUNDARY,
     Count,
     ExpertsConfig,
     Parallelism,
@@ -24,7 +29,7 @@ from modelwright.protocols import ModelwrightError
 
 __all__ = ["MambaModelConfig", "hybrid_pattern"]
 
-_SYMBOLS = {"M": "Mamba", "*": "attention", "-": "MLP", "E": "experts"}
+_KINDS = (MAMBA, ATTENTION, MLP, MOE)
 
 
 @register_config
@@ -113,12 +118,12 @@ class MambaModelConfig(ExpertsConfig):
     @override
     def stack_pattern(self) -> str:
         """One symbol for each layer: `M` Mamba-2, `*` attention, `-` MLP, `E` experts; `|` where a stage ends."""
-        return "M" * (self.num_layers or 0) if self.pattern is None else self.pattern
+        return MAMBA.symbol * (self.num_layers or 0) if self.pattern is None else self.pattern
 
     @property
     @override
     def symbols(self) -> frozenset[str]:
-        return frozenset("M" if self.pattern is None else self.layers)
+        return frozenset(MAMBA.symbol if self.pattern is None else self.layers)
 
     @property
     @override
@@ -129,19 +134,19 @@ class MambaModelConfig(ExpertsConfig):
     @override
     def heads(self) -> int:
         """`num_attention_heads`; without attention, a number that the tensor ranks divide, as the engine wants it."""
-        if "*" in self.symbols:
+        if self.has(ATTENTION):
             return super().heads
-        return self.resolved_mamba_heads if "M" in self.symbols else self.resolved_ffn_hidden_size
+        return self.resolved_mamba_heads if self.has(MAMBA) else self.resolved_ffn_hidden_size
 
     @property
     @override
     def resolved_query_groups(self) -> int:
-        return super().resolved_query_groups if "*" in self.symbols else self.heads
+        return super().resolved_query_groups if self.has(ATTENTION) else self.heads
 
     @property
     @override
     def resolved_head_dim(self) -> int:
-        return super().resolved_head_dim if "*" in self.symbols else self.mamba_head_dim
+        return super().resolved_head_dim if self.has(ATTENTION) else self.mamba_head_dim
 
     @property
     def resolved_mamba_heads(self) -> int:
@@ -170,7 +175,7 @@ class MambaModelConfig(ExpertsConfig):
         yield from wrong
         if not wrong:
             yield from super().problems()
-        if "M" in self.symbols:
+        if self.has(MAMBA):
             yield from self._scan_problems()
 
     def _pattern_problems(self) -> Iterator[Problem]:
@@ -180,9 +185,10 @@ class MambaModelConfig(ExpertsConfig):
             if self.num_layers is None:
                 yield Problem("num_layers", "`num_layers` must be given where `pattern` is not; set one of them.")
             return
-        wrong = next((i for i, symbol in enumerate(pattern) if symbol not in {*_SYMBOLS, "|"}), None)
+        allowed = {STAGE_BOUNDARY, *(kind.symbol for kind in _KINDS)}
+        wrong = next((i for i, symbol in enumerate(pattern) if symbol not in allowed), None)
         if wrong is not None:
-            known = ", ".join(f"`{symbol}` ({name})" for symbol, name in _SYMBOLS.items())
+            known = ", ".join(f"`{kind.symbol}` ({kind.label})" for kind in _KINDS)
             message = f"`pattern` must be made of {known} and `|` (end of a stage), but holds `{pattern[wrong]}`."
             yield Problem("pattern", message, excerpt=(pattern, wrong))
             return
@@ -215,7 +221,7 @@ class MambaModelConfig(ExpertsConfig):
     @override
     def layout_problems(self, parallelism: Parallelism) -> Iterator[Problem]:
         yield from super().layout_problems(parallelism)
-        if "M" not in self.symbols:
+        if not self.has(MAMBA):
             return
         tensor, context = parallelism.tensor, parallelism.context
         of = "`tensor` × `context`" if context > 1 else "`tensor`"
@@ -243,11 +249,12 @@ def hybrid_pattern(num_layers: int, *, attention: int = 0, mlp: int = 0, experts
     Raises:
         ModelwrightError: There are more layers of other kinds than layers, or fewer than none.
     """
-    counts = {"M": num_layers - attention - mlp - experts, "*": attention, "-": mlp, "E": experts}
+    mamba = num_layers - attention - mlp - experts
+    counts = {MAMBA.symbol: mamba, ATTENTION.symbol: attention, MLP.symbol: mlp, MOE.symbol: experts}
     for name, count in (("attention", attention), ("mlp", mlp), ("experts", experts)):
         if count < 0:
             raise ModelwrightError(f"`{name}` must be at least 0, but {count} was given; leave it out for none.")
-    if counts["M"] < 0:
+    if mamba < 0:
         rule = "`attention` + `mlp` + `experts` must be at most `num_layers`"
         given = f"{attention} + {mlp} + {experts} is more than {num_layers}"
         raise ModelwrightError(f"{rule}, but {given}; take fewer of them.")

@@ -9,6 +9,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal, final, override
 
 from modelwright.config import (
+    ATTENTION,
+    MLA,
+    MLP,
+    MOE,
+    STAGE_BOUNDARY,
     Config,
     Count,
     ExpertsConfig,
@@ -23,16 +28,19 @@ from modelwright.config import (
 
 __all__ = ["LatentAttention", "MoeModelConfig"]
 
-_BLOCKS = re.compile(r"[*+][-E](\|?[*+][-E])*")
+_MIXERS = ATTENTION.symbol + MLA.symbol
+_FEED_FORWARD = MLP.symbol + MOE.symbol
+_BLOCK = f"[{re.escape(_MIXERS)}][{re.escape(_FEED_FORWARD)}]"
+_BLOCKS = re.compile(f"{_BLOCK}({re.escape(STAGE_BOUNDARY)}?{_BLOCK})*")
 
 
 def _first_wrong(pattern: str) -> int:
     """Where a pattern that is not made of blocks stops being it; its length where it ends too early."""
-    wanted, before = "*+", ""
+    wanted, before = _MIXERS, ""
     for index, symbol in enumerate(pattern):
-        if symbol not in (wanted + "|" if before and before in "-E" else wanted):
+        if symbol not in (wanted + STAGE_BOUNDARY if before and before in _FEED_FORWARD else wanted):
             return index
-        wanted, before = "-E" if symbol in "*+" else "*+", symbol
+        wanted, before = _FEED_FORWARD if symbol in _MIXERS else _MIXERS, symbol
     return len(pattern)
 
 
@@ -59,7 +67,7 @@ class LatentAttention(Config):
     @override
     def problems(self) -> Iterator[Problem]:
         if self.rotary_head_dim % 2:
-            rule = "`rotary_head_dim` must be even, because rope turns pairs"
+            rule = "`rotary_head_dim` must be even, because rope rotates pairs"
             yield Problem("rotary_head_dim", f"{rule}, but {self.rotary_head_dim} was given.")
 
 
@@ -106,8 +114,10 @@ class MoeModelConfig(ExpertsConfig):
         """One symbol for each layer: `*` or `+` attention, `-` MLP, `E` mixture of experts."""
         if self.pattern is not None:
             return self.pattern
-        attention = "*" if self.latent_attention is None else "+"
-        return "".join(attention + ("E" if self._is_moe(block) else "-") for block in range(self.num_layers or 0))
+        attention = (ATTENTION if self.latent_attention is None else MLA).symbol
+        return "".join(
+            attention + (MOE if self._is_moe(block) else MLP).symbol for block in range(self.num_layers or 0)
+        )
 
     def _is_moe(self, block: int) -> bool:
         return block >= self.first_dense_layers and (block - self.first_dense_layers + 1) % self.moe_every == 0
@@ -119,8 +129,8 @@ class MoeModelConfig(ExpertsConfig):
             return frozenset(self.layers)
         layers, dense = self.num_layers or 0, self.first_dense_layers
         has_moe, has_dense = layers >= dense + self.moe_every, dense > 0 or self.moe_every > 1
-        attention = "*" if self.latent_attention is None else "+"
-        return frozenset(attention + "E" * has_moe + "-" * (has_dense or not has_moe))
+        attention = (ATTENTION if self.latent_attention is None else MLA).symbol
+        return frozenset(attention + MOE.symbol * has_moe + MLP.symbol * (has_dense or not has_moe))
 
     @property
     @override
@@ -168,7 +178,7 @@ class MoeModelConfig(ExpertsConfig):
             yield Problem("num_layers", f"{rule}, but {self.num_layers} was given; leave one of them out.")
         elif self.pattern is not None:
             yield from self._pattern_problems(self.pattern)
-        elif "E" not in self.symbols:
+        elif not self.has(MOE):
             least = self.first_dense_layers + self.moe_every
             message = (
                 f"`num_layers` must be at least `first_dense_layers` + `moe_every` = {least} for a block to have"
@@ -190,7 +200,8 @@ class MoeModelConfig(ExpertsConfig):
             message = f"{rule}, with `|` between stages, but {pattern[:40]!r} is not; {advice}."
             yield Problem("pattern", message, excerpt=(pattern, index))
             return
-        wanted, other = ("*", "+") if self.latent_attention is None else ("+", "*")
+        own, foreign = (ATTENTION, MLA) if self.latent_attention is None else (MLA, ATTENTION)
+        wanted, other = own.symbol, foreign.symbol
         if other in pattern:
             given = "null" if self.latent_attention is None else "given"
             message = (
@@ -198,7 +209,7 @@ class MoeModelConfig(ExpertsConfig):
                 " change one of them."
             )
             yield Problem("pattern", message)
-        if "E" not in pattern:
+        if MOE.symbol not in pattern:
             message = (
                 f"`pattern` must have a mixture of experts, `E`, but {pattern[:40]!r} has none; add one, or use the"
                 " family `gpt`."

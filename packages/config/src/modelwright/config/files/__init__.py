@@ -1,1 +1,1 @@
-"""Configs as files: reading with line and column, writing, overrides, differences, migrations, JSON Schema."""
+"""Configs as files: reading with line and column, writing, overrides, differences, JSON Schema."""

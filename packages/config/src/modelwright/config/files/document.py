@@ -1,112 +1,122 @@
-"""A file as checked plain data, with the place of everything in it."""
+"""Content of a file as plain data, and the places of its entries."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from modelwright.config.problems.problem import ConfigError, Problem
-from modelwright.config.problems.pydantic_errors import Loc, dotted
+from modelwright.config.problems.problem import ConfigError, Problem, ProblemCode
+from modelwright.config.problems.wording import Loc, dotted
 
-__all__ = ["Document", "Mark", "Place"]
+__all__ = ["Document", "Mark", "Place", "mark_at"]
 
 
 class Mark(NamedTuple):
-    """A place in a text, counted from 1."""
+    """Place in a text, counted from 1."""
 
     line: int
     column: int
 
 
 class Place(NamedTuple):
-    """Where an entry stands: its key, or its start in a list, and its value."""
+    """Place of an entry: of its key, or of its start in a list, and of its value."""
 
     key: Mark
     value: Mark
 
 
+def mark_at(text: str, index: int) -> Mark:
+    """Return the place of a character.
+
+    Args:
+        text: The text.
+        index: Index of the character.
+    """
+    return Mark(text.count("\n", 0, index) + 1, index - text.rfind("\n", 0, index))
+
+
+def _no_places() -> Mapping[str, Place]:
+    """Return no places."""
+    return {}
+
+
 @dataclasses.dataclass(slots=True)
 class Document:
-    """What a reader makes of a text. Problems found while reading do not stop it unless nothing more can be read."""
+    """Result of a reader. Reading continues after a problem if the rest of the text can still be read."""
 
     source: str | None
-    """Name of the file; None for a text."""
+    """Name of the file. None: a text without a name."""
 
     data: object = None
     """Plain data."""
 
-    places: dict[str, Place] = dataclasses.field(default_factory=dict[str, Place])
-    """Where each dotted path stands."""
-
     problems: list[Problem] = dataclasses.field(default_factory=list[Problem])
-    """What is wrong with the text itself."""
+    """Problems of the text itself."""
 
-    def report(self, mark: Mark, message: str, loc: Loc = ()) -> None:
-        """Note a problem of the text.
+    find_places: Callable[[], Mapping[str, Place]] = _no_places
+    """Function that returns the places by dotted path, called when a problem needs a place. Empty for TOML."""
+
+    def report(self, mark: Mark | None, message: str, loc: Loc = (), *, code: ProblemCode = "syntax") -> None:
+        """Add a problem of the text.
 
         Args:
-            mark: Where.
-            message: What is wrong, in the error template.
-            loc: The entry that it concerns; what validation says about that entry is then left out.
+            mark: Place of the problem. None: not known.
+            message: One sentence in the error template.
+            loc: Location of the entry. Problems that validation finds there are left out.
+            code: Class of the problem.
         """
-        self.problems.append(Problem(dotted(loc), message, mark.line, mark.column, self.source))
+        line, column = mark if mark is not None else (None, None)
+        self.problems.append(Problem(dotted(loc), message, line, column, self.source, code=code))
 
-    def fail(self, mark: Mark, message: str, loc: Loc = ()) -> ConfigError:
-        """Note a problem after which nothing more can be read.
+    def fail(self, mark: Mark | None, message: str, *, code: ProblemCode = "syntax") -> ConfigError:
+        """Add a problem after which nothing more can be read.
 
         Args:
-            mark: Where.
-            message: What is wrong, in the error template.
-            loc: The entry that it concerns.
+            mark: Place of the problem. None: not known.
+            message: One sentence in the error template.
+            code: Class of the problem.
 
         Returns:
-            The error to raise, with everything found so far.
+            The error to raise, with all problems so far.
         """
-        self.report(mark, message, loc)
+        self.report(mark, message, code=code)
         return ConfigError(self.problems)
 
-    def located(self, problem: Problem) -> Problem:
-        """Add the place to a problem that validation found.
+    def start(self) -> Mark | None:
+        """Return the place where the data starts. None: not known."""
+        place = self.find_places().get("")
+        return None if place is None else place.value
+
+    def located(self, problems: Iterable[Problem]) -> Iterator[Problem]:
+        """Add places to the problems that validation found, and leave out those that reading has reported already.
 
         Args:
-            problem: Its path may name an entry that is not there; the nearest section that is there is shown.
-
-        Returns:
-            The problem with source, line and column.
-        """
-        path, mark = problem.path, None
-        while mark is None:
-            place = self.places.get(path)
-            if place is not None:
-                mark = place.value if path == problem.path and not self._concerns_key(problem) else place.key
-            elif not path:
-                mark = Mark(1, 1)
-            path = _parent(path)
-        return dataclasses.replace(problem, line=mark.line, column=mark.column, source=self.source)
-
-    def news(self, problems: Iterable[Problem]) -> Iterator[Problem]:
-        """Leave out what follows from a problem that reading has already found.
-
-        Args:
-            problems: What validation says.
+            problems: Problems of validation.
 
         Yields:
-            The problems that are neither at nor below such a place, with their own places.
+            The problems that are neither at nor below a reported entry, with source, line and column.
         """
-        bad = {found.path for found in self.problems if found.path}
-        for problem in problems:
-            path = problem.path
-            while path and path not in bad:
-                path = _parent(path)
-            if not path:
-                yield self.located(problem)
+        reported = {found.path for found in self.problems if found.path}
+        new = [problem for problem in problems if not any(path in reported for path in _upwards(problem.path))]
+        places = self.find_places() if new else _no_places()
+        for problem in new:
+            mark = self._mark(problem, places)
+            line, column = mark if mark is not None else (None, None)
+            yield dataclasses.replace(problem, line=line, column=column, source=self.source)
 
     @staticmethod
-    def _concerns_key(problem: Problem) -> bool:
-        """Whether a problem is about the name of an entry, not its value."""
-        return " is not a field of " in problem.message
+    def _mark(problem: Problem, places: Mapping[str, Place]) -> Mark | None:
+        """Return the place of a problem; if its entry is missing, the place of the nearest section."""
+        for path in _upwards(problem.path):
+            if path in places:
+                is_about_value = path == problem.path and problem.code != "unknown_field"
+                return places[path].value if is_about_value else places[path].key
+        return None
 
 
-def _parent(path: str) -> str:
-    """The path of the section or list that holds an entry."""
-    cut = max(path.rfind("."), path.rfind("["))
-    return path[:cut] if cut > 0 else ""
+def _upwards(path: str) -> Iterator[str]:
+    """Iterate over a path and the paths of the sections and lists that contain it, up to ""."""
+    while path:
+        yield path
+        cut = max(path.rfind("."), path.rfind("["))
+        path = path[:cut] if cut > 0 else ""
+    yield ""

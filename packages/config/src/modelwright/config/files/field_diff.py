@@ -1,10 +1,10 @@
-"""What differs between two configs, field by field."""
+"""Differences between two configs, field by field."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final, cast, final
 
-from modelwright.config.problems.pydantic_errors import Loc, dotted
+from modelwright.config.problems.wording import Loc, dotted
 from modelwright.config.strict.plain_data import canonical, to_plain
 
 if TYPE_CHECKING:
@@ -16,24 +16,24 @@ __all__ = ["ABSENT", "Absent", "Difference", "diff"]
 
 @final
 class Absent:
-    """Stands for the value of a field that one of the two configs does not have."""
+    """Type of `ABSENT`, the value of a field that one of the two configs does not have."""
 
     def __repr__(self) -> str:
-        """As `str(Difference)` shows it."""
+        """Return the text that `str(Difference)` shows."""
         return "absent"
 
 
 ABSENT: Final = Absent()
-"""The one instance."""
+"""Value of a field that one of the two configs does not have."""
 
 
 @final
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """One field whose values differ."""
+    """Field with different values in two configs."""
 
     path: str
-    """Dotted path."""
+    """Dotted path of the field."""
 
     left: object
     """Plain value in the first config, or `ABSENT`."""
@@ -42,13 +42,13 @@ class Difference:
     """Plain value in the second config, or `ABSENT`."""
 
     left_is_default: bool
-    """Whether the first config leaves the field at its default."""
+    """True if the field has its default in the first config."""
 
     right_is_default: bool
-    """Whether the second config leaves the field at its default."""
+    """True if the field has its default in the second config."""
 
     def __str__(self) -> str:
-        """`train.lr: 0.0003 (default) → 0.001`."""
+        """Return one line, as in `train.lr: 0.0003 (default) → 0.001`."""
         left, right = _shown(self.left, self.left_is_default), _shown(self.right, self.right_is_default)
         return f"{self.path}: {left} → {right}"
 
@@ -57,12 +57,12 @@ def diff(left: "RunConfig | ModelConfig", right: "RunConfig | ModelConfig") -> t
     """Compare two configs.
 
     Args:
-        left: A run or a model.
-        right: Another.
+        left: First config, of a run or a model.
+        right: Second config.
 
     Returns:
-        The fields that differ, in the order of the first config, then those that only the second one has. Two nan are
-        equal. Empty if and only if the configs have the same fingerprint.
+        The fields that differ, in the order of the first config, then those that only the second one has. NaN equals
+        NaN. Empty if and only if the configs have the same fingerprint.
     """
     one, other = _leaves(left, full=True), _leaves(right, full=True)
     set_in_one, set_in_other = _leaves(left, full=False), _leaves(right, full=False)
@@ -80,12 +80,12 @@ def diff(left: "RunConfig | ModelConfig", right: "RunConfig | ModelConfig") -> t
 
 
 def _leaves(config: "RunConfig | ModelConfig", *, full: bool) -> dict[Loc, object]:
-    """Every single value by its place."""
+    """Return every single value by its location."""
     return dict(_walk(to_plain(config, full=full), ()))
 
 
 def _walk(data: object, loc: Loc) -> Iterator[tuple[Loc, object]]:
-    """The values below a place; a list is one value, an empty mapping too."""
+    """Iterate over the values below a location; a list or an empty mapping is one value."""
     if isinstance(data, Mapping) and data:
         for key, value in cast("Mapping[str, object]", data).items():
             yield from _walk(value, (*loc, key))
@@ -94,6 +94,6 @@ def _walk(data: object, loc: Loc) -> Iterator[tuple[Loc, object]]:
 
 
 def _shown(value: object, is_default: bool) -> str:  # noqa: FBT001
-    """One side of a line."""
+    """Return one side of a line."""
     text = repr(value) if isinstance(value, Absent) else canonical(value)
     return f"{text} (default)" if is_default else text

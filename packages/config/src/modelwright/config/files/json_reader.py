@@ -1,188 +1,79 @@
-"""JSON to plain data, with places.
+"""Reader of JSON: the standard library reads, and the YAML reader finds places.
 
-The standard library's decoder tells nothing of where things stand, so the structure is read here and each string and
-number by the standard library's own rules. `NaN` and `Infinity` are read as Python writes them.
+YAML 1.2 contains JSON, so the YAML reader finds line and column of every entry. This is slow, and happens only when a
+problem needs a place.
 """
 
 import json
 import re
-from collections.abc import Sized
-from json import decoder
-from typing import Any, Never, cast
 
-from modelwright.config.files.document import Document, Mark, Place
-from modelwright.config.problems.pydantic_errors import Loc, dotted
-from modelwright.config.strict.by_kind import shown
-from modelwright.config.strict.plain_data import DEPTH_LIMIT, is_half_pair
+from modelwright.config.files.document import Document, Mark
+from modelwright.config.files.yaml_reader import read_as_far_as_possible, read_yaml
+from modelwright.config.problems.problem import ConfigError
+from modelwright.config.strict.plain_data import not_plain
 
 __all__ = ["read_json"]
 
-_SCAN_STRING: Any = vars(decoder)["scanstring"]
-"""The standard library's reader of one string; its type stubs leave it out."""
+# Characters that are legal in JSON, but are line breaks or errors in YAML.
+_NOT_IN_YAML = re.compile("[^\n\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 
-_SPACE = re.compile(r"[ \t\n\r]*")
-_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?", re.ASCII)
-_WORD = re.compile(r"-?[A-Za-z]+")
-_WORDS = {
-    "null": None,
-    "true": True,
-    "false": False,
-    "NaN": float("nan"),
-    "Infinity": float("inf"),
-    "-Infinity": float("-inf"),
-}
-_LONGEST_INT = 4300
+
+class _RefusedError(ValueError):
+    """Valid JSON that a config may not use."""
 
 
 def read_json(text: str, source: str | None) -> Document:
-    """Read one JSON document.
+    """Read one JSON document. `NaN` and `Infinity` are accepted, as Python writes them.
 
     Args:
         text: The text.
         source: Name of the file, for messages.
 
     Returns:
-        The data with its places, and what is wrong with the text.
+        The data with its places, and the problems of the text.
 
     Raises:
-        ConfigError: If the text ends, or cannot be read on, in the middle.
+        ConfigError: If the text is not JSON, or cannot be read further.
     """
-    return _Reader(text, Document(source)).read()
+    document = Document(source)
+    try:
+        document.data = json.loads(text, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        raise _syntax_error(error, document) from None
+    except (RecursionError, ValueError):  # nesting, a key given twice, or an integer of more than 4300 digits
+        return _read_as_yaml(text, document)
+    document.find_places = lambda: read_as_far_as_possible(_as_yaml(text), None).find_places()
+    return document if next(not_plain(document.data), None) is None else _read_as_yaml(text, document)
 
 
-class _Reader:
-    """Reads from left to right; `_at` is the next character."""
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Make a mapping, and refuse a key that is given twice."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _RefusedError
+    return found
 
-    def __init__(self, text: str, document: Document) -> None:
-        self._text, self._document, self._at = text, document, 0
-        self._line, self._line_start, self._counted = 1, 0, 0
 
-    def read(self) -> Document:
-        """The whole text."""
-        self._skip_space()
-        self._document.places[""] = Place(self._mark(), self._mark())
-        self._document.data = self._value(())
-        self._skip_space()
-        if self._at < len(self._text):
-            self._fail("this is not JSON: the document has ended before this.")
-        return self._document
+def _syntax_error(error: json.JSONDecodeError, document: Document) -> ConfigError:
+    """Return the error for a text that is not JSON."""
+    ends = error.pos >= len(error.doc.rstrip())
+    words = error.msg.removesuffix(" at").removesuffix(" starting")
+    what = "the text ends too early" if ends else "this is not JSON"
+    return document.fail(Mark(error.lineno, error.colno), f"{what}: {words[:1].lower()}{words[1:]}.")
 
-    def _value(self, loc: Loc) -> object:
-        """The value that starts here."""
-        start = self._text[self._at : self._at + 1]
-        if start in {"{", "["}:
-            if len(loc) >= DEPTH_LIMIT:
-                self._fail(f"this nests deeper than {DEPTH_LIMIT} levels.")
-            return self._object(loc) if start == "{" else self._array(loc)
-        return self._string(loc) if start == '"' else self._scalar(loc)
 
-    def _object(self, loc: Loc) -> dict[str, object]:
-        """A mapping."""
-        found: dict[str, object] = {}
-        self._step()
-        while not self._closes("}", found):
-            mark = self._mark()
-            if self._text[self._at] != '"':
-                self._fail("this is not JSON: a key must be a string in double quotes.")
-            key = self._string(loc)
-            here = (*loc, key)
-            if key in found:
-                first = self._document.places[dotted(here)].key.line
-                self._document.report(mark, f"`{dotted(here)}` is given twice, first in line {first}; keep one.", here)
-            self._skip_space()
-            self._expect(":")
-            self._document.places.setdefault(dotted(here), Place(mark, self._mark()))
-            value = self._value(here)
-            found.setdefault(key, value)
-            self._skip_space()
-        return found
+def _as_yaml(text: str) -> str:
+    """Return JSON as YAML with every entry at the same place."""
+    return _NOT_IN_YAML.sub(lambda found: " " if found[0] in "\t\r" else "?", text)
 
-    def _array(self, loc: Loc) -> list[object]:
-        """A list."""
-        found: list[object] = []
-        self._step()
-        while not self._closes("]", found):
-            here = (*loc, len(found))
-            self._document.places[dotted(here)] = Place(self._mark(), self._mark())
-            found.append(self._value(here))
-            self._skip_space()
-        return found
 
-    def _closes(self, bracket: str, found: Sized) -> bool:
-        """Whether the mapping or list ends here; otherwise step to its next entry."""
-        if self._text[self._at : self._at + 1] == bracket:
-            self._at += 1
-            return True
-        if len(found):
-            self._expect(",")
-        if self._at >= len(self._text):
-            self._fail(f"the text ends too early: `{bracket}` is missing.")
-        return False
-
-    def _string(self, loc: Loc) -> str:
-        """A string."""
-        mark = self._mark()
-        try:
-            value, self._at = cast("tuple[str, int]", _SCAN_STRING(self._text, self._at + 1))
-        except json.JSONDecodeError as error:
-            self._at = min(error.pos, len(self._text))
-            words = error.msg.removesuffix(" at").removesuffix(" starting")
-            self._fail(f"this is not JSON: {words[:1].lower()}{words[1:]}.")
-        if is_half_pair(value):
-            self._document.report(mark, "this string holds half of a surrogate pair, which is no character.", loc)
-            return ""
-        return value
-
-    def _scalar(self, loc: Loc) -> object:
-        """A number, or one of the words of JSON."""
-        number = _NUMBER.match(self._text, self._at)
-        if number is not None:
-            return self._number(number, loc)
-        word = _WORD.match(self._text, self._at)
-        if word is None or word[0] not in _WORDS:
-            if self._at >= len(self._text):
-                self._fail("the text ends too early: a value is missing.")
-            self._fail(f"this is not JSON: `{shown(word[0] if word else self._text[self._at])}` is not a value.")
-        self._at = word.end()
-        return _WORDS[word[0]]
-
-    def _number(self, match: re.Match[str], loc: Loc) -> int | float:
-        """An integer or a float."""
-        if len(match[0]) > _LONGEST_INT:
-            self._fail(f"`{dotted(loc)}` has more than {_LONGEST_INT} digits.")
-        self._at = match.end()
-        return int(match[0]) if match[1] is None and match[2] is None else float(match[0])
-
-    def _expect(self, sign: str) -> None:
-        """Step over a sign that must stand here."""
-        if self._at >= len(self._text):
-            self._fail(f"the text ends too early: `{sign}` is missing.")
-        if self._text[self._at] != sign:
-            self._fail(f"this is not JSON: `{sign}` is expected here.")
-        self._step()
-
-    def _step(self) -> None:
-        """Over one character and the space after it."""
-        self._at += 1
-        self._skip_space()
-
-    def _skip_space(self) -> None:
-        """Over spaces and line breaks."""
-        match = _SPACE.match(self._text, self._at)
-        self._at = match.end() if match is not None else self._at
-
-    def _mark(self) -> Mark:
-        """Line and column of the next character."""
-        fresh = self._text.count("\n", self._counted, self._at)
-        if fresh:
-            self._line += fresh
-            self._line_start = self._text.rfind("\n", 0, self._at) + 1
-        self._counted = self._at
-        return Mark(self._line, self._at - self._line_start + 1)
-
-    def _fail(self, message: str) -> Never:
-        """Stop reading here."""
-        self._counted = min(self._counted, self._at)
-        self._line = self._text.count("\n", 0, self._at) + 1
-        self._line_start = self._text.rfind("\n", 0, self._at) + 1
-        raise self._document.fail(Mark(self._line, self._at - self._line_start + 1), message)
+def _read_as_yaml(text: str, document: Document) -> Document:
+    """Read refused JSON again with the YAML reader, which finds the place of everything that is refused."""
+    try:
+        return read_yaml(_as_yaml(text), document.source)
+    except ConfigError as error:
+        problems = [problem for problem in error.problems if problem.code != "syntax"]
+        if problems:
+            raise ConfigError(problems) from None
+    message = "a key is given twice, a number has more than 4300 digits, or the nesting is too deep; correct it."
+    raise document.fail(None, message, code="not_plain")

@@ -1,7 +1,7 @@
-"""JSON Schema of the files that a kind of config makes, for editors and other tools.
+"""JSON Schema of config files, for editors and other tools.
 
-pydantic makes the schema of each class; this adds what it does not know: the tags of nested configs (`kind`), the
-`version`, descriptions of inherited fields, and defaults as a file would write them.
+pydantic makes the schema of each class. This module adds what pydantic does not know: the tags of nested configs
+(`kind`), the `version`, descriptions of inherited fields, and defaults in the form of a file.
 """
 
 import dataclasses
@@ -28,13 +28,13 @@ _REF = "#/$defs/"
 
 
 def json_schema(kind: str) -> dict[str, Any]:
-    """The JSON Schema of a file.
+    """Return the JSON Schema of a file.
 
     Args:
-        kind: A registered kind of model, for a file that holds a model alone; or `run`, for a file of a whole run.
+        kind: A registered kind of model, for a file of a model alone, or `run`, for a file of a run.
 
     Returns:
-        A schema of draft 2020-12, valid under its metaschema, plain data.
+        A schema of draft 2020-12, as plain data.
 
     Raises:
         ConfigError: If there is no such kind.
@@ -48,13 +48,13 @@ def json_schema(kind: str) -> dict[str, Any]:
 
 
 def field_descriptions(cls: type) -> dict[str, str]:
-    """The docstrings under the fields of a config class, inherited ones included.
+    """Return the docstrings of the fields of a config class, including inherited fields.
 
     Args:
         cls: A config class.
 
     Returns:
-        Text by field; a field without a docstring is left out.
+        Docstring by field, without the fields that have none.
     """
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
@@ -64,11 +64,11 @@ def field_descriptions(cls: type) -> dict[str, str]:
 
 
 class _Generator(GenerateJsonSchema):
-    """pydantic's, without titles that only repeat the names of the fields."""
+    """pydantic's generator, without titles that only repeat the names of the fields."""
 
     @override
     def default_schema(self, schema: Any) -> Any:
-        return self.generate_inner(schema["schema"])  # the defaults are written here, as a file has them
+        return self.generate_inner(schema["schema"])  # `_finished` writes the defaults in the form of a file
 
     @override
     def field_title_should_be_set(self, schema: Any) -> bool:
@@ -76,20 +76,20 @@ class _Generator(GenerateJsonSchema):
 
 
 class _Definitions:
-    """The classes of a schema, each once."""
+    """Definitions of the classes of a schema, one for each class."""
 
     def __init__(self) -> None:
         self.found: dict[str, dict[str, Any]] = {}
         self._names: dict[type, str] = {}
 
     def add(self, cls: type) -> str:
-        """Define a class and everything in it.
+        """Add the definition of a class and of all classes in it.
 
         Args:
             cls: A config class.
 
         Returns:
-            Its name among the definitions.
+            Name of the definition.
         """
         if cls not in self._names:
             taken = set(self._names.values())
@@ -100,7 +100,7 @@ class _Definitions:
         return self._names[cls]
 
     def _definition(self, cls: type) -> dict[str, Any]:
-        """The schema of one class."""
+        """Return the schema of one class."""
         made = TypeAdapter(cls).json_schema(schema_generator=_Generator)
         for name, definition in made.pop("$defs", {}).items():
             self.found.setdefault(name, definition)
@@ -115,7 +115,7 @@ class _Definitions:
         return {**made, **({"required": required} if required else {})}
 
     def _nested(self, hint: Any) -> dict[str, Any] | None:
-        """The schema of a field that holds a config; None for any other field."""
+        """Return the schema of a field that contains a config; None for any other field."""
         classes = _nested_classes(hint)
         if not classes:
             return None
@@ -126,7 +126,7 @@ class _Definitions:
 
 
 def _nested_classes(hint: Any) -> list[type]:
-    """The config classes that a field may hold."""
+    """Return the config classes that a field may contain."""
     if isinstance(hint, type):
         return [hint] if issubclass(hint, Config) else []
     inner = typing.get_args(hint)
@@ -140,7 +140,7 @@ def _nested_classes(hint: Any) -> list[type]:
 
 
 def _tags(cls: type) -> dict[str, Any]:
-    """The properties that belong to the class: `kind`, and the version of a model."""
+    """Return the properties that belong to the class: `kind`, and the version of a model."""
     tags: dict[str, Any] = {}
     kind, version = getattr(cls, "kind", None), getattr(cls, "version", None)
     if kind is not None:
@@ -152,7 +152,7 @@ def _tags(cls: type) -> dict[str, Any]:
 
 
 def _required_tags(cls: type) -> list[str]:
-    """The tags that a file must write."""
+    """Return the tags that a file must contain."""
     required = ["kind"] if getattr(cls, "kind", None) is not None else []
     if issubclass(cls, ModelConfig) and cls.version > 1:
         required.append("version")
@@ -160,7 +160,7 @@ def _required_tags(cls: type) -> list[str]:
 
 
 def _finished(schema: dict[str, Any], field: "dataclasses.Field[Any]", text: str | None) -> dict[str, Any]:
-    """The schema of a field with its description and its default as a file would write it."""
+    """Add the description and the default of a field to its schema."""
     schema.pop("default", None)
     if field.name == RUN_VERSION:
         schema["const"] = field.default
@@ -174,11 +174,11 @@ def _finished(schema: dict[str, Any], field: "dataclasses.Field[Any]", text: str
 
 
 RUN_VERSION = "modelwright"
-"""The field of a run that holds the version of the file format."""
+"""Field of a run that contains the version of the file format."""
 
 
 def _is_finite(value: object) -> bool:
-    """Whether JSON can hold a value."""
+    """Return True if JSON can represent a value."""
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, Mapping):
@@ -187,5 +187,5 @@ def _is_finite(value: object) -> bool:
 
 
 def _first_line(cls: type) -> str:
-    """The first line of a class's docstring."""
+    """Return the first line of a class's docstring."""
     return (cls.__doc__ or cls.__name__).strip().partition("\n")[0]

@@ -1,7 +1,7 @@
-"""Configs to files and back.
+"""Reading and writing of configs: `load`, `loads`, `dumps`, `save`, `migrate`, `fingerprint`.
 
-A document with the key `modelwright` is a whole run; one with `kind` is a model alone. What is written comes back
-equal. Reading imports no module that the file names and calls nothing but registered classes.
+A document with the key `modelwright` is a run; one with `kind` is a model alone. A written config is equal to the
+original when it is read. Reading imports no module that the file names, and calls only registered classes.
 """
 
 import contextlib
@@ -9,23 +9,21 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from modelwright.config.files.document import Document, Mark
+from modelwright.config.files.document import Document
+from modelwright.config.files.header import RUN_KEY, config_of, current_data
 from modelwright.config.files.reader import Format, ReadFormat, read_file, read_text, written_format
 from modelwright.config.files.yaml_writer import write_yaml
 from modelwright.config.model.base import ModelConfig
 from modelwright.config.problems.problem import ConfigError
-from modelwright.config.problems.pydantic_errors import described
+from modelwright.config.problems.wording import described, quoted_list
 from modelwright.config.run.run import RunConfig
-from modelwright.config.strict.by_kind import quoted_list
 from modelwright.config.strict.plain_data import canonical, to_plain
-from modelwright.config.strict.validate import current_document, validate_model, validate_run
 from modelwright.protocols import did_you_mean
 
-__all__ = ["dumps", "fingerprint", "from_plain", "load", "loads", "migrate", "save"]
+__all__ = ["dumps", "fingerprint", "load", "loads", "migrate", "save"]
 
 
 def load(path: str | os.PathLike[str]) -> RunConfig | ModelConfig:
@@ -35,10 +33,11 @@ def load(path: str | os.PathLike[str]) -> RunConfig | ModelConfig:
         path: A `.yaml`, `.yml`, `.json` or `.toml` file of at most 1 MiB.
 
     Returns:
-        A `RunConfig` if the file says `modelwright: 1`, else the model config of its `kind`.
+        A `RunConfig` if the file contains `modelwright: 1`, else the model config of its `kind`.
 
     Raises:
-        ConfigError: With everything that is wrong, each with file, line and column.
+        ConfigError: With everything that is wrong, each problem with file, line and column. In TOML only errors of
+            syntax have line and column.
     """
     return _from_document(read_file(Path(path)))
 
@@ -46,7 +45,7 @@ def load(path: str | os.PathLike[str]) -> RunConfig | ModelConfig:
 def loads(
     text: str,
     *,
-    format: ReadFormat = "yaml",  # noqa: A002  # what every codec calls it
+    format: ReadFormat = "yaml",  # noqa: A002  # the usual name in codecs
     source: str | None = None,
 ) -> RunConfig | ModelConfig:
     """Read a config from a text.
@@ -54,13 +53,14 @@ def loads(
     Args:
         text: The text.
         format: `yaml`, `json` or `toml`.
-        source: What to call the text in messages.
+        source: Name of the text in messages. None: no name.
 
     Returns:
-        A `RunConfig` if the text says `modelwright: 1`, else the model config of its `kind`.
+        A `RunConfig` if the text contains `modelwright: 1`, else the model config of its `kind`.
 
     Raises:
-        ConfigError: With everything that is wrong, each with line and column.
+        ConfigError: With everything that is wrong, each problem with line and column. In TOML only errors of syntax
+            have line and column.
     """
     return _from_document(read_text(text, format, source))
 
@@ -68,47 +68,47 @@ def loads(
 def dumps(
     config: RunConfig | ModelConfig,
     *,
-    format: Format = "yaml",  # noqa: A002  # what every codec calls it
+    format: Format = "yaml",  # noqa: A002  # the usual name in codecs
     full: bool = False,
 ) -> str:
-    """Write a config as a text.
+    """Convert a config to a text.
 
     Args:
         config: The config.
         format: `yaml` or `json`.
-        full: Every field, or only those that differ from their defaults.
+        full: True for every field, False for those that differ from their defaults.
 
     Returns:
-        A text that `loads` makes an equal config of.
+        A text from which `loads` makes an equal config.
     """
     return _written(to_plain(config, full=full), format)
 
 
 def save(config: RunConfig | ModelConfig, path: str | os.PathLike[str], *, full: bool = False) -> None:
-    """Write a config to a file, which is there whole or not at all.
+    """Write a config to a file, atomically.
 
     Args:
         config: The config.
-        path: A `.yaml`, `.yml` or `.json` file in a directory that exists; replaced if it is there.
-        full: Every field, or only those that differ from their defaults.
+        path: A `.yaml`, `.yml` or `.json` file in an existing directory; an existing file is replaced.
+        full: True for every field, False for those that differ from their defaults.
 
     Raises:
         ConfigError: If the name has another suffix.
         OSError: If the file cannot be written.
     """
     target = Path(path)
-    _write_whole(target, dumps(config, format=written_format(target), full=full))
+    _write_atomically(target, dumps(config, format=written_format(target), full=full))
 
 
 def migrate(path: str | os.PathLike[str], *, write: bool = False) -> str:
-    """Say what a file says in the words of the installed versions.
+    """Convert a file to the installed versions.
 
     Args:
         path: A file of any version that can be read.
-        write: Replace the file by the result, whole or not at all. Comments are not kept.
+        write: Replace the file by the result, atomically. Comments are lost.
 
     Returns:
-        The text of the new file: the fields that the old one gave, no others. A TOML file becomes YAML.
+        The text of the new file, with the fields of the old one and no others. A TOML file becomes YAML.
 
     Raises:
         ConfigError: If the file is not valid, or would have to be written as TOML.
@@ -120,19 +120,32 @@ def migrate(path: str | os.PathLike[str], *, write: bool = False) -> str:
     form: Format = "json" if source.suffix.lower() == ".json" else "yaml"
     if write:
         form = written_format(source)
-    text = _written(current_document(cast("dict[str, object]", document.data)), form)
+    text = _written(current_data(cast("dict[str, object]", document.data)), form)
     if write:
-        _write_whole(source, text)
+        _write_atomically(source, text)
     return text
 
 
+def fingerprint(config: RunConfig | ModelConfig) -> str:
+    """Return a hash of the content of a config.
+
+    Args:
+        config: The config.
+
+    Returns:
+        The sha256 of its canonical full JSON, in hexadecimal. Equal configs, and configs with NaN in the same places,
+        have equal fingerprints.
+    """
+    return hashlib.sha256(canonical(to_plain(config, full=True)).encode()).hexdigest()
+
+
 def _written(data: dict[str, Any], form: Format) -> str:
-    """Plain data as a text."""
+    """Convert plain data to a text."""
     return write_yaml(data) if form == "yaml" else json.dumps(data, indent=2, ensure_ascii=False) + "\n"
 
 
-def _write_whole(target: Path, text: str) -> None:
-    """Replace a file by a text, or leave it as it is."""
+def _write_atomically(target: Path, text: str) -> None:
+    """Replace the content of a file by a text, or leave the file unchanged."""
     handle, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", text=True)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
@@ -147,60 +160,27 @@ def _write_whole(target: Path, text: str) -> None:
         raise
 
 
-def fingerprint(config: RunConfig | ModelConfig) -> str:
-    """A name for the content of a config.
-
-    Args:
-        config: The config.
-
-    Returns:
-        The sha256 of its canonical full JSON, in hexadecimal. Equal configs, and ones with nan in the same places,
-        have equal fingerprints.
-    """
-    return hashlib.sha256(canonical(to_plain(config, full=True)).encode()).hexdigest()
-
-
-def from_plain(data: Mapping[str, object]) -> RunConfig | ModelConfig:
-    """Make a config of the plain data of a document.
-
-    Args:
-        data: Plain data with `modelwright` or `kind`.
-
-    Returns:
-        The config.
-
-    Raises:
-        ConfigError: With everything that is wrong, without places.
-    """
-    return validate_run(data) if "modelwright" in data else validate_model(data)
-
-
 def _from_document(document: Document) -> RunConfig | ModelConfig:
-    """Validate what was read, and put places on what is wrong."""
+    """Validate a document, and add places to the problems."""
     data = document.data
     if not isinstance(data, dict):
         given = "nothing" if data is None else described(data)
-        raise document.fail(_start(document), f"a config is a mapping of names to values, but {given} was given.")
+        message = f"a config must be a mapping of names to values, but {given} was given."
+        raise document.fail(document.start(), message, code="wrong_type")
     fields = cast("dict[str, object]", data)
-    if "modelwright" not in fields and "kind" not in fields:
-        raise document.fail(_start(document), _no_header(fields))
+    if RUN_KEY not in fields and "kind" not in fields:
+        raise document.fail(document.start(), _no_header(fields), code="missing_field")
     try:
-        config = from_plain(fields)
+        config = config_of(fields)
     except ConfigError as error:
-        raise ConfigError([*document.problems, *document.news(error.problems)]) from None
+        raise ConfigError([*document.problems, *document.located(error.problems)]) from None
     if document.problems:
         raise ConfigError(document.problems)
     return config
 
 
-def _start(document: Document) -> Mark:
-    """Where the document starts."""
-    place = document.places.get("")
-    return place.value if place is not None else Mark(1, 1)
-
-
 def _no_header(fields: dict[str, object]) -> str:
-    """What to say of a document that is neither a run nor a model."""
+    """Return the message about a document that is neither a run nor a model."""
     exists = quoted_list(list(fields)[:6])
-    near = next((end for name in fields if (end := did_you_mean(name, ("modelwright", "kind")))), ".")
+    near = next((end for name in fields if (end := did_you_mean(name, (RUN_KEY, "kind")))), ".")
     return f"a config needs `modelwright: 1` (a run) or `kind: …` (a model) at its top, but this has {exists}{near}"

@@ -1,15 +1,15 @@
-"""Overrides: `train.steps=5`, as the command line takes them."""
+"""Overrides of single fields, as on the command line: `train.steps=5`."""
 
 import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
-from modelwright.config.files.load import from_plain
+from modelwright.config.files.header import config_of
 from modelwright.config.files.reader import read_text
 from modelwright.config.model.base import ModelConfig
 from modelwright.config.problems.problem import ConfigError, Problem
+from modelwright.config.problems.wording import shown
 from modelwright.config.run.run import RunConfig
-from modelwright.config.strict.by_kind import shown
 from modelwright.config.strict.plain_data import to_plain
 
 __all__ = ["apply_changes", "override"]
@@ -18,7 +18,7 @@ _OPTION = "--set"
 
 
 class _Change(NamedTuple):
-    """One override, read."""
+    """One parsed override."""
 
     path: str
     value: object
@@ -27,19 +27,19 @@ class _Change(NamedTuple):
 
 
 def override[ConfigT: RunConfig | ModelConfig](config: ConfigT, changes: str | Sequence[str]) -> ConfigT:
-    """A copy of a config with fields changed by their dotted paths.
+    """Return a copy of a config with fields changed by their dotted paths.
 
     Args:
-        config: A run or a model; it stays as it is.
-        changes: `path=value`, or several. A value is read as YAML 1.2 (`1e-5`, `null`, `[1, 2]`, `"quoted"`); where
-            the field is a string, an unquoted value is taken as it is written. Setting a `kind` drops the other
-            fields of that section.
+        config: A run or a model; it is not changed.
+        changes: One or several of `path=value`. A value is read as YAML 1.2 (`1e-5`, `null`, `[1, 2]`, `"quoted"`). If
+            the field is a string, an unquoted value is used as it is written. Setting a `kind` drops the other fields
+            of that section.
 
     Returns:
         The copy, validated like a file.
 
     Raises:
-        ConfigError: With everything that is wrong, each with the override that it comes from.
+        ConfigError: With everything that is wrong, each problem with the override that caused it.
     """
     read = [_read(text) for text in ([changes] if isinstance(changes, str) else changes)]
     problems = [found for found in read if isinstance(found, Problem)]
@@ -56,17 +56,17 @@ def override[ConfigT: RunConfig | ModelConfig](config: ConfigT, changes: str | S
 
 
 def apply_changes(data: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
-    """Apply overrides to plain data that has yet to be validated.
+    """Apply overrides to plain data before it is validated.
 
     Args:
-        data: Plain data; it is changed.
-        changes: `path=value`, as `override` takes them.
+        data: Plain data; it is changed in place.
+        changes: `path=value` each, as for `override`.
 
     Returns:
         The data.
 
     Raises:
-        ConfigError: If one of them cannot be read.
+        ConfigError: If an override cannot be read.
     """
     read = [_read(text) for text in changes]
     problems = [found for found in read if isinstance(found, Problem)]
@@ -79,7 +79,7 @@ def apply_changes(data: dict[str, Any], changes: Sequence[str]) -> dict[str, Any
 
 
 def _applied_with_sources[ConfigT: RunConfig | ModelConfig](config: ConfigT, changes: list[_Change]) -> ConfigT:
-    """Apply, and say which override a problem comes from."""
+    """Apply overrides, and name the override that caused a problem."""
     try:
         return _applied(config, changes)
     except ConfigError as error:
@@ -87,28 +87,22 @@ def _applied_with_sources[ConfigT: RunConfig | ModelConfig](config: ConfigT, cha
 
 
 def _applied[ConfigT: RunConfig | ModelConfig](config: ConfigT, changes: list[_Change]) -> ConfigT:
-    """A new config from the plain data of the old one and the changes."""
+    """Make a config from the plain data of another one and the changes."""
     data = to_plain(config, full=True)
     for change in changes:
         _set(data, change)
-    return cast("ConfigT", from_plain(data))
+    return cast("ConfigT", config_of(data))
 
 
 def _set(data: dict[str, Any], change: _Change) -> None:
-    """Change one entry of plain data; sections that are not there are made, for validation to judge."""
+    """Change one entry of plain data. Missing sections are added; validation reports those that do not exist."""
     *sections, last = change.path.split(".")
     for depth, name in enumerate(sections):
         inner = data.get(name)
         if inner is not None and not isinstance(inner, dict):
             path = ".".join(sections[: depth + 1])
-            raise ConfigError(
-                (
-                    Problem(
-                        change.path,
-                        f"`{path}` is a single value and has no fields, but `{shown(change.path)}` was given.",
-                    ),
-                )
-            )
+            message = f"`{path}` is a single value and has no fields, but `{shown(change.path)}` was given."
+            raise ConfigError((Problem(change.path, message, code="unknown_field"),))
         data[name] = {} if inner is None else inner
         data = data[name]
     if last == "kind" and data.get("kind") != change.value:
@@ -117,20 +111,20 @@ def _set(data: dict[str, Any], change: _Change) -> None:
 
 
 def _read(text: str) -> _Change | Problem:
-    """Split and read one override."""
+    """Parse one override."""
     source = f"{_OPTION} {shown(text)}"
     path, equals, value = text.partition("=")
     path = path.strip()
     if not equals or not all(path.split(".")):
         rule = "an override must be `path=value`, as in `train.steps=5`"
-        return Problem("", f"{rule}, but `{shown(text)}` was given.", source=source)
+        return Problem("", f"{rule}, but `{shown(text)}` was given.", source=source, code="syntax")
     if not value.strip():
         return _Change(path, None, "", source)
     try:
         document = read_text(value, "yaml", None)
     except ConfigError as error:
         return dataclasses.replace(error.problems[0], path=path, line=None, column=None, source=source)
-    if document.problems and value.lstrip().startswith("*"):  # an alias in YAML, which a config has none of
+    if document.problems and value.lstrip().startswith("*"):  # an alias in YAML, but a config has no aliases
         return _Change(path, value.strip(), value.strip(), source)
     if document.problems:
         return dataclasses.replace(document.problems[0], path=path, line=None, column=None, source=source)
@@ -138,18 +132,15 @@ def _read(text: str) -> _Change | Problem:
 
 
 def _as_text(change: _Change, error: ConfigError) -> _Change:
-    """The change with its text for a value, if the field turned out to be a string and a number was read."""
-    wants_text = any(
-        one.path == change.path and one.message.startswith(f"`{change.path}` must be a string")
-        for one in error.problems
-    )
-    if wants_text and isinstance(change.value, int | float):
+    """Return the change with its unparsed text if it is a number, but the field is a string."""
+    is_string_field = any(one.path == change.path and one.code == "not_a_string" for one in error.problems)
+    if is_string_field and isinstance(change.value, int | float):
         return change._replace(value=change.text)
     return change
 
 
 def _with_source(problem: Problem, changes: list[_Change]) -> Problem:
-    """A problem with the override that it comes from."""
+    """Return a problem with the override that caused it."""
     for change in changes:
         if problem.path == change.path or problem.path.startswith((f"{change.path}.", f"{change.path}[")):
             return dataclasses.replace(problem, source=change.source)

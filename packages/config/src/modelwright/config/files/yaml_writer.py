@@ -1,6 +1,6 @@
-"""Plain data to YAML 1.2 that every reader of YAML reads the same way.
+"""Writer of YAML 1.2 that readers of YAML 1.1 and 1.2 understand in the same way.
 
-Strings that a reader of YAML 1.1 or 1.2 would take for something else are quoted; null is written out.
+Strings that either version reads as something else are quoted; null is written as `null`.
 """
 
 import io
@@ -16,13 +16,13 @@ _WORDS_OF_YAML_1_1 = {"y", "n", "yes", "no", "on", "off", "true", "false", "null
 
 
 def write_yaml(data: dict[str, Any]) -> str:
-    """Write plain data.
+    """Convert plain data to YAML.
 
     Args:
         data: Plain data.
 
     Returns:
-        YAML with mappings in blocks and lists in brackets, in the order of the data, ending in a line break.
+        YAML with mappings in blocks and lists in brackets, in the order of the data, with a final line break.
     """
     from ruamel.yaml import YAML  # costs 60 ms, and only files need it
 
@@ -35,7 +35,7 @@ def write_yaml(data: dict[str, Any]) -> str:
 
 
 def _representer() -> Any:
-    """The library's representer, with our forms for strings, null, lists and the order of keys."""
+    """Return ruamel's representer with custom forms for strings, null, lists and the order of keys."""
     from ruamel.yaml.representer import SafeRepresenter
 
     class Representer(SafeRepresenter):
@@ -62,7 +62,7 @@ def _representer() -> Any:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether a string needs no quotes."""
+    """Return True if a string needs no quotes."""
     if not _PLAIN.fullmatch(text) or text.lower().lstrip("+-.") in _WORDS_OF_YAML_1_1:
         return False
     return isinstance(core_scalar(text), str)

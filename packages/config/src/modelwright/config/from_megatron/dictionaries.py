@@ -17,7 +17,7 @@ from typing import Any, cast, final
 
 from modelwright.config.model.kind_registry import load_families
 from modelwright.config.problems.problem import ConfigError, Problem
-from modelwright.config.strict.by_kind import shown
+from modelwright.config.problems.wording import shown
 from modelwright.config.strict.plain_data import DEPTH_LIMIT, canonical
 
 __all__ = [

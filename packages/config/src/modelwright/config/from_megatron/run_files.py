@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, final
 
+from modelwright.config.files.header import config_of
 from modelwright.config.files.overrides import apply_changes
 from modelwright.config.files.reader import read_file
 from modelwright.config.from_megatron.dictionaries import (
@@ -17,9 +18,8 @@ from modelwright.config.from_megatron.dictionaries import (
     upstream_defaults,
 )
 from modelwright.config.problems.problem import ConfigError, Problem
-from modelwright.config.problems.pydantic_errors import described
+from modelwright.config.problems.wording import described
 from modelwright.config.run.run import RunConfig
-from modelwright.config.strict.validate import validate_run
 
 __all__ = ["Converted", "convert", "convert_file"]
 
@@ -141,7 +141,7 @@ def convert(data: Mapping[str, object], *, changes: Sequence[str] = ()) -> Conve
     fields, section = model_data(cast("Mapping[str, object]", model), "model." if whole else "")
     run = {"modelwright": 1, "model": fields, **_around(top, whole=whole)}
     run |= _transformer(section, fields)
-    config = validate_run(apply_changes(run, changes))
+    config = cast("RunConfig", config_of(apply_changes(run, changes)))
     unmapped = (*section.unmapped(), *top.unmapped())
     return Converted(config=config, unmapped=unmapped, at_default=section.count_at_default() + top.count_at_default())
 

@@ -1,1 +1,1 @@
-"""Configs of models: what all families share, the registry of kinds, presets."""
+"""Configs of models: what all families share, layer kinds, the registries of kinds and presets."""

@@ -1,43 +1,50 @@
-"""The base of every family's config."""
+"""Base class of every family's config."""
 
 import importlib
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, cast
 
 from pydantic import PlainValidator
+from pydantic_core import PydanticCustomError
 
+from modelwright.config.model.kind_registry import RegisteredKind, current_fields
 from modelwright.config.problems.problem import ConfigError, Problem
-from modelwright.config.run.parallelism import Parallelism
+from modelwright.config.problems.wording import described
 from modelwright.config.strict.config_class import Config, config_class
 from modelwright.config.strict.frozen_mapping import FrozenMapping, PlainValue, frozen_mapping
-from modelwright.config.strict.plain_data import to_plain
+from modelwright.config.strict.plain_data import not_plain, to_plain
+from modelwright.config.strict.validate import key_problem, validated
+
+if TYPE_CHECKING:
+    from modelwright.config.run.parallelism import Parallelism
 
 __all__ = ["ModelConfig"]
 
 
 @config_class
 class ModelConfig(Config):
-    """What a model is: frozen inputs, no torch, nothing derived. Every family's config inherits from it.
+    """Description of a model: frozen inputs without torch and without derived values. Every family inherits from it.
 
-    `kind`, `version` and `builder` belong to the class. They never come from data, so a file cannot name code.
+    `kind`, `version` and `builder` belong to the class. They never come from data, so that a file cannot name code.
     """
 
     kind: ClassVar[str]
     """Name of the family, as files write it."""
 
     version: ClassVar[int] = 1
-    """Version of the family's fields; a file without one is of version 1."""
+    """Version of the family's fields; a file without a version is of version 1."""
 
     builder: ClassVar[str]
-    """Where the family's builder is: `package.module:Class`."""
+    """Import path of the family's builder: `package.module:Class`."""
 
     engine: Annotated[
         Mapping[str, PlainValue], PlainValidator(frozen_mapping, json_schema_input_type=dict[str, Any])
     ] = FrozenMapping()
-    """Fields of the engine's `TransformerConfig` that are passed straight to it; checked when it is resolved."""
+    """Fields of the engine's `TransformerConfig` that are passed to it unchanged. They are checked when the model is
+    resolved."""
 
-    def layout_problems(self, parallelism: Parallelism) -> Iterable[Problem]:
-        """What keeps this model from being cut as `parallelism` says; a family overrides it to state its rules.
+    def layout_problems(self, parallelism: "Parallelism") -> Iterable[Problem]:
+        """Return the rules that a layout breaks for this model; a family overrides it to state its rules.
 
         Args:
             parallelism: Sizes of the axes.
@@ -47,8 +54,8 @@ class ModelConfig(Config):
         """
         return ()
 
-    def training_problems(self, parallelism: Parallelism) -> Iterable[Problem]:
-        """What keeps this model from being trained as `parallelism` says, though it can be cut so.
+    def training_problems(self, parallelism: "Parallelism") -> Iterable[Problem]:
+        """Return the rules that a layout breaks for training, but not for building or inference.
 
         Args:
             parallelism: Sizes of the axes.
@@ -59,10 +66,10 @@ class ModelConfig(Config):
         return ()
 
     def engine_fields(self) -> Mapping[str, Any]:
-        """What this model is in the words of the engine's `TransformerConfig`; a family overrides it.
+        """Return the fields of the engine's `TransformerConfig` for this model; a family overrides it.
 
         Returns:
-            Values by engine field, `activation` by its name; nothing of parallelism or precision.
+            Values by engine field, `activation` by its name, without the fields of parallelism and dtypes.
         """
         return {}
 
@@ -74,7 +81,7 @@ class ModelConfig(Config):
             The class that `builder` names.
 
         Raises:
-            ConfigError: If the class names no builder, or there is none where it says.
+            ConfigError: If the class names no builder, or the builder cannot be imported.
         """
         path = getattr(cls, "builder", "")
         module, _, name = path.partition(":") if ":" in path else path.rpartition(".")
@@ -89,7 +96,7 @@ class ModelConfig(Config):
         return found  # type: ignore[no-any-return]  # the builder's type is known one layer up
 
     def as_dict(self) -> dict[str, Any]:
-        """This config as plain data.
+        """Return this config as plain data.
 
         Returns:
             Every field, with `kind` and `version`; `from_dict` makes an equal config of it.
@@ -101,14 +108,31 @@ class ModelConfig(Config):
         """Make a config of plain data.
 
         Args:
-            data: What `as_dict` gave, or any part of it; `kind` may be left out where the class says it.
+            data: Result of `as_dict`, or a part of it. `kind` may be left out if the class defines it.
 
         Returns:
-            A config of this class, or of the registered class of its `kind`.
+            A config of this class, or, if this class defines no `kind`, of the registered class of the data's `kind`.
 
         Raises:
             ConfigError: If the data is not valid, or of another kind.
         """
-        from modelwright.config.strict.validate import model_from_dict  # the reading side knows this class
+        problems = tuple(not_plain(data))
+        if problems:
+            raise ConfigError(problems)
+        try:
+            found, fields = cls._split(data)
+        except PydanticCustomError as error:
+            raise key_problem(error) from None
+        if not issubclass(found, cls):
+            kind = getattr(cls, "kind", None) or f"the kind of a {cls.__name__}"
+            message = f"`kind` must be `{kind}`, but {described(data['kind'])} was given."
+            raise ConfigError((Problem("kind", message, code="wrong_value"),))
+        return validated(found, fields)
 
-        return model_from_dict(cls, data)
+    @classmethod
+    def _split(cls, data: Mapping[str, Any]) -> tuple[type["ModelConfig"], dict[str, object]]:
+        """Return the class that the data names, and the fields of its version."""
+        kind = getattr(cls, "kind", None)
+        if kind is None or data.get("kind", kind) != kind:
+            return cast("tuple[type[ModelConfig], dict[str, object]]", RegisteredKind().split(data))
+        return cls, current_fields(cls, {key: value for key, value in data.items() if key != "kind"})

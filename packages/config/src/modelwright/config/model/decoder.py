@@ -1,143 +1,155 @@
-"""What every family of decoders has: the inputs of a language model that is a stack of layers, and what follows.
+"""Base config of all decoder families: the inputs of a language model that is a stack of layers.
 
-A family adds what makes it that family, and says in `stack_pattern` which layers stand in the stack. The defaults are a
-Llama-style model: RMSNorm, SwiGLU, rotary position embedding, no biases. Fields of a layer that the pattern does not
-hold have no effect, and the rules about them are not asked.
+A family adds its own fields, and defines in `stack_pattern` which layers the stack has. The defaults are a Llama-style
+model: RMSNorm, SwiGLU, rotary position embedding, no biases. Fields of a layer kind that the pattern does not contain
+have no effect, and their rules are not checked.
 """
 
 import abc
 import math
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, override
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, override
 
 from modelwright.config.model.activations import activation_is_gated, activation_problem
 from modelwright.config.model.base import ModelConfig
+from modelwright.config.model.layer_kinds import ATTENTION, LAYER_KINDS, MLP, MOE, STAGE_BOUNDARY, LayerKind
 from modelwright.config.model.rope import Llama3RopeScaling
 from modelwright.config.problems.numbers import Count, Fraction, NonNegativeFloat, PositiveFloat, UnitFraction
 from modelwright.config.problems.problem import Problem
 from modelwright.config.problems.rules import divides, multiple_of
-from modelwright.config.run.parallelism import Parallelism
 from modelwright.config.strict.by_kind import OneOf
 from modelwright.config.strict.config_class import config_class
+
+if TYPE_CHECKING:
+    from modelwright.config.run.parallelism import Parallelism
 
 __all__ = ["DecoderConfig"]
 
 
 @config_class
 class DecoderConfig(ModelConfig, abc.ABC):
-    """A language model that is a stack of layers between an embedding and an output layer; a family's config."""
+    """Language model: a stack of layers between an embedding and an output layer. Base of the families' configs."""
 
     block_size: ClassVar[int] = 1
-    """Layers that one count of `parallelism.stages` stands for and that a stage boundary keeps together."""
+    """Layers of one block: the unit of `parallelism.stages`, which a stage boundary never splits."""
 
     num_layers: Count | None
-    """Blocks of `block_size` layers; None where a pattern says it."""
+    """Number of blocks, of `block_size` layers each. `null`: given by a pattern."""
 
     hidden_size: Count
     """Size of the residual stream."""
 
     num_attention_heads: Count | None
-    """Query heads; None where no layer is attention."""
+    """Number of query heads. `null`: no layer is attention."""
 
     num_query_groups: Count | None = None
-    """Key and value heads, each shared by a group of query heads (arXiv:2305.13245); None: one for each query head."""
+    """Number of key and value heads, each shared by a group of query heads (arXiv:2305.13245). `null`: one for each
+    query head."""
 
     head_dim: Count | None = None
-    """Size of one head; None: `hidden_size` / `num_attention_heads`."""
+    """Size of one attention head. `null`: `hidden_size` / `num_attention_heads`."""
 
     ffn_hidden_size: Count | None = None
-    """Width of the MLP. None: 4 × `hidden_size`, or, for a gated activation, 8/3 × `hidden_size` rounded up to a
+    """Width of the MLP. `null`: 4 × `hidden_size`, or, for a gated activation, 8/3 × `hidden_size` rounded up to a
     multiple of 64, which has about as many parameters."""
 
     activation: str = "swiglu"
     """Name of the MLP's activation; `modelwright.config.activation_names()` lists them."""
 
     normalization: Literal["rmsnorm", "layernorm"] = "rmsnorm"
-    """Norm before each layer, and at the end."""
+    """Norm before each layer and after the last layer."""
 
     norm_epsilon: PositiveFloat = 1e-5
-    """Added to the variance in a norm."""
+    """Constant added to the variance in a norm, for numerical stability."""
 
     position_embedding: Literal["rope", "learned", "none"] = "rope"
-    """How positions enter: rotary in attention (arXiv:2104.09864), a learned table, or not at all."""
+    """Position embedding: rotary in attention (arXiv:2104.09864), a learned table, or none."""
 
     rotary_base: PositiveFloat = 10000.0
     """Base of the rotary wavelengths."""
 
     rotary_percent: UnitFraction = 1.0
-    """Share of each head that is rotated."""
+    """Fraction of each head that is rotated."""
 
     rope_scaling: Annotated[Llama3RopeScaling, OneOf(Llama3RopeScaling)] | None = None
-    """Scaling of the rotary wavelengths for longer contexts; None: none."""
+    """Scaling of the rotary wavelengths for longer contexts. `null`: no scaling."""
 
     vocab_size: Count
-    """Tokens in the vocabulary."""
+    """Number of tokens in the vocabulary."""
 
     vocab_multiple: Count = 128
-    """The embedding is padded to a multiple of this, whatever the number of ranks."""
+    """Divisor of the padded vocabulary size. The padding does not depend on the number of ranks."""
 
     seq_length: Count
-    """Tokens in a sequence."""
+    """Sequence length in tokens."""
 
     tie_embeddings: bool = False
-    """Let the output layer share the embedding's weights."""
+    """Share the weight of the embedding with the output layer."""
 
     linear_bias: bool = False
-    """Biases in the linear layers of attention and MLP."""
+    """Use biases in the linear layers of attention and MLP."""
 
     qkv_bias: bool = False
-    """Biases in the query, key and value projection even without `linear_bias`."""
+    """Use biases in the query, key and value projection, even without `linear_bias`."""
 
     qk_norm: bool = False
-    """Normalize queries and keys of each head."""
+    """Normalize the queries and keys of each head."""
 
     attention_dropout: Fraction = 0.0
-    """Dropout of the attention weights."""
+    """Dropout probability of the attention weights."""
 
     hidden_dropout: Fraction = 0.0
-    """Dropout before each addition to the residual stream."""
+    """Dropout probability before each addition to the residual stream."""
 
     init_std: NonNegativeFloat = 0.02
-    """Standard deviation of initial weights."""
+    """Standard deviation of the initial weights."""
 
     @property
     @abc.abstractmethod
     def stack_pattern(self) -> str:
-        """One symbol for each layer, in the engine's alphabet; `|` where a stage ends, if the model says so."""
+        """Pattern of the stack: a symbol of `LAYER_KINDS` for each layer, and optional stage boundaries."""
 
     @property
     def layers(self) -> str:
-        """The pattern without stage boundaries."""
-        return self.stack_pattern.replace("|", "")
+        """Pattern of the stack without stage boundaries."""
+        return self.stack_pattern.replace(STAGE_BOUNDARY, "")
 
     @property
     def symbols(self) -> frozenset[str]:
-        """The symbols in the pattern; said without making it where a block is repeated, as the count may be huge."""
+        """Symbols in the pattern. A family with repeated blocks overrides this, because the count may be huge."""
         return frozenset(self.layers)
+
+    def has(self, kind: LayerKind) -> bool:
+        """Return True if a layer of the stack is of a kind.
+
+        Args:
+            kind: A layer kind, such as `ATTENTION`.
+        """
+        return kind.symbol in self.symbols
 
     @property
     def blocks(self) -> int:
-        """How many blocks of `block_size` layers there are."""
+        """Number of blocks of `block_size` layers."""
         return len(self.layers) // self.block_size
 
     @property
     def heads(self) -> int:
-        """`num_attention_heads`, or what the engine is told when no layer is attention."""
+        """`num_attention_heads`, or the number that the engine needs if no layer is attention."""
         return self.num_attention_heads or 1
 
     @property
     def resolved_query_groups(self) -> int:
-        """`num_query_groups`, or what stands for it."""
+        """`num_query_groups` with its default resolved."""
         return self.heads if self.num_query_groups is None else self.num_query_groups
 
     @property
     def resolved_head_dim(self) -> int:
-        """`head_dim`, or what stands for it."""
+        """`head_dim` with its default resolved."""
         return self.hidden_size // self.heads if self.head_dim is None else self.head_dim
 
     @property
     def resolved_ffn_hidden_size(self) -> int:
-        """`ffn_hidden_size`, or what stands for it."""
+        """`ffn_hidden_size` with its default resolved."""
         if self.ffn_hidden_size is not None:
             return self.ffn_hidden_size
         if not activation_is_gated(self.activation):
@@ -146,13 +158,13 @@ class DecoderConfig(ModelConfig, abc.ABC):
 
     @property
     def context_limit(self) -> int | None:
-        """Tokens that the model can read at once; None where no layer counts positions or remembers them singly."""
-        counts = self.position_embedding == "learned" or self.symbols & {"*", "+", "D"}
-        return self.seq_length if counts else None
+        """Maximum context in tokens. None: no layer limits it."""
+        limited = any(LAYER_KINDS[symbol].keeps_every_token for symbol in self.symbols & LAYER_KINDS.keys())
+        return self.seq_length if limited or self.position_embedding == "learned" else None
 
     @property
     def padded_vocab_size(self) -> int:
-        """Rows of the embedding. They do not depend on the number of ranks, so that checkpoints can be resharded."""
+        """Rows of the embedding, independent of the number of ranks, so that checkpoints can be resharded."""
         return _rounded_up(self.vocab_size, self.vocab_multiple)
 
     @override
@@ -180,28 +192,28 @@ class DecoderConfig(ModelConfig, abc.ABC):
         unknown = activation_problem("activation", self.activation)
         if unknown is not None:
             yield unknown
-        if "*" in self.symbols:
+        if self.has(ATTENTION):
             yield from self._attention_problems()
 
     @override
-    def layout_problems(self, parallelism: Parallelism) -> Iterator[Problem]:
+    def layout_problems(self, parallelism: "Parallelism") -> Iterator[Problem]:
         tensor = parallelism.tensor
-        if "*" in self.symbols:
+        if self.has(ATTENTION):
             yield from multiple_of("num_attention_heads", self.heads, tensor, "`tensor`", axis="tensor")
             yield from multiple_of("num_query_groups", self.resolved_query_groups, tensor, "`tensor`", axis="tensor")
-        if "-" in self.symbols:
+        if self.has(MLP):
             yield from multiple_of("ffn_hidden_size", self.resolved_ffn_hidden_size, tensor, "`tensor`", axis="tensor")
         yield from self._vocabulary_problems(tensor)
         yield from self._sequence_problems(parallelism)
         yield from self.stage_problems(parallelism)
-        if parallelism.expert > 1 and "E" not in self.symbols:
+        if parallelism.expert > 1 and not self.has(MOE):
             message = (
-                f"`expert` must be 1, but {parallelism.expert} was given: a `{self.kind}` has no experts to split."
+                f"`expert` must be 1 for a `{self.kind}` without {MOE.plural}, but {parallelism.expert} was given."
             )
             yield Problem("", message)
 
-    def stage_problems(self, parallelism: Parallelism) -> Iterator[Problem]:
-        """What keeps the blocks from being divided over the pipeline; a family with a pattern of its own overrides it.
+    def stage_problems(self, parallelism: "Parallelism") -> Iterator[Problem]:
+        """Check that the blocks can be split over the pipeline; a family with stage boundaries overrides it.
 
         Args:
             parallelism: Sizes of the axes.
@@ -219,9 +231,9 @@ class DecoderConfig(ModelConfig, abc.ABC):
             yield Problem("num_layers", f"{rule}; change one of them.")
 
     def _attention_problems(self) -> Iterator[Problem]:
-        """Rules of attention and of the positions in it."""
+        """Check the rules of attention and of its position embedding."""
         if self.num_attention_heads is None:
-            message = "`num_attention_heads` must be given for a model with attention layers, but is null; set it."
+            message = f"`num_attention_heads` must be given for a model with {ATTENTION.plural}, but is null; set it."
             yield Problem("num_attention_heads", message)
             return
         yield from divides("num_query_groups", self.resolved_query_groups, "num_attention_heads", self.heads)
@@ -232,21 +244,21 @@ class DecoderConfig(ModelConfig, abc.ABC):
                 rule = "`rope_scaling` needs `position_embedding: rope`"
                 yield Problem("rope_scaling", f"{rule}, but `{self.position_embedding}` was given; set it to null.")
             return
-        # In floats, as the engine counts, which hold whole numbers up to 2**53 exactly and overflow far beyond.
+        # The engine computes this in floats, which are exact up to 2**53 and overflow far beyond.
         rotated = int(min(self.resolved_head_dim, 2**53) * self.rotary_percent)
         if rotated % 2 or not rotated:
-            rule = "`head_dim` × `rotary_percent` must be even and above 0, because rope turns pairs"
+            rule = "`head_dim` × `rotary_percent` must be even and above 0, because rope rotates pairs"
             yield Problem("head_dim", f"{rule}, but {self.resolved_head_dim} × {self.rotary_percent} is {rotated}.")
 
     def _vocabulary_problems(self, tensor: int) -> Iterator[Problem]:
-        """The padded vocabulary is the same for every layout, so the padding must suit this one."""
+        """Check that the tensor ranks divide the padded vocabulary, which is the same for every layout."""
         if self.padded_vocab_size % tensor:
             rule = f"`vocab_multiple` {self.vocab_multiple} pads the vocabulary to {self.padded_vocab_size}"
             message = f"{rule}, which must be a multiple of `tensor`, but is not a multiple of {tensor}"
             yield Problem("vocab_multiple", f"{message}; use a multiple of {tensor}.")
 
-    def _sequence_problems(self, parallelism: Parallelism) -> Iterator[Problem]:
-        """The axes that cut the sequence."""
+    def _sequence_problems(self, parallelism: "Parallelism") -> Iterator[Problem]:
+        """Check the axes that split the sequence."""
         divisor, of = 1, ""
         if parallelism.context > 1:
             divisor, of = 2 * parallelism.context, "2 × `context`"
@@ -257,5 +269,5 @@ class DecoderConfig(ModelConfig, abc.ABC):
 
 
 def _rounded_up(number: int, multiple: int) -> int:
-    """The least multiple that is not below a number."""
+    """Return the smallest multiple that is not below a number."""
     return -(-number // multiple) * multiple

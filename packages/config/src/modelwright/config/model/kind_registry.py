@@ -1,21 +1,23 @@
-"""Which class a `kind` means.
+"""Registry of model kinds: the config class of each `kind`.
 
-Classes register themselves when their module is imported. The modules of installed families are named by the entry
-points of the group `modelwright.families` and imported, all of them, the first time that a kind or a preset is not
-known: what is imported depends on what is installed, never on what a file says.
+A class is registered when its module is imported. The entry points of the group `modelwright.families` name the modules
+of the installed families. All of them are imported the first time that a kind or a preset is not known. The imports
+depend on the installed packages, never on the content of a file.
 """
 
 import functools
 from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import final, override
+from typing import TYPE_CHECKING, final, override
 
-from modelwright.config.files.migrations import migrated
-from modelwright.config.model.base import ModelConfig
 from modelwright.config.problems.problem import ConfigError, Problem
-from modelwright.config.problems.pydantic_errors import described
-from modelwright.config.strict.by_kind import ByKind, key_error, quoted_list, shown
+from modelwright.config.problems.wording import described, quoted_list, shown
+from modelwright.config.strict.by_kind import ByKind, key_error
+from modelwright.config.strict.migrations import migrated
 from modelwright.protocols import did_you_mean
+
+if TYPE_CHECKING:
+    from modelwright.config.model.base import ModelConfig
 
 __all__ = [
     "RUN",
@@ -29,16 +31,18 @@ __all__ = [
 ]
 
 RUN = "run"
-"""What surrounds a model in a file; no family can have this kind."""
+"""Kind of everything outside the model in a file; no family can have this kind."""
 
-_CLASSES: dict[str, type[ModelConfig]] = {}
+_CLASSES: dict[str, "type[ModelConfig]"] = {}
 _FAILED: dict[str, str] = {}
 _INSTALLED: dict[str, str] = {}
+
+# A family that is not installed has no entry point. Its name is listed here, so that the error can say what to install.
 _KNOWN_FAMILIES = {"gpt": "modelwright-gpt", "moe": "modelwright-moe", "mamba": "modelwright-mamba"}
 
 
-def register_config[ConfigT: ModelConfig](cls: type[ConfigT]) -> type[ConfigT]:
-    """Let files use a config class by its `kind`; a class decorator.
+def register_config[ConfigT: "ModelConfig"](cls: type[ConfigT]) -> type[ConfigT]:
+    """Register a config class by its `kind`, so that files can use it; a class decorator.
 
     Args:
         cls: A class with a `kind`. The same class may be registered again, as a reloaded module does.
@@ -47,14 +51,15 @@ def register_config[ConfigT: ModelConfig](cls: type[ConfigT]) -> type[ConfigT]:
         The class.
 
     Raises:
-        ConfigError: If it has no `kind`, or another class has it.
+        ConfigError: If it has no `kind`, or another class has the same one.
     """
     kind = getattr(cls, "kind", None)
     if not isinstance(kind, str) or not kind:
-        rule = f'`{cls.__name__}` must say its `kind`, as in `kind: ClassVar[str] = "mine"`.'
+        rule = f'`{cls.__name__}` must define its `kind`, as in `kind: ClassVar[str] = "mine"`.'
         raise ConfigError((Problem("", rule),))
     if kind == RUN:
-        raise ConfigError((Problem("", f"the kind of `{cls.__name__}` cannot be `{RUN}`, which is a whole run."),))
+        message = f"the kind of `{cls.__name__}` must not be `{RUN}`, which is the kind of a run; use another name."
+        raise ConfigError((Problem("", message),))
     taken = _CLASSES.get(kind)
     if taken is not None and _full_name(taken) != _full_name(cls):
         message = f"the kind `{kind}` belongs to `{_full_name(taken)}` already; give `{_full_name(cls)}` another one."
@@ -63,22 +68,22 @@ def register_config[ConfigT: ModelConfig](cls: type[ConfigT]) -> type[ConfigT]:
     return cls
 
 
-def config_class_for(kind: str) -> type[ModelConfig]:
-    """The class that a `kind` means.
+def config_class_for(kind: str) -> "type[ModelConfig]":
+    """Return the config class of a kind.
 
     Args:
-        kind: As files write it.
+        kind: Name of the family, as files write it.
 
     Returns:
         The registered class.
 
     Raises:
-        ConfigError: If there is none; says what exists, or what to install.
+        ConfigError: If there is none; the message names the kinds that exist, or the package to install.
     """
     marker = RegisteredKind()
     found = marker.member(kind)
     if found is None:
-        raise ConfigError((Problem("kind", f"`kind` {marker.unknown(kind)}"),))
+        raise ConfigError((Problem("kind", f"`kind` {marker.unknown(kind)}", code="wrong_value"),))
     return found
 
 
@@ -95,7 +100,7 @@ def load_families() -> None:
 
 
 def registered_kinds() -> list[str]:
-    """Every kind of model that a file may name here.
+    """Return every kind of model that a file may name.
 
     Returns:
         Names in alphabetical order.
@@ -105,28 +110,37 @@ def registered_kinds() -> list[str]:
 
 
 def failed_families() -> str:
-    """The end of a message about something unknown.
+    """Return the end of a message about an unknown kind or preset.
 
     Returns:
-        Which installed families could not be imported and why; "" if all could.
+        The installed families that could not be imported, each with the reason; "" if all could.
     """
     return "".join(f" ({text})" for text in _FAILED.values())
 
 
 @final
 class RegisteredKind(ByKind):
-    """Any registered model config, by its kind."""
+    """Marker of a field that contains any registered model config."""
+
+    def __init__(self, base: type = object) -> None:
+        """Store the base class.
+
+        Args:
+            base: Class of the instances that the field accepts. It is an argument because `ModelConfig` itself uses
+                this registry.
+        """
+        self._base = base
 
     @override
-    def base(self) -> type[ModelConfig]:
-        return ModelConfig
+    def base(self) -> type:
+        return self._base
 
     @override
     def kinds(self) -> Iterable[str]:
         return registered_kinds()
 
     @override
-    def member(self, kind: str) -> type[ModelConfig] | None:
+    def member(self, kind: str) -> "type[ModelConfig] | None":
         if kind not in _CLASSES:
             load_families()
         return _CLASSES.get(kind)
@@ -147,27 +161,27 @@ class RegisteredKind(ByKind):
 
 
 def current_fields(cls: type, fields: Mapping[str, object]) -> dict[str, object]:
-    """Take the version off a model's data, and bring older data up to date.
+    """Remove the version from a model's data, and migrate older data.
 
     Args:
-        cls: The class that will read the data.
-        fields: Its plain data without `kind`.
+        cls: Config class of the data.
+        fields: Plain data without `kind`.
 
     Returns:
-        The fields of the class's own version.
+        The fields of the class's version.
 
     Raises:
-        PydanticCustomError: If the data is newer than the class, or cannot be brought up to date.
+        PydanticCustomError: If the data is newer than the class, or cannot be migrated.
     """
     kind, known, given = str(getattr(cls, "kind", "")), int(getattr(cls, "version", 1)), fields.get("version", 1)
     rest = {key: value for key, value in fields.items() if key != "version"}
     if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= known:
-        raise key_error("version", f"of `{kind}` {_wrong_version(cls, known, given)}")
+        raise key_error("version", f"of `{kind}` {_wrong_version(cls, known, given)}", "wrong_version")
     return rest if given == known else migrated(kind, rest, start=given, end=known)
 
 
 def _wrong_version(cls: type, known: int, given: object) -> str:
-    """What to say of a version that cannot be read."""
+    """Return the message about a version that cannot be read."""
     if not isinstance(given, int) or isinstance(given, bool) or given < 1:
         rule = f"must be {known}" if known == 1 else f"must be an integer from 1 to {known}"
         return f"{rule}, but {described(given)} was given."
@@ -180,11 +194,11 @@ def _wrong_version(cls: type, known: int, given: object) -> str:
 
 
 def _full_name(cls: type) -> str:
-    """Module and name of a class."""
+    """Return module and name of a class."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _failure(entry: EntryPoint, error: Exception) -> str:
-    """What to say of a family that could not be imported."""
+    """Return the message about a family that could not be imported."""
     package = entry.dist.name if entry.dist is not None else entry.value
     return f"the family `{entry.name}` of `{package}` could not be imported: {error}"

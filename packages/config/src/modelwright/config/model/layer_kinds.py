@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Final, final
 
 from modelwright.config.problems.problem import ConfigError, Problem
-from modelwright.config.strict.by_kind import quoted_list, shown
+from modelwright.config.problems.wording import quoted_list, shown
 
 __all__ = [
     "ATTENTION",
@@ -173,5 +173,5 @@ def layer_kind(symbol: str) -> LayerKind:
     found = LAYER_KINDS.get(symbol)
     if found is None:
         rule = f"the symbol of a layer must be {quoted_list(LAYER_KINDS, 'or')}, but is `{shown(symbol)}`"
-        raise ConfigError((Problem("", f"{rule}; replace it."),))
+        raise ConfigError((Problem("", f"{rule}; replace it.", code="wrong_value"),))
     return found

@@ -1,6 +1,7 @@
-"""Presets: functions that return a published model's config, found by their name.
+"""Registry of presets: functions that return the config of a published model, by name.
 
-A family's config module names the module that holds its presets, which is imported when a preset is first asked for.
+The config module of a family names the module that defines its presets. That module is imported at the first use of a
+preset.
 """
 
 import importlib
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from modelwright.config.model.base import ModelConfig
 from modelwright.config.model.kind_registry import failed_families, load_families
 from modelwright.config.problems.problem import ConfigError, Problem
-from modelwright.config.strict.by_kind import quoted_list, shown
+from modelwright.config.problems.wording import quoted_list, shown
 from modelwright.protocols import did_you_mean
 
 __all__ = ["preset", "presets", "register_preset", "register_preset_module"]
@@ -19,10 +20,10 @@ _MODULES: dict[str, None] = {}
 
 
 def register_preset[ConfigT: ModelConfig](function: Callable[[], ConfigT]) -> Callable[[], ConfigT]:
-    """Let `preset` find a function by its name; a decorator.
+    """Register a preset by the name of its function; a decorator.
 
     Args:
-        function: Takes nothing and returns a model config. Its docstring says where the shape was published.
+        function: Function without arguments that returns a model config. Its docstring names the publication.
 
     Returns:
         The function.
@@ -41,7 +42,7 @@ def register_preset[ConfigT: ModelConfig](function: Callable[[], ConfigT]) -> Ca
 
 
 def register_preset_module(module: str) -> None:
-    """Name a module whose import registers presets; it is imported when a preset is first asked for.
+    """Register a module that defines presets; it is imported at the first use of a preset.
 
     Args:
         module: Import path, as in `modelwright.gpt.presets`.
@@ -50,7 +51,7 @@ def register_preset_module(module: str) -> None:
 
 
 def presets() -> dict[str, Callable[[], ModelConfig]]:
-    """Every preset of the installed families.
+    """Return every preset of the installed families.
 
     Returns:
         The functions by name, in alphabetical order.
@@ -62,20 +63,20 @@ def presets() -> dict[str, Callable[[], ModelConfig]]:
 
 
 def preset(name: str) -> ModelConfig:
-    """The config of a preset.
+    """Return the config of a preset.
 
     Args:
-        name: As in `llama3_8b`.
+        name: Name of the preset, as in `llama3_8b`.
 
     Returns:
         A new config.
 
     Raises:
-        ConfigError: If there is no preset of that name; says which exist.
+        ConfigError: If there is no preset of that name; the message lists the presets that exist.
     """
     every = presets()
     if name not in every:
         near = did_you_mean(name, every) or "."
         message = f"the preset must be {quoted_list(every, 'or')}, but `{shown(name)}` was given{near}"
-        raise ConfigError((Problem("", f"{message}{failed_families()}"),))
+        raise ConfigError((Problem("", f"{message}{failed_families()}", code="wrong_value"),))
     return every[name]()

@@ -1,4 +1,4 @@
-"""Scaling of rotary position embeddings beyond the length that a model was trained on."""
+"""Scaling of rotary position embeddings beyond the sequence length of the training."""
 
 from collections.abc import Iterator
 from typing import ClassVar, final, override
@@ -13,21 +13,22 @@ __all__ = ["Llama3RopeScaling"]
 @final
 @config_class
 class Llama3RopeScaling(Config):
-    """The scaling of Llama 3.1 (model card of Meta-Llama-3.1): low frequencies are slowed, high ones are kept."""
+    """Scaling of Llama 3.1 (model card of Meta-Llama-3.1): low frequencies are slowed, high ones are kept."""
 
     kind: ClassVar[str] = "llama3"
 
     factor: PositiveFloat = 8.0
-    """By how much the lowest frequencies are slowed."""
+    """Factor by which the lowest frequencies are slowed."""
 
     low_freq_factor: PositiveFloat = 1.0
-    """Wavelengths above `original_seq_length` / this are slowed by `factor`."""
+    """Divisor of `original_seq_length` that gives the wavelength above which `factor` applies in full."""
 
     high_freq_factor: PositiveFloat = 4.0
-    """Wavelengths below `original_seq_length` / this are kept; between the two limits the scaling is blended."""
+    """Divisor of `original_seq_length` that gives the wavelength below which nothing is scaled. Between the two
+    wavelengths the scaling is interpolated."""
 
     original_seq_length: Count = 8192
-    """Tokens of context before the scaling."""
+    """Sequence length before the scaling, in tokens."""
 
     @override
     def problems(self) -> Iterator[Problem]:

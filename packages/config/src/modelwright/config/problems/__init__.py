@@ -1,1 +1,1 @@
-"""What is wrong with a config: problems, the rules that find them, and how they are worded."""
+"""Problems of a config: the record of one problem, the rules that find problems, and the wording of messages."""

@@ -1,4 +1,4 @@
-"""Rules that many sections share, worded once."""
+"""Rules that several sections share, worded once."""
 
 import math
 from collections.abc import Iterator
@@ -9,17 +9,17 @@ __all__ = ["divides", "divisors", "multiple_of"]
 
 
 def multiple_of(name: str, value: int, divisor: int, of: str, *, axis: str | None = None) -> Iterator[Problem]:
-    """Rule: one field is a multiple of a number that other fields give.
+    """Check that a field is a multiple of a number that other fields give.
 
     Args:
-        name: The field that must be a multiple; the problem is reported there.
-        value: Its value.
-        divisor: What must divide it.
-        of: How the message names `divisor`, as in "`tensor`".
-        axis: The field whose value `divisor` is, where that may be changed instead.
+        name: Field that must be a multiple; the problem is reported there.
+        value: Value of the field.
+        divisor: Number that must divide `value`.
+        of: Name of `divisor` in the message, as in "`tensor`".
+        axis: Field whose value is `divisor`, if that field may be changed instead.
 
     Yields:
-        A problem, with the nearest values that work, of the axis too, if `divisor` does not divide `value`.
+        A problem if `divisor` does not divide `value`, with the nearest values that work.
     """
     if divisor >= 1 and value % divisor:
         below = value // divisor * divisor
@@ -34,16 +34,16 @@ def multiple_of(name: str, value: int, divisor: int, of: str, *, axis: str | Non
 
 
 def divides(name: str, value: int, of: str, whole: int) -> Iterator[Problem]:
-    """Rule: one field divides another.
+    """Check that a field divides another field.
 
     Args:
-        name: The field that must divide; the problem is reported there.
-        value: Its value.
-        of: The field that it must divide.
-        whole: The value of that field.
+        name: Field that must divide; the problem is reported there.
+        value: Value of the field.
+        of: Field that must be divided.
+        whole: Value of `of`.
 
     Yields:
-        A problem, with the values that work, if `value` does not divide `whole`.
+        A problem if `value` does not divide `whole`, with the values that work.
     """
     if whole % value:
         *most, last = [str(number) for number in divisors(whole)]
@@ -52,13 +52,13 @@ def divides(name: str, value: int, of: str, whole: int) -> Iterator[Problem]:
 
 
 def divisors(number: int) -> list[int]:
-    """The divisors of a number, in order; of a number beyond 10^8 those that are easily found.
+    """Return the smallest divisors of a number, in order, and the number itself.
 
     Args:
-        number: At least 1. It may come from a stranger's file: the time this takes does not grow with it.
+        number: At least 1. It may come from an untrusted file, so at most 10,000 candidates are tried.
 
     Returns:
-        At most the first 12 of them, and the number itself.
+        At most the first 12 divisors, and the number itself.
     """
     small = [one for one in range(1, min(math.isqrt(number), 10_000) + 1) if number % one == 0]
     every = sorted({*small, *(number // one for one in small)})

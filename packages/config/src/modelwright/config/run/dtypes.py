@@ -1,4 +1,4 @@
-"""The number format of a model's parameters."""
+"""Dtypes of a model's parameters."""
 
 from typing import Literal
 
@@ -9,10 +9,10 @@ __all__ = ["Precision"]
 
 @config_class
 class Precision(Config):
-    """The number formats of a run; in code, a class derived from it may bring a wrapper of its own."""
+    """Dtypes of a run. In Python, a derived class may define a custom module wrapper."""
 
     params: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Format of parameters and activations; the optimizer keeps its own copy in float32 below that."""
+    """Dtype of parameters and activations. For a 16-bit dtype the optimizer keeps a copy in float32."""
 
     keep_float32: tuple[str, ...] = ()
-    """Parameters that stay float32, as patterns of their names such as `*norm*`, when `params` is a shorter format."""
+    """Name patterns of parameters that stay in float32, such as `*norm*`, if `params` is a 16-bit dtype."""

@@ -1,13 +1,17 @@
-"""Whether a model can be cut as its parallelism says, answered before anything is allocated."""
+"""Check of a model against its parallelism, before anything is allocated."""
 
-from modelwright.config.model.base import ModelConfig
+from typing import TYPE_CHECKING
+
 from modelwright.config.problems.problem import ConfigError
-from modelwright.config.run.parallelism import Parallelism
+
+if TYPE_CHECKING:
+    from modelwright.config.model.base import ModelConfig
+    from modelwright.config.run.parallelism import Parallelism
 
 __all__ = ["check_layout"]
 
 
-def check_layout(model: ModelConfig, parallelism: Parallelism) -> None:
+def check_layout(model: "ModelConfig", parallelism: "Parallelism") -> None:
     """Check the sizes of a model against the axes.
 
     Args:

@@ -1,4 +1,4 @@
-"""How the learning rate moves over a run."""
+"""Learning-rate schedules."""
 
 from typing import ClassVar, final
 
@@ -11,41 +11,41 @@ __all__ = ["ConstantSchedule", "CosineSchedule", "LinearSchedule", "LrSchedule"]
 @final
 @config_class
 class CosineSchedule(Config):
-    """Up from 0 in a line, then down to `min_lr` along half a cosine."""
+    """Linear warm-up from 0 to `lr`, then a decay to `min_lr` along half a cosine."""
 
     kind: ClassVar[str] = "cosine"
 
     warmup_steps: NonNegativeInt = 0
-    """Steps on the way up."""
+    """Number of warm-up steps."""
 
     min_lr: NonNegativeFloat = 0.0
-    """Learning rate at the end of the way down."""
+    """Learning rate at the end of the decay."""
 
     decay_steps: Count | None = None
-    """Steps on the way, warm-up included, after which it is at `min_lr`; None: those of the run."""
+    """Step at which `min_lr` is reached, warm-up included. `null`: `train.steps`."""
 
 
 @final
 @config_class
 class LinearSchedule(Config):
-    """Up from 0 in a line, then down to `min_lr` in a line."""
+    """Linear warm-up from 0 to `lr`, then a linear decay to `min_lr`."""
 
     kind: ClassVar[str] = "linear"
 
     warmup_steps: NonNegativeInt = 0
-    """Steps on the way up."""
+    """Number of warm-up steps."""
 
     min_lr: NonNegativeFloat = 0.0
-    """Learning rate at the end of the way down."""
+    """Learning rate at the end of the decay."""
 
     decay_steps: Count | None = None
-    """Steps on the way, warm-up included, after which it is at `min_lr`; None: those of the run."""
+    """Step at which `min_lr` is reached, warm-up included. `null`: `train.steps`."""
 
 
 @final
 @config_class
 class ConstantSchedule(Config):
-    """Up from 0 in a line, then level."""
+    """Linear warm-up from 0 to `lr`, then a constant rate."""
 
     kind: ClassVar[str] = "constant"
 
@@ -53,8 +53,8 @@ class ConstantSchedule(Config):
     decay_steps: ClassVar[None] = None
 
     warmup_steps: NonNegativeInt = 0
-    """Steps on the way up."""
+    """Number of warm-up steps."""
 
 
 LrSchedule = CosineSchedule | LinearSchedule | ConstantSchedule
-"""Any learning-rate schedule of a file."""
+"""Any learning-rate schedule that a file may name."""

@@ -1,4 +1,4 @@
-"""How many ranks stand along each axis of parallelism, and how many that makes in all."""
+"""Sizes of the axes of parallelism, and the number of ranks that they need."""
 
 import math
 from collections.abc import Iterator
@@ -14,9 +14,10 @@ __all__ = ["Parallelism"]
 @final
 @config_class
 class Parallelism(Config):
-    """Sizes of the axes. `tensor` × `pipeline` × `context` ranks hold one copy of the model; `data` counts the copies.
+    """Sizes of the axes. `tensor` × `pipeline` × `context` ranks contain one copy of the model; `data` counts copies.
 
-    The expert axes do not add ranks: they cut the `tensor` × `context` × `data` ranks of a pipeline stage a second way.
+    The expert axes do not add ranks: they divide the `tensor` × `context` × `data` ranks of a pipeline stage in another
+    way.
     """
 
     tensor: Count = 1
@@ -29,70 +30,75 @@ class Parallelism(Config):
     """Ranks that split the layers."""
 
     virtual_pipeline: Count = 1
-    """Stages that each pipeline rank holds; above 1 the schedule interleaves them."""
+    """Stages on each pipeline rank. Above 1 the pipeline schedule interleaves them."""
 
     stages: tuple[Count, ...] | None = None
-    """Blocks of each stage, the first stage first, `pipeline` × `virtual_pipeline` of them; None: as many in each."""
+    """Number of blocks in each stage, in the order of the stages; `pipeline` × `virtual_pipeline` numbers. `null`: the
+    same number in each stage."""
 
     context: Count = 1
     """Ranks that split the sequence in attention."""
 
     expert: Count = 1
-    """Ranks that split the experts of a mixture-of-experts layer."""
+    """Ranks that split the experts of an MoE layer."""
 
     expert_tensor: Count | None = None
-    """Ranks that split each expert's matrices; None: as many as `tensor`."""
+    """Ranks that split each expert's matrices. `null`: `tensor`."""
 
     data: Count | None = None
-    """Copies of the model; None: as many as the launched processes leave, the fewest when started locally."""
+    """Copies of the model. `null`: as many as the launched processes allow, or the minimum for a local start."""
 
     @property
     def model_size(self) -> int:
-        """Ranks that hold one copy of the model."""
+        """Number of ranks that contain one copy of the model."""
         return self.tensor * self.pipeline * self.context
 
     @property
     def expert_tensor_size(self) -> int:
-        """`expert_tensor`, or what stands for it."""
+        """`expert_tensor` with its default resolved."""
         return self.tensor if self.expert_tensor is None else self.expert_tensor
 
     @property
     def expert_model_size(self) -> int:
-        """Ranks that hold one copy of the experts."""
+        """Number of ranks that contain one copy of the experts."""
         return self.expert_tensor_size * self.expert * self.pipeline
 
     def data_size(self, launched: int | None = None) -> int:
-        """How many copies of the model there are.
+        """Return the number of copies of the model.
 
         Args:
-            launched: Number of processes that are running; None when they are yet to be started.
+            launched: Number of running processes, which must fit (`check_world_size`). None: not started yet.
 
         Returns:
-            `data` where it is given; else what `launched` leaves; else the fewest that the expert axes allow.
-
-        Raises:
-            ConfigError: If `launched` does not fit.
+            `data` if it is given, else the copies in `launched`, else the minimum that the expert axes allow.
         """
         return self.world_size(launched) // self.model_size
 
     def world_size(self, launched: int | None = None) -> int:
-        """How many ranks this needs.
+        """Return the number of ranks.
 
         Args:
-            launched: Number of processes that are running; None when they are yet to be started.
+            launched: Number of running processes, which must fit (`check_world_size`). None: not started yet.
 
         Returns:
-            The number of ranks; `launched` where it is given.
+            `launched` if it is given, else the number of processes to start.
+        """
+        if launched is not None:
+            return launched
+        return self.model_size * (self._fewest_copies() if self.data is None else self.data)
+
+    def check_world_size(self, launched: int) -> None:
+        """Check that the axes can use a number of running processes.
+
+        Args:
+            launched: Number of running processes.
 
         Raises:
             ConfigError: If `launched` does not fit.
         """
-        if launched is None:
-            return self.model_size * (self._fewest_copies() if self.data is None else self.data)
         problems = tuple(self._launch_problems(launched))
         if problems:
             raise ConfigError(problem.under("parallelism") for problem in problems)
-        return launched
 
     @override
     def problems(self) -> Iterator[Problem]:
@@ -118,12 +124,12 @@ class Parallelism(Config):
             yield Problem("data", f"{rule}, but {self.data} is not; use {fewest} or leave it out.")
 
     def _fewest_copies(self) -> int:
-        """The least `data` with which the expert axes divide a pipeline stage's ranks."""
+        """Return the smallest `data` for which the expert axes divide the ranks of a pipeline stage."""
         experts, ranks = self.expert * self.expert_tensor_size, self.tensor * self.context
         return experts // math.gcd(experts, ranks)
 
     def _launch_problems(self, launched: int) -> Iterator[Problem]:
-        """What keeps this from running on `launched` processes."""
+        """Check the number of running processes."""
         if self.data is not None:
             needed = self.model_size * self.data
             if launched != needed:
@@ -140,5 +146,5 @@ class Parallelism(Config):
             yield Problem("", f"{rule}; launch {max(launched // needed, 1) * needed}, or change an axis.")
 
     def _product(self) -> str:
-        """The axes that hold one copy of the model, for a message."""
+        """Return the axes of one copy of the model, for a message."""
         return f"`tensor` {self.tensor} × `pipeline` {self.pipeline} × `context` {self.context}"

@@ -1,4 +1,4 @@
-"""A whole run: what a file with `modelwright: 1` describes."""
+"""Config of a run: the content of a file with `modelwright: 1`."""
 
 import re
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ from pydantic import PlainValidator
 from modelwright.config.model.base import ModelConfig
 from modelwright.config.model.kind_registry import RegisteredKind
 from modelwright.config.problems.problem import BrokenRulesError, Problem
-from modelwright.config.problems.pydantic_errors import described
 from modelwright.config.problems.rules import multiple_of
+from modelwright.config.problems.wording import described
 from modelwright.config.run.dtypes import Precision
 from modelwright.config.run.parallelism import Parallelism
 from modelwright.config.run.train import TrainConfig
@@ -18,66 +18,66 @@ from modelwright.config.run.wrap import MegatronDDP, MegatronFSDP, NoWrap, Torch
 from modelwright.config.strict.by_kind import OneOf
 from modelwright.config.strict.config_class import Config, config_class
 
-__all__ = ["RunConfig"]
+__all__ = ["FILE_VERSION", "RunConfig"]
 
 FILE_VERSION = 1
+"""Version of the file format that this package writes."""
 
 
 def _file_version(value: object) -> object:
-    """The rule for `modelwright`: a file of this version, and not `true` or `1.0`."""
+    """Validate `modelwright`: the version of the file format, but not `true` or `1.0`."""
     if value == FILE_VERSION and type(value) is int:
         return value
     newer = isinstance(value, int) and value > FILE_VERSION
     end = "; the file needs a newer version of modelwright." if newer else "."
-    raise BrokenRulesError(
-        (Problem("", f"`modelwright` must be {FILE_VERSION}, but {described(value)} was given{end}"),)
-    )
+    message = f"`modelwright` must be {FILE_VERSION}, but {described(value)} was given{end}"
+    raise BrokenRulesError((Problem("", message, code="wrong_version"),))
 
 
 @final
 @config_class
 class RunConfig(Config):
-    """A model, how it is cut over ranks, and how it is trained. Everything but `model` has a default."""
+    """A model, its parallelism, and its training. Everything but `model` has a default."""
 
     modelwright: Annotated[Literal[1], PlainValidator(_file_version)] = 1
-    """Version of the file format. A file must say it."""
+    """Version of the file format. Required in a file."""
 
     name: str | None = None
-    """Name of the run, for its folder; None: the name of the file."""
+    """Name of the run and of its folder. `null`: the name of the file."""
 
-    model: Annotated[ModelConfig, RegisteredKind()]
-    """What to build: the config of a family, told by `kind`."""
+    model: Annotated[ModelConfig, RegisteredKind(ModelConfig)]
+    """Config of the model; its `kind` selects the family."""
 
     stack: str | None = None
-    """Name of a registered stack spec to build the model from; None: the family's own."""
+    """Name of a registered stack spec to build the model from. `null`: the family's default spec."""
 
     backend: Literal["torch", "te", "auto"] = "torch"
-    """Which parts fill the generic slots: ours, which run anywhere, or Transformer Engine's (`te`), which need a GPU;
-    `auto` takes `te` where it can be used."""
+    """Set of parts for the generic slots: `torch` runs anywhere, `te` (Transformer Engine) needs a GPU, `auto` selects
+    `te` where it can be used."""
 
     parallelism: Parallelism = Parallelism()
-    """How many ranks stand along each axis."""
+    """Number of ranks along each axis."""
 
     precision: Precision = Precision()
-    """Number formats."""
+    """Dtypes."""
 
     wrap: Annotated[Wrap, OneOf(NoWrap, MegatronDDP, MegatronFSDP, TorchFSDP2)] = MegatronDDP()
-    """How a rank's stages become data-parallel."""
+    """Data-parallel wrapper of the stages."""
 
     train: TrainConfig = TrainConfig()
-    """How to train."""
+    """Training: steps, batches, optimizer, evaluation, checkpoints, data."""
 
     @override
     def problems(self) -> Iterator[Problem]:
         if self.name is not None and not re.fullmatch(r"\w[\w .+-]*", self.name):
-            rule = "`name` must start with a letter or digit and hold letters, digits, spaces and `._+-`"
+            rule = "`name` must start with a letter or digit and contain only letters, digits, spaces and `._+-`"
             yield Problem("name", f"{rule}, because it names a folder, but {described(self.name)} was given.")
         yield from (problem.under("model") for problem in self.model.layout_problems(self.parallelism))
         yield from (problem.under("model") for problem in self.model.training_problems(self.parallelism))
         yield from (problem.under("train") for problem in self._batch_problems())
 
     def _batch_problems(self) -> Iterator[Problem]:
-        """Rules between the batch sizes and the axes."""
+        """Check the batch sizes against the axes."""
         train, axes = self.train, self.parallelism
         copies = axes.data_size()
         if copies > 1 and axes.virtual_pipeline == 1:

@@ -1,4 +1,4 @@
-"""How a model is trained: steps, batches, optimizer, evaluation, checkpoints, data."""
+"""Training of a model: steps, batches, optimizer, evaluation, checkpoints, data."""
 
 from collections.abc import Iterator
 from typing import Annotated, final, override
@@ -16,58 +16,58 @@ __all__ = ["TrainConfig"]
 @final
 @config_class
 class TrainConfig(Config):
-    """One training run. A step is one update of the parameters, on `global_batch` sequences."""
+    """One training run. A step is one update of the parameters, computed on `global_batch` sequences."""
 
     steps: Count = 100
-    """Updates of the parameters."""
+    """Total number of steps, including those before a resume."""
 
     seed: NonNegativeInt = 1234
-    """Seed of the parameters, the order of the data, and dropout."""
+    """Seed of the initial parameters, the order of the data, and dropout."""
 
     micro_batch: Count = 4
-    """Sequences that one copy of the model takes at a time."""
+    """Sequences in one micro-batch of one copy of the model."""
 
     global_batch: Count = 8
-    """Sequences of one step, over all copies of the model."""
+    """Sequences in one step, over all copies of the model."""
 
     lr: PositiveFloat = 3e-4
-    """Highest learning rate."""
+    """Peak learning rate."""
 
     lr_schedule: Annotated[LrSchedule, OneOf(CosineSchedule, LinearSchedule, ConstantSchedule)] = CosineSchedule()
-    """How the learning rate moves."""
+    """Learning-rate schedule."""
 
     weight_decay: NonNegativeFloat = 0.01
     """Decoupled weight decay of AdamW (Loshchilov and Hutter, arXiv:1711.05101)."""
 
     adam_beta1: Fraction = 0.9
-    """Decay of the running mean of gradients."""
+    """Decay rate of the running mean of the gradient."""
 
     adam_beta2: Fraction = 0.95
-    """Decay of the running mean of squared gradients."""
+    """Decay rate of the running mean of the squared gradient."""
 
     adam_eps: PositiveFloat = 1e-8
-    """Added to the denominator of an update."""
+    """Constant added to the denominator of an update, for numerical stability."""
 
     clip_grad: NonNegativeFloat = 1.0
-    """Highest norm of a step's gradient; 0: no limit."""
+    """Maximum norm of the gradient of a step. 0: no clipping."""
 
     eval_interval: Count | None = None
-    """Steps between two validation losses; None: only at the end."""
+    """Steps between two evaluations. `null`: only at the end."""
 
     eval_batches: Count = 2
-    """Global batches that a validation loss is averaged over."""
+    """Number of global batches in one evaluation."""
 
     checkpoint_interval: Count | None = None
-    """Steps between two checkpoints; None: only at the end."""
+    """Steps between two checkpoints. `null`: only at the end."""
 
     keep_checkpoints: Count | None = None
-    """How many checkpoints to keep, the newest ones; None: all."""
+    """Number of newest checkpoints to keep. `null`: all."""
 
     data: str | None = None
-    """Path of a text file; None: the language reference that CPython carries."""
+    """Path of a text file. `null`: the language reference that is part of CPython."""
 
     validation_fraction: Fraction = 0.05
-    """Share of the text, at its end, that is held out for validation."""
+    """Fraction of the text, at its end, that is used for validation."""
 
     @override
     def problems(self) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""How a rank's stages become data-parallel. Pure data: `modelwright.distributed` acts on it."""
+"""Data-parallel wrappers of the stages of a rank, as data. `modelwright.distributed` applies them."""
 
 from typing import ClassVar, Literal, final
 
@@ -11,7 +11,7 @@ __all__ = ["MegatronDDP", "MegatronFSDP", "NoWrap", "TorchFSDP2", "Wrap"]
 @final
 @config_class
 class NoWrap(Config):
-    """Leave the stages as they are; for one copy of the model, or for a caller that wraps them."""
+    """No wrapper; for one copy of the model, or for a caller that wraps the stages itself."""
 
     kind: ClassVar[str] = "none"
 
@@ -19,59 +19,60 @@ class NoWrap(Config):
 @final
 @config_class
 class MegatronDDP(Config):
-    """megatron-core's `DistributedDataParallel`: gradients in contiguous buckets, reduced once for each."""
+    """Megatron-Core's `DistributedDataParallel`: gradients in contiguous buckets, one reduction for each bucket."""
 
     kind: ClassVar[str] = "ddp"
 
     distributed_optimizer: bool = False
-    """Split the optimizer's state over the data-parallel ranks (ZeRO stage 1, arXiv:1910.02054)."""
+    """Shard the state of the optimizer over the data-parallel ranks (ZeRO stage 1, arXiv:1910.02054)."""
 
     overlap_grad_reduce: bool = False
-    """Reduce a bucket while the backward pass goes on."""
+    """Overlap the reduction of a bucket with the backward pass."""
 
     bucket_size: Count | None = None
-    """Parameters in a bucket; None: the engine's choice."""
+    """Number of parameters in a bucket. `null`: the engine's default."""
 
     average_in_collective: bool = False
-    """Let the collective average, instead of scaling before it."""
+    """Average in the collective, instead of scaling the gradients before it."""
 
     grad_reduce_in_fp32: bool = True
-    """Sum gradients in float32 whatever the parameters are."""
+    """Reduce gradients in float32, whatever the dtype of the parameters."""
 
     check_for_nan: bool = False
-    """Stop when a gradient is not finite."""
+    """Raise an error when a gradient is not finite."""
 
     broadcast_from_data_rank_0: bool = False
-    """Copy the parameters of the first data rank to the others when wrapping."""
+    """Broadcast the parameters of data-parallel rank 0 to the other ranks when wrapping."""
 
 
 @final
 @config_class
 class TorchFSDP2(Config):
-    """PyTorch's `fully_shard`, layer by layer: each rank holds a part of every parameter, gradient and moment."""
+    """PyTorch's `fully_shard`, applied to each layer: parameters, gradients and optimizer state are sharded."""
 
     kind: ClassVar[str] = "fsdp2"
 
     reshard_after_forward: bool = True
-    """Free a layer's whole parameters after its forward pass and gather them again for the backward pass."""
+    """Free the unsharded parameters of a layer after its forward pass, and gather them again for the backward pass."""
 
 
 @final
 @config_class
 class MegatronFSDP(Config):
-    """megatron-core's own fully sharded data parallel; needs a GPU and einops."""
+    """Megatron-Core's fully sharded data parallelism; needs a GPU and einops."""
 
     kind: ClassVar[str] = "megatron_fsdp"
 
     sharding: Literal["optim", "optim_grads", "optim_grads_params"] = "optim_grads_params"
-    """What is sharded: optimizer state, gradients too, parameters too."""
+    """State that is sharded: of the optimizer (`optim`), also gradients (`optim_grads`), also parameters
+    (`optim_grads_params`)."""
 
     overlap_grad_reduce: bool = True
-    """Reduce gradients while the backward pass goes on."""
+    """Overlap the reduction of gradients with the backward pass."""
 
     overlap_param_gather: bool = True
-    """Gather parameters while the layer before them still computes."""
+    """Overlap the gathering of parameters with the computation of the previous layer."""
 
 
 Wrap = NoWrap | MegatronDDP | MegatronFSDP | TorchFSDP2
-"""Any wrap strategy of a file."""
+"""Any data-parallel wrapper that a file may name."""

@@ -1,1 +1,1 @@
-"""Strict frozen dataclasses on pydantic: the base of every config class, and the way from plain data to one."""
+"""Strict frozen dataclasses on pydantic: the base of every config class, validation, plain data, migrations."""

@@ -1,8 +1,8 @@
-"""Fields that hold one of several configs, told apart by the key `kind`.
+"""Fields that contain one of several configs, selected by the key `kind`.
 
-`kind` is a class variable, not a field: an object of the right class needs no tag, and a tag in a file selects a class
-that is already registered or listed, never one that the file names by its path. These markers stand in `Annotated`:
-`wrap: Annotated[NoWrap | MegatronDDP, OneOf(NoWrap, MegatronDDP)]`.
+`kind` is a class variable, not a field. An object of the right class needs no tag. A tag in a file selects a class that
+is already registered or listed, never a class that the file names by its import path. The markers of this module are
+used in `Annotated`: `wrap: Annotated[NoWrap | MegatronDDP, OneOf(NoWrap, MegatronDDP)]`.
 """
 
 import abc
@@ -13,31 +13,33 @@ from typing import Any, cast, final, override
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, ValidationInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from modelwright.config.problems.problem import ProblemCode
+from modelwright.config.problems.wording import quoted_list, shown
 from modelwright.protocols import did_you_mean
 
-__all__ = ["ByKind", "OneOf", "key_error", "make", "quoted_list", "shown"]
+__all__ = ["ByKind", "OneOf", "expected_error", "key_error", "make"]
 
 
 _ADAPTERS: dict[type, TypeAdapter[object]] = {}
 
 
 class ByKind(abc.ABC):
-    """Chooses the class of a nested config by its `kind`."""
+    """Marker of a field that selects the class of a nested config by its `kind`."""
 
     @abc.abstractmethod
     def base(self) -> type | tuple[type, ...]:
-        """The classes whose instances the field takes as they are."""
+        """Return the classes of the instances that the field accepts."""
 
     @abc.abstractmethod
     def kinds(self) -> Iterable[str]:
-        """The kinds that exist."""
+        """Return the kinds that exist."""
 
     @abc.abstractmethod
     def member(self, kind: str) -> type | None:
-        """The class of a kind, or None if there is none."""
+        """Return the class of a kind. None: there is no such kind."""
 
     def split(self, data: Mapping[str, object]) -> tuple[type, dict[str, object]]:
-        """Take the tag off plain data.
+        """Separate the `kind` of plain data from its fields.
 
         Args:
             data: Plain data of one config, with its `kind`.
@@ -46,21 +48,21 @@ class ByKind(abc.ABC):
             The class, and the data of its fields.
 
         Raises:
-            PydanticCustomError: If `kind` is missing, not a string, or not the name of a class; `validate` and
-                the codec turn it into a problem at `kind`.
+            PydanticCustomError: If `kind` is missing, not a string, or not the name of a class. Validation turns it
+                into a problem at `kind`.
         """
         if "kind" not in data:
-            raise key_error("kind", f"is missing; use {quoted_list(self.kinds(), 'or')}.")
+            raise key_error("kind", f"is missing; use {quoted_list(self.kinds(), 'or')}.", "missing_field")
         kind = data["kind"]
         if not isinstance(kind, str):
-            raise key_error("kind", f"must be a string: {quoted_list(self.kinds(), 'or')}.")
+            raise key_error("kind", f"must be a string: {quoted_list(self.kinds(), 'or')}.", "wrong_type")
         found = self.member(kind)
         if found is None:
-            raise key_error("kind", self.unknown(kind))
+            raise key_error("kind", self.unknown(kind), "wrong_value")
         return found, {key: value for key, value in data.items() if key != "kind"}
 
     def unknown(self, kind: str) -> str:
-        """What to say of a kind that does not exist, after the name of the field."""
+        """Return the message about an unknown kind, without the name of the field at its beginning."""
         near = did_you_mean(kind, self.kinds()) or "."
         return f"must be {quoted_list(self.kinds(), 'or')}, but `{shown(kind)}` was given{near}"
 
@@ -68,42 +70,46 @@ class ByKind(abc.ABC):
         """Make the nested config; pydantic calls this.
 
         Args:
-            value: An instance, or, while reading plain data, a mapping with a `kind`.
-            info: pydantic's, which tells the two apart.
+            value: An instance, or, while plain data is read, a mapping with a `kind`.
+            info: pydantic's description of the mode.
 
         Returns:
             An instance of one of the classes.
 
         Raises:
-            PydanticCustomError: If it is neither.
-            ValidationError: If the mapping does not make a valid config.
+            PydanticCustomError: If `value` is neither.
+            ValidationError: If the mapping is not a valid config.
         """
         if isinstance(value, self.base()):
             return value
         if info.mode != "json" or not isinstance(value, dict):
-            expected = "a mapping with a `kind`" if info.mode == "json" else f"a config ({_names(self.base())})"
-            raise PydanticCustomError("modelwright_expected", "{expected}", {"expected": expected})
+            raise expected_error("a mapping with a `kind`" if info.mode == "json" else f"a config ({self._names()})")
         cls, fields = self.split(cast("dict[str, object]", value))
         return make(cls, fields)
 
+    def _names(self) -> str:
+        """Return the names of the accepted classes, for a message."""
+        base = self.base()
+        return quoted_list([cls.__name__ for cls in (base if isinstance(base, tuple) else (base,))], "or")
+
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """The field is validated by `validate` alone."""
+        """Let `validate` alone validate the field."""
         return core_schema.with_info_plain_validator_function(self.validate)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Pydantic knows nothing of the members; `json_schema` writes them in."""
+        """Return an empty schema, because pydantic does not know the members; `json_schema` adds them."""
         return {}
 
 
 @final
 class OneOf(ByKind):
-    """One of a closed list of classes."""
+    """Marker of a field that contains one of a closed list of classes."""
 
     def __init__(self, *members: type) -> None:
         """List the classes.
 
         Args:
-            members: Config classes, each with a `kind` of its own.
+            members: Config classes, each with a different `kind`.
         """
         self._members: dict[str, type] = {str(vars(cls)["kind"]): cls for cls in members}
 
@@ -121,7 +127,7 @@ class OneOf(ByKind):
 
 
 def make(cls: type, data: Mapping[str, object]) -> object:
-    """Make a config of plain data: in pydantic's JSON mode, the only one that is strict and takes nested data.
+    """Make a config of plain data in pydantic's JSON mode, the only mode that is strict and accepts nested data.
 
     Args:
         cls: A config class.
@@ -138,51 +144,27 @@ def make(cls: type, data: Mapping[str, object]) -> object:
     return _ADAPTERS[cls].validate_json(json.dumps(data))
 
 
-def quoted_list(names: Iterable[str], last: str = "and") -> str:
-    """Names in backticks, as a phrase.
-
-    Args:
-        names: The names.
-        last: The word before the last one.
-
-    Returns:
-        "`a`, `b` or `c`"; "nothing" if there are none.
-    """
-    quoted = [f"`{name}`" for name in names]
-    if len(quoted) < 2:
-        return quoted[0] if quoted else "nothing"
-    return f"{', '.join(quoted[:-1])} {last} {quoted[-1]}"
-
-
-def shown(text: str, limit: int = 60) -> str:
-    """A string from a file, safe and short enough for a message.
-
-    Args:
-        text: Anything.
-        limit: The most characters to show.
-
-    Returns:
-        The text with control characters escaped, cut after `limit` characters.
-    """
-    if len(text) <= limit and text.isprintable():
-        return text
-    clean = "".join(ch if ch.isprintable() else repr(ch)[1:-1] for ch in text[: limit + 1])
-    return clean if len(clean) <= limit else clean[:limit] + "…"
-
-
-def _names(classes: type | tuple[type, ...]) -> str:
-    """Class names for a message."""
-    return quoted_list([cls.__name__ for cls in (classes if isinstance(classes, tuple) else (classes,))], "or")
-
-
-def key_error(key: str, rest: str) -> PydanticCustomError:
-    """An error about a key of the value at hand that is no field.
+def key_error(key: str, rest: str, code: ProblemCode) -> PydanticCustomError:
+    """Return an error about a key that is not a field of the class.
 
     Args:
         key: `kind` or `version`.
-        rest: The message after the name of the key.
+        rest: The message without the path at its beginning.
+        code: Class of the problem.
 
     Returns:
-        The error to raise; the messages of `_explain` put the path before it.
+        The error to raise; validation adds the path.
     """
-    return PydanticCustomError("modelwright_key", "{rest}", {"key": key, "rest": rest})
+    return PydanticCustomError("modelwright_key", "{rest}", {"key": key, "rest": rest, "code": code})
+
+
+def expected_error(expected: str) -> PydanticCustomError:
+    """Return an error about a value of the wrong type.
+
+    Args:
+        expected: Name of the type that is required, as in "a mapping".
+
+    Returns:
+        The error to raise; validation adds the path and the value.
+    """
+    return PydanticCustomError("modelwright_expected", "{expected}", {"expected": expected})

@@ -1,7 +1,7 @@
 """The base of every config class: frozen, keyword-only, strict, and checked by its own rules when it is made.
 
 `@config_class` makes a pydantic dataclass and lets its constructor raise `ConfigError`. A class states its rules across
-fields in `problems`; types and bounds of single fields stand in the annotations.
+fields in `problems`. The annotations state the types and bounds of single fields.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from modelwright.config.problems.problem import BrokenRulesError, ConfigError, Problem
-from modelwright.config.problems.pydantic_errors import problems_of
+from modelwright.config.strict.pydantic_errors import problems_of
 
 __all__ = ["Config", "config_class", "replace"]
 
@@ -22,13 +22,13 @@ _SETTINGS = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=Tru
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field, Field))
 def config_class[T](cls: type[T]) -> type[T]:
-    """Make a config class: a frozen, keyword-only, strict dataclass whose unknown arguments are errors.
+    """Make a config class: a frozen, keyword-only, strict dataclass that refuses unknown arguments.
 
     Args:
         cls: A subclass of `Config`, with annotated fields and a docstring under each.
 
     Returns:
-        The class, whose constructor raises `ConfigError` with everything that is wrong.
+        The class. Its constructor raises `ConfigError` with everything that is wrong.
     """
     made = cast("type[T]", dataclass(cls, kw_only=True, frozen=True, config=_SETTINGS))
     checked: Any = vars(made)["__init__"]
@@ -46,13 +46,13 @@ def config_class[T](cls: type[T]) -> type[T]:
 
 @config_class
 class Config:
-    """Frozen data with rules. The base of every section of a file; it has no fields of its own."""
+    """Frozen data with rules: the base of every section of a file, without fields."""
 
     def problems(self) -> Iterable[Problem]:
-        """The rules across fields that this config breaks; override it to state rules.
+        """Return the rules across fields that this config breaks; override it to state rules.
 
         Returns:
-            Problems with paths relative to this config; none by default. Runs once every single field is valid.
+            Problems with paths relative to this config; none by default. Called when every single field is valid.
         """
         return ()
 
@@ -64,10 +64,10 @@ class Config:
 
 
 def replace[ConfigT: Config](config: ConfigT, /, **changes: Any) -> ConfigT:
-    """A copy with some fields changed, validated like a new config.
+    """Return a copy with some fields changed, validated like a new config.
 
     Args:
-        config: Any config; it stays as it is.
+        config: Any config; it is not changed.
         changes: New values by field name.
 
     Returns:

@@ -1,7 +1,8 @@
-"""Configs as plain data, and the check that data is plain.
+"""Conversion of configs to plain data, and the check that data is plain.
 
-Plain data is what JSON can hold: `None`, booleans, numbers, strings, lists, and dicts with string keys. A config with a
-`kind` writes it first; a model config writes its `version` where it matters, and its passed-through engine fields last.
+Plain data is the data that JSON can contain: `None`, booleans, numbers, strings, lists, and dicts with string keys. The
+plain data of a config begins with its `kind`. That of a model config also has its `version`, if it is above 1, and ends
+with the fields that are passed to the engine.
 """
 
 import dataclasses
@@ -11,21 +12,21 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from modelwright.config.problems.problem import Problem
-from modelwright.config.problems.pydantic_errors import Loc, described, dotted
+from modelwright.config.problems.wording import Loc, described, dotted
 from modelwright.config.strict.config_class import Config
 
 __all__ = ["DEPTH_LIMIT", "canonical", "is_half_pair", "nests_too_deep", "not_plain", "plain_value", "to_plain"]
 
 DEPTH_LIMIT = 64
-"""How deep a document may nest."""
+"""Maximum depth of nested mappings and lists in a document."""
 
 
 def to_plain(config: Config, *, full: bool) -> dict[str, Any]:
-    """A config as plain data.
+    """Convert a config to plain data.
 
     Args:
         config: The config.
-        full: Every field, or only the ones that differ from their defaults.
+        full: True for every field, False for those that differ from their defaults.
 
     Returns:
         A new dict in the order of the fields.
@@ -44,29 +45,30 @@ def to_plain(config: Config, *, full: bool) -> dict[str, Any]:
 
 
 def canonical(data: object) -> str:
-    """Plain data as the one JSON text that stands for it.
+    """Return the canonical JSON text of plain data.
 
     Args:
         data: Plain data.
 
     Returns:
-        JSON with sorted keys and no spaces; `NaN` and `Infinity` as Python writes them.
+        JSON with sorted keys and without spaces; `NaN` and `Infinity` as Python writes them.
     """
     return json.dumps(data, sort_keys=True, separators=(",", ":"))
 
 
 def not_plain(data: object, loc: Loc = ()) -> Iterator[Problem]:
-    """What keeps data from being plain.
+    """Find the values that a file cannot contain.
 
     Args:
-        data: Anything.
-        loc: Where it stands in the whole.
+        data: Any data.
+        loc: Location of `data` in the document.
 
     Yields:
-        A problem for each value that a file could not hold.
+        A problem for each value that is not plain.
     """
     if len(loc) > DEPTH_LIMIT:
-        yield Problem(dotted(loc), f"`{dotted(loc[:3])}` nests deeper than {DEPTH_LIMIT} levels.")
+        message = f"`{dotted(loc[:3])}` must nest at most {DEPTH_LIMIT} levels deep, but nests deeper."
+        yield Problem(dotted(loc), message, code="not_plain")
     elif isinstance(data, Mapping):
         yield from _mapping_not_plain(cast("Mapping[object, object]", data), loc)
     elif isinstance(data, list | tuple):
@@ -74,20 +76,22 @@ def not_plain(data: object, loc: Loc = ()) -> Iterator[Problem]:
             yield from not_plain(item, (*loc, index))
     elif isinstance(data, str):
         if is_half_pair(data):
-            yield Problem(dotted(loc), f"`{dotted(loc)}` holds half of a surrogate pair, which is no character.")
+            message = f"`{dotted(loc)}` contains half of a surrogate pair, which is not a character."
+            yield Problem(dotted(loc), message, code="not_plain")
     elif data is not None and not isinstance(data, bool | int | float):
-        yield Problem(dotted(loc), f"`{dotted(loc)}` must be plain data, but {described(data)} was given.")
+        message = f"`{dotted(loc)}` must be plain data, but {described(data)} was given."
+        yield Problem(dotted(loc), message, code="not_plain")
 
 
 def nests_too_deep(data: object, levels: int = DEPTH_LIMIT) -> bool:
-    """Whether data nests deeper than a document may.
+    """Return True if data nests deeper than a document may.
 
     Args:
         data: Plain data.
-        levels: How many levels are left.
+        levels: Number of levels that are allowed.
 
     Returns:
-        True if a mapping or list stands below the last level.
+        True if there is a mapping or list below the last allowed level.
     """
     if not isinstance(data, Mapping | list | tuple):
         return False
@@ -96,40 +100,40 @@ def nests_too_deep(data: object, levels: int = DEPTH_LIMIT) -> bool:
 
 
 def is_half_pair(text: str) -> bool:
-    """Whether a string holds half of a surrogate pair, which Python allows and no file can hold.
+    """Return True if a string contains half of a surrogate pair, which Python allows but UTF-8 cannot encode.
 
     Args:
         text: Any string.
 
     Returns:
-        True if it cannot be written.
+        True if the string cannot be written to a file.
     """
     return any("\ud800" <= ch <= "\udfff" for ch in text)
 
 
 def _mapping_not_plain(data: Mapping[object, object], loc: Loc) -> Iterator[Problem]:
-    """What keeps a mapping from being plain."""
+    """Find the keys and values of a mapping that a file cannot contain."""
     for key, value in data.items():
         if isinstance(key, str):
             yield from not_plain(value, (*loc, key))
         else:
-            yield Problem(dotted(loc), f"the key `{key!r}` must be a string.")
+            yield Problem(dotted(loc), f"the key `{key!r}` must be a string.", code="not_plain")
 
 
 def _ordered(config: Config) -> list[dataclasses.Field[Any]]:
-    """The fields of the class itself, then `engine`, which the base of model configs brings."""
+    """Return the fields in the order of a file: `engine`, which the base class of models defines, comes last."""
     return sorted(dataclasses.fields(config), key=lambda field: field.name == "engine")
 
 
 def plain_value(value: object, *, full: bool) -> object:
-    """One value as plain data.
+    """Convert one value to plain data.
 
     Args:
-        value: The value of a field, or part of one.
-        full: Every field of a config in it, or only those that differ from their defaults.
+        value: Value of a field, or part of one.
+        full: True for every field of a nested config, False for those that differ from their defaults.
 
     Returns:
-        Plain data; the value of an enum's member stands for it.
+        Plain data; the member of an enum is converted to its value.
     """
     if isinstance(value, enum.Enum):
         return value.value
@@ -143,7 +147,7 @@ def plain_value(value: object, *, full: bool) -> object:
 
 
 def _is_default(value: object, field: dataclasses.Field[Any]) -> bool:
-    """Whether a field holds its default, to the last sign of a zero."""
+    """Return True if a value is the default of its field, down to the sign of a zero."""
     if field.default is dataclasses.MISSING:
         return False
     return type(value) is type(field.default) and canonical(plain_value(value, full=True)) == canonical(

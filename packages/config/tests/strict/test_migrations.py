@@ -18,8 +18,7 @@ from modelwright.config import (
     missing_migrations,
     register_config,
 )
-from modelwright.config.files import migrations
-from modelwright.config.strict import validate
+from modelwright.config.strict import migrations
 
 
 @register_config
@@ -115,8 +114,8 @@ def test_a_missing_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(migrations._MIGRATIONS, ("versioned", 2))
     assert missing_migrations("versioned", 3) == [2]
     assert message_of("kind: versioned\nsize: 4\n") == (
-        "f:1:1: `version` of `versioned` is 2, but nothing is registered that makes version 3 of it;"
-        ' its package must bring a `@migration("versioned", 2)`.'
+        "f:1:1: `version` of `versioned` is 2, but no migration to version 3 is registered;"
+        ' its package must define one with `@migration("versioned", 2)`.'
     )
 
 
@@ -162,9 +161,10 @@ def test_migrate_does_not_write_toml(tmp_path: Path) -> None:
 def test_a_run_has_versions_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """The file format itself is at version 1; this is what happens when it moves on."""
     monkeypatch.setattr("modelwright.config.run.run.FILE_VERSION", 2)
-    monkeypatch.setattr(validate, "FILE_VERSION", 2)
     text = "modelwright: 1\nmodel: {kind: versioned, version: 3}\ntrainer: {steps: 5}\n"
-    assert message_of(text).startswith("f:1:14: `modelwright` of `run` is 1, but nothing is registered")
+    assert message_of(text).startswith(
+        "f:1:14: `modelwright` of `run` is 1, but no migration to version 2 is registered"
+    )
 
     @migration("run", 1)
     def trainer_is_train(data: dict[str, Any]) -> dict[str, Any]:
@@ -178,5 +178,8 @@ def test_no_family_is_called_run() -> None:
     class RunFamily(ModelConfig):
         kind: ClassVar[str] = "run"
 
-    with pytest.raises(ConfigError, match=r"^the kind of `RunFamily` cannot be `run`, which is a whole run\.$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^the kind of `RunFamily` must not be `run`, which is the kind of a run; use another name\.$",
+    ):
         register_config(RunFamily)

@@ -1,7 +1,7 @@
-"""pydantic's errors in the project's words.
+"""Translation of pydantic's errors into problems.
 
-pydantic finds every error with its path; this names the field, the rule, what was given, and the nearest name that
-exists. To know what a path could have held it walks the annotations of the config classes beside the data.
+pydantic finds every error with its path. This module names the field, the rule, the given value, and the nearest name
+that exists. It finds the choices of a field by walking the annotations of the config classes in parallel to the data.
 """
 
 import dataclasses
@@ -14,15 +14,13 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from modelwright.config.problems.problem import BrokenRulesError, Problem
-from modelwright.config.strict.by_kind import ByKind, quoted_list, shown
+from modelwright.config.problems.problem import BrokenRulesError, Problem, ProblemCode
+from modelwright.config.problems.wording import Loc, described, dotted, quoted_list
+from modelwright.config.strict.by_kind import ByKind
 from modelwright.protocols import did_you_mean
 
-__all__ = ["Loc", "described", "dotted", "problems_of"]
+__all__ = ["problems_of"]
 
-type Loc = tuple[str | int, ...]
-
-_LARGE = 10**40
 _TYPES = {
     "int_type": "an integer",
     "int_from_float": "an integer",
@@ -46,12 +44,12 @@ _BOUNDS = {
 
 
 def problems_of(error: ValidationError, cls: type, data: object) -> Iterator[Problem]:
-    """Everything that pydantic found.
+    """Return everything that pydantic found.
 
     Args:
-        error: What it raised.
+        error: The exception that pydantic raised.
         cls: The config class that was validated.
-        data: The plain data, or the keyword arguments, that it was given.
+        data: The plain data, or the keyword arguments, that pydantic validated.
 
     Yields:
         A problem for each error, with its path from `cls` down.
@@ -60,69 +58,38 @@ def problems_of(error: ValidationError, cls: type, data: object) -> Iterator[Pro
         yield from _problems(cast("dict[str, Any]", entry), cls, data)
 
 
-def dotted(loc: Loc) -> str:
-    """A location as a path.
-
-    Args:
-        loc: Names of fields and indices into lists.
-
-    Returns:
-        For instance `model.engine.sizes[0]`.
-    """
-    text = ""
-    for part in loc:
-        text += f"[{part}]" if isinstance(part, int) else f"{'.' if text else ''}{shown(part)}"
-    return text
-
-
-def described(value: object) -> str:
-    """A value as a message shows it.
-
-    Args:
-        value: What was given.
-
-    Returns:
-        For instance `null`, `2.5`, `the string "a"`, `a list`.
-    """
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, str):
-        return f'the string "{shown(value)}"'
-    if isinstance(value, int | float):
-        return "a very large integer" if isinstance(value, int) and abs(value) >= _LARGE else repr(value)
-    if isinstance(value, Mapping):
-        return "a mapping"
-    return "a list" if isinstance(value, list | tuple) else f"a `{type(value).__name__}`"
-
-
 def _problems(entry: dict[str, Any], cls: type, data: object) -> Iterator[Problem]:
-    """What one of pydantic's errors says."""
+    """Translate one of pydantic's errors."""
     kind, loc, context = str(entry["type"]), cast("Loc", entry["loc"]), entry.get("ctx", {})
     path = dotted(loc)
     broken = context.get("error")
     if isinstance(broken, BrokenRulesError):
-        yield from _placed(broken, path)
+        yield from (problem.under(path) if path else problem for problem in broken.problems)
     elif kind == "modelwright_key":
         at = dotted((*loc, str(context["key"])))
-        yield Problem(at, f"`{at}` {context['rest']}")
+        yield Problem(at, f"`{at}` {context['rest']}", code=context["code"])
     elif kind == "unexpected_keyword_argument":
-        yield Problem(path, _unknown_field(loc, cls, data))
+        yield Problem(path, _unknown_field(loc, cls, data), code="unknown_field")
     elif kind == "missing":
-        yield Problem(path, f"`{path}` is missing; `{_label(_owner(cls, loc[:-1], data))}` needs it.")
+        owner = _label(_owner(cls, loc[:-1], data))
+        yield Problem(path, f"`{path}` is missing; `{owner}` needs it.", code="missing_field")
     else:
-        yield Problem(path, _wrong_value(kind, loc, entry, cls, data))
+        yield Problem(path, _wrong_value(kind, loc, entry, cls, data), code=_code(kind))
 
 
-def _placed(broken: BrokenRulesError, path: str) -> Iterator[Problem]:
-    """The problems of a section's own rules, seen from the top."""
-    for problem in broken.problems:
-        message = problem.message if "`" in problem.message.split(" ", 1)[0] else f"`{path}` {problem.message}"
-        placed = dataclasses.replace(problem, message=message)
-        yield placed.under(path) if path else placed
+def _code(kind: str) -> ProblemCode:
+    """Return the code of a value that pydantic refuses."""
+    if kind == "string_type":
+        return "not_a_string"
+    return (
+        "wrong_type"
+        if (kind in _TYPES and kind != "finite_number") or kind == "modelwright_expected"
+        else "wrong_value"
+    )
 
 
 def _wrong_value(kind: str, loc: Loc, entry: dict[str, Any], cls: type, data: object) -> str:
-    """The message for a value of the wrong type or outside its bounds."""
+    """Return the message for a value of the wrong type or out of bounds."""
     context, value, near = entry.get("ctx", {}), entry.get("input"), "."
     if kind in _TYPES:
         expected = _TYPES[kind]
@@ -138,12 +105,12 @@ def _wrong_value(kind: str, loc: Loc, entry: dict[str, Any], cls: type, data: ob
     else:
         name = f"`{dotted(loc)}`" if loc else "the config"
         return f"{name} is not valid: {str(entry['msg'])[:1].lower()}{str(entry['msg'])[1:]}."
-    null = " or null" if _takes_null(cls, loc, data) else ""
+    null = " or null" if _accepts_null(cls, loc, data) else ""
     return f"`{dotted(loc)}` must be {expected}{null}, but {described(value)} was given{near}"
 
 
 def _unknown_field(loc: Loc, cls: type, data: object) -> str:
-    """The message for a key that no field has."""
+    """Return the message for a key that is not a field."""
     owner = _owner(cls, loc[:-1], data)
     names = [] if owner is None else [field.name for field in dataclasses.fields(cast("Any", owner))]
     end = did_you_mean(str(loc[-1]), names) or f"; it has {quoted_list(names)}."
@@ -151,12 +118,12 @@ def _unknown_field(loc: Loc, cls: type, data: object) -> str:
 
 
 def _label(cls: type | None) -> str:
-    """What users call a config class: its kind, or the name of the class."""
+    """Return the name of a config class in messages: its kind, or the name of the class."""
     return "" if cls is None else str(getattr(cls, "kind", cls.__name__))
 
 
 def _owner(cls: type, loc: Loc, data: object) -> type | None:
-    """The config class at a location."""
+    """Return the config class at a location."""
     owner: type | None = cls
     for part in loc:
         if owner is None or not isinstance(part, str):
@@ -168,7 +135,7 @@ def _owner(cls: type, loc: Loc, data: object) -> type | None:
 
 
 def _config_class(annotation: Any, data: object) -> type | None:
-    """The config class that a field with this annotation makes of this data."""
+    """Return the config class that a field with this annotation makes of this data."""
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         return cast("type", annotation)
     inner = typing.get_args(annotation)
@@ -182,23 +149,23 @@ def _config_class(annotation: Any, data: object) -> type | None:
 
 @functools.cache
 def _annotations(cls: type) -> dict[str, Any]:
-    """The annotations of a class, with their markers."""
+    """Return the annotations of a class, with their markers."""
     return typing.get_type_hints(cls, include_extras=True)
 
 
 def _field_annotation(cls: type, loc: Loc, data: object) -> Any:
-    """The annotation of the field at a location."""
+    """Return the annotation of the field at a location."""
     owner = _owner(cls, loc[:-1], data)
     return _annotations(owner).get(str(loc[-1])) if owner is not None and loc else None
 
 
-def _takes_null(cls: type, loc: Loc, data: object) -> bool:
-    """Whether the field at a location may be null."""
+def _accepts_null(cls: type, loc: Loc, data: object) -> bool:
+    """Return True if the field at a location may be null."""
     return types.NoneType in typing.get_args(_field_annotation(cls, loc, data))
 
 
 def _options(cls: type, loc: Loc, data: object) -> list[str]:
-    """The values of the `Literal` or the enum at a location."""
+    """Return the values of the `Literal` or the enum at a location."""
     annotation = _field_annotation(cls, loc, data)
     members = [annotation, *typing.get_args(annotation)]
     literals = [one for one in members if typing.get_origin(one) is typing.Literal]
