@@ -62,10 +62,10 @@ def checks() -> tuple[float, float]:
 def agreement() -> float:
     """Milliseconds of one agreement of two real ranks."""
     from modelwright.distributed import initialize
-    from modelwright.distributed.phase_barrier import Together
+    from modelwright.distributed.phase_barrier import PhaseBarrier
 
     initialize(Parallelism())
-    together = Together()
+    together = PhaseBarrier()
     phases = iter(range(ROUNDS))
     return statistics.median(timed_ms(lambda: together.agree(f"phase {next(phases)}", [], seed="1")))
 

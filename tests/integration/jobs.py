@@ -20,13 +20,13 @@ def logits(
     """Logits [b, s, v] of a model with the given whole weights, gathered over the tensor ranks."""
     quiet()
     from modelwright.builders import builder_for
-    from modelwright.distributed import initialize, load_whole_state
+    from modelwright.distributed import initialize, load_full_state_dict
 
     groups = initialize(parallelism)
     stages = builder_for(config).build_distributed_models(
         groups, parallelism=parallelism, precision=Precision(), wrap=NoWrap()
     )
-    load_whole_state(stages, whole, groups)
+    load_full_state_dict(stages, whole, groups)
     positions = torch.arange(tokens_BS.size(1)).expand_as(tokens_BS)
     with torch.no_grad():
         answer: torch.Tensor = stages[0].eval()(tokens_BS, positions, None, runtime_gather_output=True)
@@ -69,13 +69,13 @@ def logits_and_gradients(
     """
     quiet()
     from modelwright.builders import builder_for
-    from modelwright.distributed import initialize, load_whole_state, local_shards
+    from modelwright.distributed import initialize, load_full_state_dict, local_shards
 
     groups = initialize(parallelism)
     (model,) = builder_for(config).build_distributed_models(
         groups, parallelism=parallelism, precision=Precision(), wrap=NoWrap()
     )
-    load_whole_state([model], whole, groups)
+    load_full_state_dict([model], whole, groups)
     positions = torch.arange(tokens_BS.size(1)).expand_as(tokens_BS)
     answer: torch.Tensor = model(tokens_BS, positions, None, runtime_gather_output=True)
     answer = answer[..., : weights_BSV.size(-1)]

@@ -20,14 +20,14 @@ def logits_and_gradients(
     """
     quiet()
     from modelwright.builders import builder_for
-    from modelwright.distributed import initialize, load_whole_state, local_shards, unwrapped
+    from modelwright.distributed import initialize, load_full_state_dict, local_shards, unwrapped
     from modelwright.training import Batch, configure_schedule, run_batch
 
     groups = initialize(parallelism)
     stages = builder_for(config).build_distributed_models(
         groups, parallelism=parallelism, precision=Precision(), wrap=MegatronDDP()
     )
-    load_whole_state(stages, whole, groups)
+    load_full_state_dict(stages, whole, groups)
     positions = torch.arange(tokens_BS.size(1)).expand_as(tokens_BS)
     with torch.no_grad():
         logits: Tensor = stages[0].eval()(tokens_BS, positions, None)

@@ -107,7 +107,7 @@ def test_nobody_fails(two_ranks: RankPool) -> None:
 def test_a_rank_that_raises(two_ranks: RankPool, phase: str, own: str) -> None:
     """Its own error stays what it is; the other rank has it as well, and does not wait for the timeout."""
     (first, waited), (second, _) = two_ranks.run(build, phase, "raise")
-    assert first == f"BuildError: another rank failed in `{phase}` of the build: rank 1: {own}"
+    assert first == f"BuildError: another rank failed in build phase `{phase}`: rank 1: {own}"
     assert waited < PATIENCE.total_seconds()
     assert second == own
 
@@ -115,8 +115,8 @@ def test_a_rank_that_raises(two_ranks: RankPool, phase: str, own: str) -> None:
 def test_a_rank_that_does_not_come(two_ranks: RankPool) -> None:
     (first, waited), _ = two_ranks.run(build, "before_wrap", "late")
     assert first == (
-        "BuildError: every rank must come through `before_wrap` of the build within 5 s, but rank 1 did not; look at "
-        "what that rank said, or pass a longer `timeout`."
+        "BuildError: every rank must finish build phase `before_wrap`, but this rank timed out after 5 s waiting for "
+        "rank 1; check the log of that rank, or raise `timeout`."
     )
     assert waited < 2 * PATIENCE.total_seconds()
 
@@ -136,8 +136,8 @@ def test_a_rank_that_is_killed() -> None:
         rank.join(timeout=30)
     assert ranks[1].exitcode == -signal.SIGKILL
     assert told == (
-        "BuildError: every rank must come through `build` of the build within 5 s, but rank 1 did not; look at what "
-        "that rank said, or pass a longer `timeout`."
+        "BuildError: every rank must finish build phase `build`, but this rank timed out after 5 s waiting for rank "
+        "1; check the log of that rank, or raise `timeout`."
     )
     assert waited < 60
 
@@ -151,7 +151,7 @@ def test_ranks_that_build_different_models(two_ranks: RankPool) -> None:
 def test_groups_that_are_wrong_on_one_rank(two_ranks: RankPool) -> None:
     (first, _), (second, _) = two_ranks.run(build, "build", "other groups")
     assert first == second
-    assert first.startswith("BuildError: on rank 1: `pg_collection` must hold the groups of the parallelism, but `dp`")
+    assert first.startswith("BuildError: on rank 1: `pg_collection` must contain the groups of the parallelism, but `dp`")
 
 
 def build_in_bfloat16(pattern: str) -> str:
@@ -179,4 +179,4 @@ def test_a_pattern_may_match_on_another_stage(two_ranks: RankPool) -> None:
 def test_a_pattern_that_matches_on_no_stage(two_ranks: RankPool) -> None:
     first, second = two_ranks.run(build_in_bfloat16, "outptu_layer.*")
     assert first == second
-    assert first.startswith("`precision.keep_float32` must name parameters of the model, but 'outptu_layer.*' matches")
+    assert first.startswith("`precision.keep_float32` must match parameters of the model, but 'outptu_layer.*' matches")

@@ -136,7 +136,7 @@ def build_with_a_fault(fault: str) -> str:
             "hook",
             [
                 (
-                    "BuildError: another rank failed in `modules` of the build: rank 1: HookError: hook `load` failed "
+                    "BuildError: another rank failed in build phase `modules`: rank 1: HookError: hook `load` failed "
                     "in phase before_wrap on rank 1: ValueError: no such weights"
                 ),
                 "HookError: hook `load` failed in phase before_wrap on rank 1: ValueError: no such weights",

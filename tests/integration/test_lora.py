@@ -237,6 +237,6 @@ def test_a_pattern_that_names_nothing_fails_everywhere(parallelism: Parallelism,
     with pytest.raises(RankError) as caught:
         two_ranks.run(frozen_names, replace(RUN, parallelism=parallelism), "decoder.layers.8.*")
     assert (
-        "FreezeError: `freeze` must be given patterns that name parameters of the model, but 'decoder.layers.8.*' "
+        "FreezeError: `freeze` must be given patterns that match parameters of the model, but 'decoder.layers.8.*' "
         "matches none of its 27; they are named like `decoder.final_norm.weight`."
     ) in str(caught.value)

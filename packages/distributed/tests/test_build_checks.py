@@ -43,10 +43,10 @@ def test_every_group_that_does_not_fit_is_named(groups: ProcessGroupCollection) 
     some = ProcessGroupCollection(tp=groups.tp, pp=groups.pp, cp=groups.cp, dp=groups.dp)
     assert problems(some, Parallelism(tensor=4, pipeline=2, data=3)) == [
         (
-            "`pg_collection` must hold the groups of the parallelism, but `ep` is not set; `dp_cp` is not set; `tp` "
-            "has 1 ranks where the parallelism asks for 4; `pp` has 1 ranks where the parallelism asks for 2; `dp` has "
-            "1 ranks where the parallelism asks for 3; pass what `modelwright.distributed.initialize(parallelism)` "
-            "returned."
+            "`pg_collection` must contain the groups of the parallelism, but `ep` is not set; `dp_cp` is not set; `tp` "
+            "has 1 ranks where the parallelism needs 4; `pp` has 1 ranks where the parallelism needs 2; `dp` has "
+            "1 ranks where the parallelism needs 3; pass the result of "
+            "`modelwright.distributed.initialize(parallelism)`."
         )
     ]
 
@@ -54,7 +54,7 @@ def test_every_group_that_does_not_fit_is_named(groups: ProcessGroupCollection) 
 def test_the_groups_of_experts_are_compared(groups: ProcessGroupCollection) -> None:
     (problem,) = problems(groups, Parallelism(expert=2, expert_tensor=2, data=4))
     for name, size in {"ep": 2, "expt_tp": 2, "dp": 4, "dp_cp": 4}.items():
-        assert f"`{name}` has 1 ranks where the parallelism asks for {size}" in problem
+        assert f"`{name}` has 1 ranks where the parallelism needs {size}" in problem
     assert "expt_dp" not in problem
 
 
@@ -82,12 +82,12 @@ def test_all_problems_in_one_error_before_anything_is_built(groups: ProcessGroup
         )
     assert str(caught.value).splitlines() == [
         (
-            "`pg_collection` must hold the groups of the parallelism, but `tp` has 1 ranks where the parallelism asks "
-            "for 2; pass what `modelwright.distributed.initialize(parallelism)` returned."
+            "`pg_collection` must contain the groups of the parallelism, but `tp` has 1 ranks where the parallelism "
+            "needs 2; pass the result of `modelwright.distributed.initialize(parallelism)`."
         ),
         "`num_heads` must be divisible by `tensor`, but 3 is not; use 4.",
         (
-            "`wrap.kind: fsdp2` shards parameters of one number format together, but `precision.keep_float32` leaves "
+            "`wrap.kind: fsdp2` shards parameters of one dtype together, but `precision.keep_float32` leaves "
             "some of the bfloat16 model in float32; leave it out, or use `ddp`."
         ),
     ]

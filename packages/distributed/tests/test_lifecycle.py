@@ -139,7 +139,7 @@ def test_groups_are_checked_before_anything_is_built(groups: ProcessGroupCollect
     def build_stage(vp_stage: int | None) -> nn.Module:
         raise AssertionError("built all the same")
 
-    with pytest.raises(BuildError, match="`tp` has 1 ranks where the parallelism asks for 2; pass"):
+    with pytest.raises(BuildError, match="`tp` has 1 ranks where the parallelism needs 2; pass"):
         build(groups, build_stage=build_stage, parallelism=Parallelism(tensor=2))
 
 
@@ -177,7 +177,7 @@ def test_a_pattern_that_names_nothing_is_refused(groups: ProcessGroupCollection)
     with pytest.raises(PrecisionError) as caught:
         build(groups, precision=precision, build_stage=lambda _: TinyStage(groups, engine_config(bf16=True)))
     assert str(caught.value) == (
-        "`precision.keep_float32` must name parameters of the model, but '*linaer*' matches none of its 3; they are "
+        "`precision.keep_float32` must match parameters of the model, but '*linaer*' matches none of its 3; they are "
         "named like `linear.bias`."
     )
 
@@ -192,8 +192,7 @@ def test_fsdp2_refuses_two_number_formats(groups: ProcessGroupCollection) -> Non
     with pytest.raises(WrapError) as caught:
         build(groups, hook, wrap=TorchFSDP2())
     assert str(caught.value) == (
-        "`wrap.kind: fsdp2` shards parameters of one number format together, but the model has float16 and float32; "
-        "use `ddp`."
+        "`wrap.kind: fsdp2` shards parameters of one dtype together, but the model has float16 and float32; use `ddp`."
     )
 
 

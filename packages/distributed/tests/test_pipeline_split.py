@@ -63,6 +63,7 @@ def test_uneven_stages_must_add_up() -> None:
     with pytest.raises(StageError) as caught:
         staged_pattern("*-" * 6, Parallelism(pipeline=2, stages=(1, 2)), unit=2)
     assert str(caught.value) == (
-        "`stages` must add up to the layers of the model, but they hold 6 of the 12 layers of '*-*-*-*-*-*-'; change "
+        "`stages` must add up to the layers of the model, but they contain 6 of the 12 layers of '*-*-*-*-*-*-'; "
+        "change "
         "`parallelism.stages`."
     )

@@ -67,7 +67,7 @@ def test_the_exception_of_a_rank_arrives(pool: RankPool) -> None:
 
 
 def test_an_answer_that_cannot_be_sent(pool: RankPool) -> None:
-    with pytest.raises(RankError, match="rank 0:\nwhat a rank returns must be picklable, but its answer is not: "):
+    with pytest.raises(RankError, match="rank 0:\nthe result of a rank must be picklable, but is not: "):
         pool.run(jobs.unpicklable, ranks=1)
 
 

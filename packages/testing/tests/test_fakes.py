@@ -1,4 +1,4 @@
-"""The fakes stand in for the engine where a part is built, and are loaded without it."""
+"""The fakes replace the engine's objects when a part is built, and are loaded without the engine."""
 
 import subprocess
 import sys
@@ -43,7 +43,7 @@ def test_further_fields_of_the_config() -> None:
     assert config.window_size == (4, 0)
     with pytest.raises(AttributeError) as caught:
         _ = config.moe_router_topk
-    assert str(caught.value).startswith("`FakeConfig` must be given `moe_router_topk` to be asked for it: it has ")
+    assert str(caught.value).startswith("`FakeConfig` must be given `moe_router_topk` before it is read, but has only ")
 
 
 def test_the_fakes_load_neither_torch_nor_the_engine() -> None:

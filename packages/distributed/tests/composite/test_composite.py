@@ -284,13 +284,14 @@ def test_groups_of_another_composite_are_refused() -> None:
     with pytest.raises(CompositeError) as caught:
         CompositeModelBuilder({"whole": plan(0, 8)}).build_distributed_models(groups)
     assert str(caught.value) == (
-        "`groups` must be what `initialize` of this builder returned, for `whole`, but is for `vision`, `audio`, "
-        "`language`."
+        "`groups` must be the result of `initialize` of this builder, for `whole`, but is for `vision`, `audio`, "
+        "`language`; call `initialize` and pass its result."
     )
 
 
 def refusal(modules: dict[str, ModulePlan], monkeypatch: pytest.MonkeyPatch, world_size: int = WORLD) -> list[str]:
     """What is refused, with no process in a job yet."""
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", str(world_size))
     with pytest.raises(CompositeError) as caught:
         CompositeModelBuilder(modules).initialize()
@@ -301,64 +302,64 @@ def refusal(modules: dict[str, ModulePlan], monkeypatch: pytest.MonkeyPatch, wor
 @pytest.mark.parametrize(
     ("modules", "problem"),
     [
-        ({}, "`modules` must name a module at least, but is empty; give a `ModulePlan` for each name."),
+        ({}, "`modules` must have at least one module, but is empty; pass a `ModulePlan` for each name."),
         (
             {"my gpt": plan(8)},
-            "the name of a module must be an identifier, but 'my gpt' is none; use letters, digits and `_`.",
+            "the name of a module must be an identifier, but is 'my gpt'; use letters, digits and `_`.",
         ),
         (
             {"a": plan(8), "b": plan(0)},
             (
-                "`ranks` of module `b` must be consecutive ranks, one at least, but is range(0, 0); use "
+                "`ranks` of module `b` must be at least one rank, and consecutive, but is range(0, 0); use "
                 "`range(first, last + 1)`."
             ),
         ),
         (
             {"a": plan(0, 8), "b": plan(8, 9)},
             (
-                "`ranks` of module `b` must lie within 0-7, those of the job, but is 8; move the module, or launch "
+                "`ranks` of module `b` must be within the ranks of the job, 0-7, but is 8; move the module, or launch "
                 "more processes."
             ),
         ),
         (
             {"a": plan(3, tensor=2), "b": plan(3, 8)},
             (
-                "`ranks` of module `a` must be a multiple of 2 in number, as its `parallelism` asks, but 0-2 are 3; "
+                "the number of `ranks` of module `a` must be a multiple of 2 by its `parallelism`, but is 3 (0-2); "
                 "change the ranks or an axis."
             ),
         ),
         (
             {"a": plan(8, tensor=2, data=2)},
             (
-                "`ranks` of module `a` must be 4 in number, as its `parallelism` asks, but 0-7 are 8; change the ranks "
+                "the number of `ranks` of module `a` must be 4 by its `parallelism`, but is 8 (0-7); change the ranks "
                 "or an axis."
             ),
         ),
         (
             {"a": plan(6, expert=4), "b": plan(6, 8)},
             (
-                "`ranks` of module `a` must be a multiple of 4 in number, as its `parallelism` asks, but 0-5 are 6; "
+                "the number of `ranks` of module `a` must be a multiple of 4 by its `parallelism`, but is 6 (0-5); "
                 "change the ranks or an axis."
             ),
         ),
         (
             {"a": plan(0, 6), "b": plan(4, 8)},
             (
-                "modules `a` and `b` must stand on the same ranks or have none in common, but share 4-5 of 0-5 and "
+                "modules `a` and `b` must be on the same ranks or have none in common, but share 4-5 of 0-5 and "
                 "4-7; move one of them."
             ),
         ),
         (
             {"a": plan(1, 3), "b": plan(4, 6)},
             (
-                "every rank of the job must hold a module, but 0, 3, 6-7 of 0-7 hold none; extend a module's `ranks`, "
+                "every rank of the job must have a module, but 0, 3, 6-7 of 0-7 have none; extend a module's `ranks`, "
                 "or launch fewer processes."
             ),
         ),
         (
             {"a": plan(7)},
             (
-                "every rank of the job must hold a module, but 7 of 0-7 holds none; extend a module's `ranks`, or "
+                "every rank of the job must have a module, but 7 of 0-7 has none; extend a module's `ranks`, or "
                 "launch fewer processes."
             ),
         ),
@@ -366,7 +367,7 @@ def refusal(modules: dict[str, ModulePlan], monkeypatch: pytest.MonkeyPatch, wor
         (
             {"a": plan(8, wrap=TorchFSDP2(), precision=Precision(params="bfloat16", keep_float32=("*",)))},
             (
-                "in module `a`: `wrap.kind: fsdp2` shards parameters of one number format together, but "
+                "in module `a`: `wrap.kind: fsdp2` shards parameters of one dtype together, but "
                 "`precision.keep_float32` leaves some of the bfloat16 model in float32; leave it out, or use `ddp`."
             ),
         ),
@@ -381,14 +382,14 @@ def test_all_problems_come_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     found = refusal(modules, monkeypatch)
     assert [problem.partition(", but ")[0] for problem in found] == [
         "the name of a module must be an identifier",
-        "`ranks` of module `1st` must be a multiple of 2 in number, as its `parallelism` asks",
+        "the number of `ranks` of module `1st` must be a multiple of 2 by its `parallelism`",
         "the name of a module must be an identifier",
-        "`ranks` of module `third` must lie within 0-7, those of the job",
-        "`ranks` of module `odd` must be consecutive ranks, one at least",
-        "modules `1st` and `2nd` must stand on the same ranks or have none in common",
-        "modules `1st` and `odd` must stand on the same ranks or have none in common",
-        "modules `2nd` and `odd` must stand on the same ranks or have none in common",
-        "every rank of the job must hold a module",
+        "`ranks` of module `third` must be within the ranks of the job, 0-7",
+        "`ranks` of module `odd` must be at least one rank, and consecutive",
+        "modules `1st` and `2nd` must be on the same ranks or have none in common",
+        "modules `1st` and `odd` must be on the same ranks or have none in common",
+        "modules `2nd` and `odd` must be on the same ranks or have none in common",
+        "every rank of the job must have a module",
     ]
 
 

@@ -52,7 +52,7 @@ def test_a_pattern_that_names_nothing(groups: ProcessGroupCollection, hook: Any)
         trained(groups, hook("linear.*", "norm.*"))
     assert str(caught.value) == (
         f"hook `{name} linear.* norm.*` failed in phase before_wrap on rank 0: FreezeError: `{name}` must be given "
-        "patterns that name parameters of the model, but 'norm.*' matches none of its 3; they are named like "
+        f"patterns that match parameters of the model, but 'norm.*' matches none of its 3; they are named like "
         "`linear.bias`."
     )
 

@@ -195,7 +195,7 @@ def test_a_marked_weight_that_nothing_describes_is_refused() -> None:
         drawn(Forgetful(4, 4))
     assert str(caught.value) == (
         "`sharded_state_dict` of `Forgetful` must describe every parameter that an `init_method` was called on, in "
-        "the parameter's own memory, but does not hold all of `weight`; describe it, or give it its values without "
+        "the parameter's own memory, but does not cover `weight`; describe it, or set its values without "
         "`config.init_method`."
     )
 

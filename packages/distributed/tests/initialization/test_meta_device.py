@@ -126,6 +126,6 @@ def test_a_tensor_from_elsewhere_is_refused() -> None:
     with pytest.raises(MetaError) as caught:
         MetaBuild().materialize([module])
     assert str(caught.value) == (
-        "`weight` must be made while the build is recorded, but is a meta tensor from elsewhere; make it in the "
+        "`weight` must be made while the build is recorded, but is another meta tensor; make it in the "
         "module's own constructor, and materialize a build once."
     )

@@ -123,7 +123,7 @@ def test_a_stage_without_the_config_of_the_engine(groups: ProcessGroupCollection
     with pytest.raises(WrapError) as caught:
         wrap_stages(MegatronDDP(), [nn.Linear(2, 2)], groups)
     assert str(caught.value) == (
-        "a stage that the engine wraps must carry the engine's config as `config`, but Linear does not; set it in "
+        "a stage that the engine wraps must have the engine's config as `config`, but Linear has none; set it in "
         "`build_model`, or use `wrap: {kind: none}`."
     )
 

@@ -1,8 +1,8 @@
-"""Distributed building: process groups, stages, precision, wrapping, and a CPU runtime for the real engine.
+"""Distributed building: process groups, the pipeline split, initialization, dtypes, data-parallel wrappers.
 
-`initialize(parallelism)` joins the job and makes the groups, `build_stages` is the lifecycle that every family's
-builder runs, `CompositeModelBuilder` builds several modules on ranks of their own, `cpu_runtime()` lets all of it run
-without a GPU. Each name is imported when it is first used: starting local ranks does not load the engine.
+`initialize(parallelism)` joins the job and makes the groups. `build_stages` is the lifecycle that the builder of every
+family runs. `CompositeModelBuilder` builds several modules, each on its own ranks. Each name is imported when it is
+first used, so that starting local ranks does not load Megatron-Core.
 """
 
 from typing import TYPE_CHECKING
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from modelwright.distributed.dtypes import PrecisionError, in_precision
     from modelwright.distributed.groups import finalize, initialize, virtual_stages
     from modelwright.distributed.hooks.freezing import FreezeError, freeze, train_only
-    from modelwright.distributed.initialization.full_state_dict import WholeStateError, load_whole_state, local_shards
-    from modelwright.distributed.initialization.layout_free import (
-        InitializationError,
+    from modelwright.distributed.initialization.distributions import (
         LayoutFreeInit,
         NormalInit,
         UniformInit,
         deferred_initialization,
-        initialize_parameters,
     )
+    from modelwright.distributed.initialization.full_state_dict import StateDictError, load_full_state_dict
+    from modelwright.distributed.initialization.layout_free import InitializationError, initialize_parameters
     from modelwright.distributed.initialization.meta_device import MetaBuild, MetaError
+    from modelwright.distributed.initialization.shards import local_shards
     from modelwright.distributed.lifecycle import build_stages
-    from modelwright.distributed.phase_barrier import BuildError
+    from modelwright.distributed.phase_barrier import BuildError, PhaseBarrier
     from modelwright.distributed.pipeline_split import StageError, layers_of, staged_pattern
     from modelwright.distributed.rank_pool import RankError, RankPool, run_ranks
     from modelwright.distributed.wrappers.data_parallel import (
@@ -58,12 +58,13 @@ __all__ = [
     "ModuleGroups",
     "ModulePlan",
     "NormalInit",
+    "PhaseBarrier",
     "PrecisionError",
     "RankError",
     "RankPool",
     "StageError",
+    "StateDictError",
     "UniformInit",
-    "WholeStateError",
     "WrapError",
     "build_problems",
     "build_stages",
@@ -76,7 +77,7 @@ __all__ = [
     "initialize",
     "initialize_parameters",
     "layers_of",
-    "load_whole_state",
+    "load_full_state_dict",
     "local_shards",
     "run_ranks",
     "seed_random_states",

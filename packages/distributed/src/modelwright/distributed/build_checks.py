@@ -1,4 +1,4 @@
-"""What can be known to be wrong before anything is allocated: config, groups and wrap, held side by side."""
+"""Problems of a build that are known before anything is allocated, from config, process groups and wrapper."""
 
 import dataclasses
 import hashlib
@@ -18,14 +18,14 @@ def build_problems(
     precision: Precision,
     wrap: Wrap,
 ) -> Iterator[str]:
-    """Everything that keeps a model from being built on these groups.
+    """Yield every problem that keeps a model from being built on these groups.
 
     Args:
-        config: The model.
+        config: Config of the model.
         pg_collection: The process groups of this rank.
         parallelism: Sizes of the axes.
-        precision: Number format of the parameters.
-        wrap: How the stages become data-parallel.
+        precision: Dtype of the parameters.
+        wrap: Data-parallel wrapper of the stages.
 
     Yields:
         A sentence for each problem.
@@ -36,26 +36,26 @@ def build_problems(
 
 
 def group_problems(pg_collection: ProcessGroupCollection, parallelism: Parallelism) -> Iterator[str]:
-    """Compare the groups that were given with the axes that were asked for.
+    """Compare the given groups with the sizes of the axes.
 
-    The engine's own check asks `hasattr`, which a collection answers with True for a group that is None.
+    The engine's own check uses `hasattr`, which is true for a group that is None.
 
     Args:
         pg_collection: The groups of this rank.
         parallelism: Sizes of the axes.
 
     Yields:
-        One sentence that names every group that is missing or of another size, if there is one.
+        One sentence with every group that is missing or has another size, if there is one.
     """
     found = [f"`{name}` is not set" for name in _NEEDED if _size(pg_collection, name) is None]
     for name, wanted in _sizes(pg_collection, parallelism).items():
         given = _size(pg_collection, name)
         if given is not None and given != wanted:
-            found.append(f"`{name}` has {given} ranks where the parallelism asks for {wanted}")
+            found.append(f"`{name}` has {given} ranks where the parallelism needs {wanted}")
     if found:
         yield (
-            f"`pg_collection` must hold the groups of the parallelism, but {'; '.join(found)}; "
-            "pass what `modelwright.distributed.initialize(parallelism)` returned."
+            f"`pg_collection` must contain the groups of the parallelism, but {'; '.join(found)}; "
+            "pass the result of `modelwright.distributed.initialize(parallelism)`."
         )
 
 
@@ -63,7 +63,7 @@ _NEEDED = ("tp", "pp", "cp", "ep", "dp", "dp_cp")
 
 
 def _sizes(pg_collection: ProcessGroupCollection, parallelism: Parallelism) -> dict[str, int]:
-    """The size of each axis; the copies that `data` leaves open are those of the group that was given."""
+    """Return the size of each group; where `data` is None, that of the given data-parallel group counts."""
     sizes = {"tp": parallelism.tensor, "pp": parallelism.pipeline, "cp": parallelism.context, "ep": parallelism.expert}
     data = parallelism.data or _size(pg_collection, "dp")
     if data is None:
@@ -76,19 +76,16 @@ def _sizes(pg_collection: ProcessGroupCollection, parallelism: Parallelism) -> d
 
 
 def _size(pg_collection: ProcessGroupCollection, name: str) -> int | None:
-    """How many ranks a group has, None where it is not set; the engine types every group as set."""
+    """Return the number of ranks of a group, None where it is not set; the engine types every group as set."""
     group = getattr(pg_collection, name)
     return None if group is None else int(group.size())
 
 
 def facts(**values: object) -> dict[str, str]:
-    """What must be the same on every rank, in a form short enough to send.
+    """Return a digest of each value that must be the same on every rank, short enough to send.
 
     Args:
         **values: Dataclasses and plain values by name; of any other object only the class counts.
-
-    Returns:
-        A digest of each.
     """
     return {name: hashlib.sha256(_written(value).encode()).hexdigest() for name, value in values.items()}
 

@@ -1,7 +1,8 @@
-"""Context parallelism: which positions of a sequence each rank holds.
+"""Context parallelism: which positions of a sequence each rank computes.
 
-As the engine cuts it (get_batch_on_this_cp_rank, get_pos_emb_on_this_cp_rank): 2 × size chunks, of which a rank holds
-one from the front and its mirror image from the back, so that causal attention costs every rank the same.
+The sequence is cut as in the engine (get_batch_on_this_cp_rank, get_pos_emb_on_this_cp_rank): into 2 × size chunks. A
+rank gets one chunk from the front and its mirror image from the back, so that causal attention costs all ranks the
+same.
 """
 
 import torch
@@ -9,15 +10,15 @@ from torch import Tensor
 
 
 def context_positions(seq_length: int, *, rank: int, size: int) -> Tensor:
-    """The positions of one rank, in the order in which it holds them.
+    """Return the positions of one rank, in the order in which it stores them.
 
     Args:
-        seq_length: Of the whole sequence; a multiple of 2 × `size`, unless `size` is 1.
+        seq_length: Length of the whole sequence; a multiple of 2 × `size`, unless `size` is 1.
         rank: Context-parallel rank.
-        size: How many of them.
+        size: Number of context-parallel ranks.
 
     Returns:
-        [seq_length / size], int64.
+        Positions, [seq_length / size], int64.
     """
     positions = torch.arange(seq_length)
     if size == 1:

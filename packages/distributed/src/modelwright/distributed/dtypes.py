@@ -1,6 +1,7 @@
-"""Precision: the number format of a stage's parameters, and which of them stay in float32.
+"""Dtypes of a stage's parameters, and which of them stay in float32.
 
-What stays is float32 from before it is initialized, so it is drawn in float32 and never cast down and back.
+A parameter that stays in float32 is float32 before it is initialized, so it is drawn in float32 and never cast down and
+back.
 """
 
 import functools
@@ -18,18 +19,18 @@ from modelwright.protocols import ModelwrightError
 
 
 class PrecisionError(ModelwrightError):
-    """A pattern that names no parameter, or a precision that nothing implements."""
+    """A pattern that matches no parameter, or a precision that nothing implements."""
 
 
 def kept_in_float32(stage: nn.Module, precision: Precision) -> list[nn.Parameter]:
     """Make the declared parameters of a stage float32.
 
     Args:
-        stage: Built, not yet initialized.
-        precision: Whose `keep_float32` declares them.
+        stage: The built stage, not yet initialized.
+        precision: Dtype of the parameters; its `keep_float32` declares which stay.
 
     Returns:
-        The parameters that stay, for `with_precision`; none when all are float32 anyway.
+        The parameters that stay, for `with_precision`. Empty when all are float32 anyway.
     """
     if precision.params == "float32":
         return []
@@ -44,9 +45,9 @@ def check_patterns(stages: Sequence[nn.Module], precision: Precision, pipeline: 
     """Refuse a pattern that matches on no stage of the pipeline.
 
     Args:
-        stages: Of this rank.
-        precision: Whose patterns are checked.
-        pipeline: The group of the stages.
+        stages: The stages of this rank.
+        precision: Dtype of the parameters, with the patterns to check.
+        pipeline: The group of the pipeline's stages.
 
     Raises:
         PrecisionError: A pattern matches no parameter.
@@ -55,21 +56,21 @@ def check_patterns(stages: Sequence[nn.Module], precision: Precision, pipeline: 
         precision.keep_float32, [name for stage in stages for name, _ in stage.named_parameters()], pipeline
     )
     if idle:
-        raise PrecisionError(f"`precision.keep_float32` must name parameters of the model, but {idle}.")
+        raise PrecisionError(f"`precision.keep_float32` must match parameters of the model, but {idle}.")
 
 
 @functools.singledispatch
 def in_precision(precision: object, stage: nn.Module) -> nn.Module:
-    """The stage in its number format; the engine's wrapper also casts what goes in and out of it.
+    """Cast a stage to its dtype, in a wrapper that also casts its inputs and outputs.
 
-    A class derived from `Precision` brings a wrapper of its own: `in_precision.register(MyPrecision)`.
+    A class derived from `Precision` registers a custom wrapper: `in_precision.register(MyPrecision)`.
 
     Args:
-        precision: Number format of the parameters.
-        stage: Initialized.
+        precision: Dtype of the parameters.
+        stage: The initialized stage.
 
     Returns:
-        The stage, in the engine's `Float16Module` unless all is float32.
+        The stage, in the engine's `Float16Module` unless the dtype is float32.
 
     Raises:
         PrecisionError: `precision` is not a `Precision`.
@@ -83,18 +84,18 @@ def _(precision: Precision, stage: nn.Module) -> nn.Module:
 
 
 def with_precision(stage: nn.Module, precision: Precision, kept: Sequence[nn.Parameter]) -> nn.Module:
-    """`in_precision`, except for what stays in float32.
+    """Cast a stage to its dtype, except for the parameters that stay in float32.
 
     Args:
-        stage: Initialized.
-        precision: Number format of the parameters.
-        kept: What stays in float32.
+        stage: The initialized stage.
+        precision: Dtype of the parameters.
+        kept: Parameters that stay in float32, from `kept_in_float32`.
 
     Returns:
         The stage in its wrapper.
     """
-    whole: list[tuple[nn.Parameter, torch.Tensor]] = [(parameter, parameter.data) for parameter in kept]
+    originals: list[tuple[nn.Parameter, torch.Tensor]] = [(parameter, parameter.data) for parameter in kept]
     wrapped = in_precision(precision, stage)
-    for parameter, values in whole:
+    for parameter, values in originals:
         parameter.data = values
     return wrapped

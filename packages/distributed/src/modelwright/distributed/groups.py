@@ -1,4 +1,4 @@
-"""Process groups: from the sizes of the axes to the engine's collection of groups.
+"""Process groups: joining the job, and making the engine's collection of groups from the sizes of the axes.
 
 The engine keeps groups in module globals that several of its paths read even when a collection is passed, so
 `initialize` fills both from one description and `finalize` empties both.
@@ -29,13 +29,14 @@ def initialize(
 ) -> ProcessGroupCollection:
     """Join the job and make this rank's process groups.
 
-    Reads `RANK`, `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT` as torch's launcher sets them; without them the job is
-    this one process. Uses nccl where CUDA is usable and gloo elsewhere, where the caller stands in `cpu_runtime()`.
+    Reads `RANK`, `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT` as torch's launcher sets them. Without them the job is
+    this one process. Uses NCCL where CUDA is usable. Elsewhere it uses gloo, and the caller must be inside
+    `cpu_runtime()`.
 
     Args:
         parallelism: Sizes of the axes.
-        seed: Of the random states that dropout draws from.
-        timeout: After which a collective that waits for a dead rank fails.
+        seed: Seed of the random states that dropout uses.
+        timeout: Time after which a collective that waits for a dead rank fails.
 
     Returns:
         The groups of this rank.
@@ -43,7 +44,7 @@ def initialize(
     Raises:
         ConfigError: The number of processes is not a multiple of what the parallelism needs.
     """
-    parallelism.world_size(job_size())
+    parallelism.check_world_size(job_size())
     join(timeout)
     parallel_state.destroy_model_parallel()
     parallel_state.initialize_model_parallel(
@@ -61,11 +62,14 @@ def initialize(
 
 
 def finalize() -> None:
-    """Leave the job: empty the engine's groups and end torch's; nothing happens when there are none."""
+    """Leave the job: destroy the groups of the engine and torch, and undo what `initialize` changed in the process.
+
+    Nothing happens when there are no groups.
+    """
     parallel_state.destroy_model_parallel()
     parallel_state.destroy_global_memory_buffer()
     if torch.distributed.is_initialized():
-        # The engine keeps the groups of its bridges by their ranks, and would take those of this job for the next one.
+        # The engine caches the groups of its bridges by their ranks, and would use those of this job in the next one.
         BridgeCommunicator.destroy_broadcast_pgs()
         BridgeCommunicator.destroy_bridge_pgs()
         torch.distributed.destroy_process_group()
@@ -74,15 +78,17 @@ def finalize() -> None:
 
 
 def virtual_stages(parallelism: Parallelism) -> int | None:
-    """The number of virtual stages as the engine wants it: None when there is one."""
+    """Return the number of virtual stages in the engine's form: None for one."""
     return parallelism.virtual_pipeline if parallelism.virtual_pipeline > 1 else None
 
 
 def join(timeout: datetime.timedelta) -> None:
-    """Join the job that this process was started in, or make it one of its own; nothing happens when it has joined.
+    """Join the job that this process was started in, else a job of this one process.
+
+    Nothing happens when the process has joined a job already.
 
     Args:
-        timeout: After which a collective that waits for a dead rank fails.
+        timeout: Time after which a collective that waits for a dead rank fails.
     """
     track_losses_of_every_model()
     if torch.distributed.is_initialized():

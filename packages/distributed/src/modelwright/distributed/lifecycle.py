@@ -1,8 +1,8 @@
 """The lifecycle of a distributed build, in one function that every family uses.
 
-Check what can be checked, build the stages, initialize them, run the `before_wrap` hooks, give every parameter its
-tensor-parallel attributes, apply the precision, wrap, run the `after_wrap` hooks. A hook before the wrap sees real
-values, and nothing after it overwrites them. All ranks come to the end of each phase, or all learn which did not.
+The order is: check everything that can be checked, build the stages, initialize them, run the `before_wrap` hooks, set
+tensor-parallel attributes, cast to the dtype, wrap, run the `after_wrap` hooks. A `before_wrap` hook sees real values,
+and nothing overwrites them later. All ranks reach the end of each phase, or all learn which one did not.
 """
 
 import contextlib
@@ -21,13 +21,10 @@ from modelwright.config import ModelConfig, Parallelism, Precision, Wrap
 from modelwright.distributed.build_checks import build_problems, facts
 from modelwright.distributed.dtypes import check_patterns, kept_in_float32, with_precision
 from modelwright.distributed.groups import virtual_stages
-from modelwright.distributed.initialization.layout_free import (
-    deferred_initialization,
-    initialize_parameters,
-    mark_wrapped_anew,
-)
+from modelwright.distributed.initialization.distributions import deferred_initialization, mark_rewrapped
+from modelwright.distributed.initialization.layout_free import initialize_parameters
 from modelwright.distributed.initialization.meta_device import MetaBuild
-from modelwright.distributed.phase_barrier import DEFAULT_TIMEOUT, Together
+from modelwright.distributed.phase_barrier import DEFAULT_TIMEOUT, PhaseBarrier
 from modelwright.distributed.wrappers.data_parallel import wrap_stages
 
 type StageFunction = Callable[[int | None], nn.Module]
@@ -35,7 +32,7 @@ type StageFunction = Callable[[int | None], nn.Module]
 
 @contextlib.contextmanager
 def _collector_paused() -> Generator[None]:
-    """Without Python's garbage collector, whose full round walks through all that the engine's import made, 0.2 s."""
+    """Pause Python's garbage collector: one full round over the objects of the engine's import takes 0.2 s."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -60,31 +57,31 @@ def build_stages(
     ranks: Sequence[int] | None = None,
     timeout: datetime.timedelta = DEFAULT_TIMEOUT,
 ) -> list[nn.Module]:
-    """Make all stages of this rank, initialized and wrapped.
+    """Build all stages of this rank, initialized and wrapped.
 
     Args:
-        build_stage: Makes one stage; takes the virtual stage, None when there are none.
-        config: What is built; handed to the hooks.
+        build_stage: Builds one stage; its argument is the virtual stage, None where there are none.
+        config: Config of the model, passed to the hooks.
         pg_collection: The process groups of this rank.
         parallelism: Sizes of the axes.
-        precision: Number format of the parameters.
-        wrap: How the stages become data-parallel.
-        hooks: Run in order, each in its phase.
-        seed: What the initial values are a function of.
-        meta: Build on the meta device first, so that no memory is taken before all of the model is known to stand.
-        ranks: Those of the job that build this model; those of the groups when None.
-        timeout: How long a rank waits for the others at the end of a phase.
+        precision: Dtype of the parameters.
+        wrap: Data-parallel wrapper of the stages.
+        hooks: Hooks, run in order, each in its phase.
+        seed: Seed of the initial values, which depend on it and on a parameter's full name only.
+        meta: Build on the meta device first, so that no memory is allocated before the whole model is known to build.
+        ranks: Ranks of the job that build this model. None: those of the groups.
+        timeout: Longest time that a rank waits for the others at the end of a phase.
 
     Returns:
-        One wrapped module per virtual stage, the first stage first.
+        One wrapped module per virtual stage, in the order of the pipeline.
 
     Raises:
-        BuildError: Config, groups and wrap do not fit each other, or another rank failed or did not come.
+        BuildError: Config, groups and wrapper do not fit each other, or another rank failed or timed out.
         HookError: A hook failed.
-        WrapError: The wrap strategy does not fit the stages.
+        WrapError: The wrapper does not fit the stages.
     """
-    together = Together(_ranks_of(pg_collection) if ranks is None else ranks, timeout=timeout)
-    together.agree(
+    barrier = PhaseBarrier(_ranks_of(pg_collection) if ranks is None else ranks, timeout=timeout)
+    barrier.agree(
         "checks",
         build_problems(config, pg_collection, parallelism=parallelism, precision=precision, wrap=wrap),
         **facts(config=config, parallelism=parallelism, precision=precision, wrap=wrap, seed=seed),
@@ -97,37 +94,37 @@ def build_stages(
         rank=torch.distributed.get_rank(),
         stages=tuple(pg_collection.pp.rank() + i * parallelism.pipeline for i in range(parallelism.virtual_pipeline)),
     )
-    with together.phase("build"):
+    with barrier.phase("build"):
         stages = _built(build_stage, virtual_stages(parallelism), meta=meta)
-    with together.phase("initialize"):
+    with barrier.phase("initialize"):
         check_patterns(stages, precision, pg_collection.pp)
         kept = [kept_in_float32(stage, precision) for stage in stages]
         initialize_parameters(stages, pg_collection, seed=seed)
-    with together.phase("before_wrap"):
+    with barrier.phase("before_wrap"):
         stages = run_hooks(hooks, "before_wrap", stages, context)
-    with together.phase("wrap"):
+    with barrier.phase("wrap"):
         for stage in stages:
             for parameter in stage.parameters():
                 tensor_parallel.set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
         stages = [with_precision(stage, precision, keep) for stage, keep in zip(stages, kept, strict=True)]
         stages = wrap_stages(wrap, stages, pg_collection)
-    with together.phase("after_wrap"):
+    with barrier.phase("after_wrap"):
         return run_hooks(hooks, "after_wrap", stages, context)
 
 
 def _ranks_of(pg_collection: ProcessGroupCollection) -> list[int] | None:
-    """All ranks of the model: the engine has them in one group for its optimizer; None where it is not set."""
+    """Return all ranks of the model, which the engine has in one group for its optimizer; None where it is not set."""
     group: Any = pg_collection.intra_dist_opt  # typed as set
     return None if group is None else torch.distributed.get_process_group_ranks(group)
 
 
 def _built(build_stage: StageFunction, virtual: int | None, *, meta: bool) -> list[nn.Module]:
-    """The stages, with memory, their weights marked but not drawn."""
+    """Return the stages with memory; their weights are marked with their distribution and not yet drawn."""
 
     def build() -> list[nn.Module]:
-        # A part that did not ask for a device was made on the CPU.
+        # A part that names no device was made on the CPU.
         stages = [build_stage(i if virtual else None).cuda() for i in range(virtual or 1)]
-        mark_wrapped_anew(stages)
+        mark_rewrapped(stages)
         return stages
 
     with deferred_initialization():

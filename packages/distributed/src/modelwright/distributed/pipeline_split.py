@@ -1,8 +1,8 @@
-"""Stages: which layers of a stack pattern each virtual pipeline rank holds.
+"""The pipeline split: which layers of a stack pattern each stage contains.
 
-The engine takes a pattern with `|` at the boundaries and hands segment `vp_stage * pipeline + pp_rank` to each stage.
-`staged_pattern` puts boundaries into a pattern that has none, even ones or as `stages` says; `layers_of` says what a
-stage holds.
+The engine accepts a pattern with `|` between stages and gives segment `vp_stage * pipeline + pp_rank` to each stage.
+`staged_pattern` inserts boundaries into a pattern without them, evenly or by `stages`. `layers_of` returns the layers
+of one stage.
 """
 
 import itertools
@@ -14,23 +14,23 @@ BOUNDARY = "|"
 
 
 class StageError(ModelwrightError):
-    """The layers of a pattern cannot be divided into the stages that were asked for."""
+    """The layers of a pattern cannot be divided into the requested stages."""
 
 
 def staged_pattern(pattern: str, parallelism: Parallelism, *, unit: int = 1) -> str:
-    """Put a boundary between each stage and the next.
+    """Insert a boundary between each stage and the next.
 
     Args:
-        pattern: One symbol per layer; boundaries that it holds already stay, but where there is one stage they mean
-            nothing and go: a model that was trained on a pipeline is read on one process.
+        pattern: One symbol per layer. Boundaries in it are kept, except that one stage has none: a model that was
+            trained on a pipeline can be loaded by one process.
         parallelism: Sizes of the axes.
-        unit: Symbols that stay together (2 for a transformer block, attention and MLP).
+        unit: Number of symbols that stay together (2 for a transformer block of attention and MLP).
 
     Returns:
         The pattern with `pipeline * virtual_pipeline - 1` boundaries.
 
     Raises:
-        StageError: The units do not divide by the stages, or given boundaries make another number of stages.
+        StageError: The units cannot be divided into the stages, or the pattern has boundaries for another number.
     """
     count = parallelism.pipeline * parallelism.virtual_pipeline
     if count == 1:
@@ -53,21 +53,21 @@ def staged_pattern(pattern: str, parallelism: Parallelism, *, unit: int = 1) -> 
 def _uneven(pattern: str, sizes: list[int]) -> str:
     if sum(sizes) != len(pattern):
         raise StageError(
-            f"`stages` must add up to the layers of the model, but they hold {sum(sizes)} of the {len(pattern)} layers "
-            f"of {pattern!r}; change `parallelism.stages`."
+            f"`stages` must add up to the layers of the model, but they contain {sum(sizes)} of the {len(pattern)} "
+            f"layers of {pattern!r}; change `parallelism.stages`."
         )
     ends = list(itertools.accumulate(sizes))
     return BOUNDARY.join(pattern[end - size : end] for end, size in zip(ends, sizes, strict=True))
 
 
 def layers_of(pattern: str, parallelism: Parallelism, pp_rank: int, vp_stage: int = 0) -> tuple[int, str]:
-    """What one stage holds.
+    """Return the layers of one stage.
 
     Args:
-        pattern: With boundaries, as `staged_pattern` makes it.
+        pattern: Pattern with boundaries, from `staged_pattern`.
         parallelism: Sizes of the axes.
         pp_rank: Pipeline rank.
-        vp_stage: Virtual stage of that rank.
+        vp_stage: Virtual stage of that rank, from 0.
 
     Returns:
         The index of its first layer in the whole model, and one symbol per layer.

@@ -1,8 +1,8 @@
 """`RankPool`: real processes that run one distributed function after another.
 
-Starting a process and importing the engine costs more than most tests, so a pool starts its processes once; each `run`
-gives them a fresh store and fresh process groups, runs a function on every rank inside the CPU runtime where there is
-no GPU, and takes everything down again.
+Starting a process and importing the engine costs more than most tests, so a pool starts its processes once. Each `run`
+gives them a new store, runs a function on every rank (inside the CPU runtime where there is no GPU), and destroys the
+process groups that the function made.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ DEFAULT_TIMEOUT = 300.0
 
 
 class RankError(AssertionError):
-    """A rank raised, died or did not answer in time; the message holds what each of them said."""
+    """A rank raised, died or timed out; the message contains the traceback of each."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class _Task:
 
 
 class RankPool:
-    """Processes that stand ready to be the ranks of a job; a context manager.
+    """Processes that are ready to be the ranks of a job; a context manager.
 
     Args:
-        ranks: How many processes.
-        threads: CPU threads of each.
+        ranks: Number of processes.
+        threads: CPU threads per process.
     """
 
     def __init__(self, ranks: int = 2, *, threads: int = 1) -> None:
@@ -60,16 +60,17 @@ class RankPool:
         """Run a function as every rank of a job.
 
         Args:
-            function: Importable by name; called once per rank with `args`, process groups not yet made.
-            *args: Picklable.
-            ranks: How many of the pool's processes take part; all when None.
+            function: A function that can be imported by name; called once per rank with `args`, before there are
+                process groups. Its result must be picklable, with tensors on the CPU.
+            *args: Picklable arguments of the function.
+            ranks: Number of processes of the pool that take part. None: all.
             timeout: Seconds after which the pool is ended.
 
         Returns:
-            What each rank returned, by rank; picklable, tensors on the CPU.
+            The result of each rank, by rank.
 
         Raises:
-            RankError: A rank failed; the pool starts anew at the next run.
+            RankError: A rank failed. The pool starts new processes at the next run.
         """
         count = self.ranks if ranks is None else ranks
         if not 1 <= count <= self.ranks:
@@ -82,7 +83,7 @@ class RankPool:
 
         with LocalStore() as store:
             for rank, (_, pipe) in enumerate(self._workers[:count]):
-                with contextlib.suppress(ConnectionError):  # of a dead process; `_collect` finds that out
+                with contextlib.suppress(ConnectionError):  # of a dead process, which `_collect` reports
                     pipe.send(_Task(function, args, store.environment(rank, count)))
             answers = self._collect(count, timeout)
         failed = [f"rank {rank}:\n{text}" for rank, (ok, text) in sorted(answers.items()) if not ok]
@@ -93,7 +94,7 @@ class RankPool:
         return [answers[rank][1] for rank in range(count)]
 
     def _collect(self, count: int, timeout: float) -> dict[int, tuple[bool, Any]]:
-        """Answers by rank; stops at the first failure, since the other ranks may wait for that one forever."""
+        """Return answers by rank, up to the first failure, since the other ranks may wait for that rank forever."""
         answers: dict[int, tuple[bool, Any]] = {}
         waiting = {rank: pipe for rank, (_, pipe) in enumerate(self._workers[:count])}
         while waiting and all(ok for ok, _ in answers.values()):
@@ -124,7 +125,7 @@ def _start(threads: int) -> tuple[BaseProcess, Connection]:
 
 
 def _answer(worker: tuple[BaseProcess, Connection]) -> tuple[bool, Any]:
-    """What a worker sent; a process that died sends nothing."""
+    """Return the answer of a worker, or the exit code of one that died."""
     process, pipe = worker
     try:
         answer: tuple[bool, Any] = pipe.recv()
@@ -135,7 +136,7 @@ def _answer(worker: tuple[BaseProcess, Connection]) -> tuple[bool, Any]:
 
 
 def _serve(pipe: Connection, threads: int) -> None:
-    """A worker: answer tasks until the pipe is closed."""
+    """Run tasks in a worker process until the pipe is closed."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     import torch
 
@@ -147,12 +148,12 @@ def _serve(pipe: Connection, threads: int) -> None:
             return
         try:
             answer: tuple[bool, Any] = (True, _as_rank(task))
-        except BaseException:  # noqa: BLE001 - told to the caller
+        except BaseException:  # noqa: BLE001 - reported to the caller
             answer = (False, traceback.format_exc())
         try:
             pipe.send(answer)
         except Exception as error:  # noqa: BLE001 - whatever pickling the answer raises
-            pipe.send((False, f"what a rank returns must be picklable, but its answer is not: {error}"))
+            pipe.send((False, f"the result of a rank must be picklable, but is not: {error}"))
 
 
 def _as_rank(task: _Task) -> Any:
@@ -170,16 +171,16 @@ def _as_rank(task: _Task) -> Any:
 def run_ranks[ResultT](
     function: Callable[..., ResultT], *args: Any, ranks: int = 2, timeout: float = DEFAULT_TIMEOUT
 ) -> list[ResultT]:
-    """Run a function as every rank of a job on processes of its own.
+    """Run a function as every rank of a job, on new processes.
 
     Args:
-        function: Importable by name; called once per rank with `args`.
-        *args: Picklable.
-        ranks: How many processes.
+        function: A function that can be imported by name; called once per rank with `args`.
+        *args: Picklable arguments of the function.
+        ranks: Number of processes.
         timeout: Seconds after which they are ended.
 
     Returns:
-        What each rank returned, by rank.
+        The result of each rank, by rank.
 
     Raises:
         RankError: A rank failed.

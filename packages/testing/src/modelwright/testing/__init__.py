@@ -1,10 +1,10 @@
-"""Test support: fakes of the engine, real ranks in one call, and the check that every layout trains the same model.
+"""Test support: fakes of Megatron-Core's objects, real ranks in one call, and the layout parity check.
 
-`fill` builds a part in its slot with a `FakeConfig` and `FakeGroups`, without the engine. `RankPool` starts processes
-once and runs one distributed function after another on them; `run_ranks` does it once. `assert_layout_parity` trains a
-run on a layout and on one rank, and compares every step.
+`fill` builds a part with the arguments of its slot, a `FakeConfig` and `FakeGroups`, without the engine. `RankPool`
+starts processes once and runs distributed functions on them one after another; `run_ranks` runs a single function.
+`assert_layout_parity` trains a run on a layout and on one rank, and compares every step.
 
-Each name is loaded with its file when it is first used (PEP 562): the fakes load neither torch nor the engine.
+Each name is loaded with its file at its first use (PEP 562). The fakes load neither torch nor the engine.
 """
 
 from typing import TYPE_CHECKING

@@ -1,7 +1,7 @@
-"""What a part needs to be built and called without the engine: a config, process groups, and a slot that calls.
+"""Fakes that build and call a part without Megatron-Core: a config, process groups, and the call of a slot.
 
-Importing this loads neither torch nor the engine. A part that annotates `config: EngineConfig` and
-`pg_collection: ProcessGroups` of modelwright.protocols takes these fakes and the engine's own alike.
+Importing this module loads neither torch nor the engine. A part that annotates `config: EngineConfig` and
+`pg_collection: ProcessGroups` of modelwright.protocols accepts these fakes and the engine's own objects.
 """
 
 import inspect
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def normal_init(weight: "Tensor") -> None:
-    """Fill a weight from a normal distribution of standard deviation 0.02, in place."""
+    """Initialize a weight in place from a normal distribution with standard deviation 0.02."""
     from torch import nn
 
     nn.init.normal_(weight, std=0.02)
@@ -26,98 +26,110 @@ def normal_init(weight: "Tensor") -> None:
 @final
 @dataclass(frozen=True, kw_only=True)
 class FakeConfig:
-    """As much of the engine's config as `EngineConfig` promises, small by default.
+    """A config with the fields of `EngineConfig`, small by default.
 
-    Args of the engine that are not here go into `more`, and are read as attributes.
+    Other fields of the engine's config are given as pairs in `more` and read as attributes.
     """
 
     num_layers: int = 2
+    """Number of layers."""
     hidden_size: int = 16
+    """Size of the hidden states."""
     num_attention_heads: int = 4
+    """Number of query heads."""
     num_query_groups: int = 4
+    """Number of key and value heads."""
     kv_channels: int = 4
+    """Size of a head."""
     ffn_hidden_size: int = 32
+    """Inner size of an MLP."""
     layernorm_epsilon: float = 1e-5
+    """Constant that norms add to the variance."""
     add_bias_linear: bool = False
+    """True if linear layers have a bias."""
     attention_dropout: float = 0.0
+    """Dropout probability of attention weights."""
     sequence_parallel: bool = False
+    """True if norms and dropouts process only a shard of the sequence."""
     init_method: "Callable[[Tensor], None]" = normal_init
+    """Function that initializes a weight in place."""
     output_layer_init_method: "Callable[[Tensor], None]" = normal_init
+    """Function that initializes, in place, the weight of a projection into the residual stream."""
     more: tuple[tuple[str, object], ...] = ()
-    """Further fields, as pairs."""
+    """Further fields, as pairs of a name and a value."""
 
     @property
     def params_dtype(self) -> "dtype":
-        """Type of the parameters: 32-bit floats."""
+        """Dtype of the parameters: float32."""
         import torch
 
         return torch.float32
 
     def __getattr__(self, name: str) -> Any:
-        """Further fields."""
+        """Return a further field."""
         for key, value in object.__getattribute__(self, "more"):
             if key == name:
                 return value
         known = ", ".join(f"`{field.name}`" for field in fields(self) if field.name != "more")
         raise AttributeError(
-            f'`FakeConfig` must be given `{name}` to be asked for it: it has {known}; pass `more=(("{name}", ...),)`.'
+            f'`FakeConfig` must be given `{name}` before it is read, but has only {known}; pass `more=(("{name}", ...),)`.'
         )
 
 
 @final
 @dataclass(frozen=True)
 class FakeGroup:
-    """A process group of one rank, or a rank of a larger one as long as nothing is communicated."""
+    """A process group of one rank, or one rank of a larger group as long as nothing is communicated."""
 
     ranks: int = 1
-    """How many there are."""
+    """Number of ranks in the group."""
     position: int = 0
-    """Which of them this is."""
+    """Rank in the group, from 0."""
 
     def size(self) -> int:
-        """How many ranks there are."""
+        """Return the number of ranks."""
         return self.ranks
 
     def rank(self) -> int:
-        """Which of them this is."""
+        """Rank in the group, from 0."""
         return self.position
 
 
 @final
 class FakeGroups:
-    """Process groups of one rank under each of the engine's names; some may be given.
+    """Process groups of one rank, under each of the engine's names.
 
         FakeGroups(tp=FakeGroup(2, 1))
 
     Args:
-        given: Groups by name, such as `tp`.
+        given: Groups that replace the fakes, by name, such as `tp`.
     """
 
     def __init__(self, **given: Any) -> None:
         self._given = given
 
     def __getattr__(self, name: str) -> Any:
-        """The group of a name."""
+        """Return the group of a name."""
         if name.startswith("_"):
             raise AttributeError(name)
         return self._given.get(name, FakeGroup())
 
 
 def fill(slot: type[object], builder: Callable[..., Any], /, *positions: object, **given: object) -> Any:
-    """Check a builder against a slot and call it as the slot does, with fakes where nothing is given.
+    """Check a builder against a slot and call it like the slot, with fakes for arguments that are not given.
 
     Args:
-        slot: A Builder, such as `MlpBuilder`.
-        builder: What to put into it.
-        positions: What the slot passes by position.
-        given: What the slot passes by keyword, where a fake will not do.
+        slot: Builder of the slot, such as `MlpBuilder`.
+        builder: Class or function that builds the part.
+        positions: Positional arguments of the slot.
+        given: Keyword arguments of the slot that replace the fakes.
 
     Returns:
-        What the builder made.
+        The part.
 
     Raises:
-        ConformanceError: If the builder does not fit.
-        TypeError: If something is given that the slot does not pass, or something is neither given nor known here.
+        ConformanceError: The builder does not fit.
+        TypeError: A given argument is not passed by the slot, or an argument has no fake and is not given.
     """
     check_conformance(slot, builder)
     passed: dict[str, object] = {}

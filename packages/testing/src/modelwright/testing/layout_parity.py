@@ -1,8 +1,8 @@
-"""Layout parity: one config and seed give one curve, whatever the layout. The test that everything answers to.
+"""Layout parity: tests that one config and seed give the same curve on every layout.
 
-A run is trained on one rank and on the layout in question, from the same seed and on the same global batches; losses
-and gradient norms must agree at every step. Equal losses alone prove little: an optimizer like Adam hides a gradient
-that is wrong by a constant factor.
+A run is trained on one rank and on the layout, from the same seed and on the same global batches. Losses and gradient
+norms must agree at every step. Equal losses alone prove little, because Adam hides a gradient that is wrong by a
+constant factor.
 """
 
 import logging
@@ -14,27 +14,27 @@ from modelwright.distributed import RankPool
 
 
 class LayoutParityError(AssertionError):
-    """A layout trains another model than one rank does; the message names the first step that differs."""
+    """A layout that trains another model than one rank does. The message names the first step that differs."""
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """What is compared of a step."""
+    """The values of one step that are compared."""
 
     loss: float
-    """Mean over the tokens of the global batch."""
+    """Mean loss over the tokens of the global batch, in nats per token."""
     grad_norm: float
-    """Of the whole model, before clipping."""
+    """Gradient norm of the whole model before clipping."""
 
 
 def train_curve(run: RunConfig) -> list[CurvePoint]:
-    """Train as one rank of a job; what the processes of the pool run.
+    """Train as one rank of a job. The processes of the pool call this function.
 
     Args:
         run: The config.
 
     Returns:
-        A point for each step.
+        One point for each step.
     """
     from modelwright.training import train
 
@@ -45,14 +45,14 @@ def train_curve(run: RunConfig) -> list[CurvePoint]:
 
 
 def reference_curve(pool: RankPool, run: RunConfig) -> list[CurvePoint]:
-    """The curve of a run on one rank.
+    """Return the curve of a run on one rank.
 
     Args:
-        pool: Of at least one process.
-        run: The config; its parallelism and wrap are replaced by one rank's.
+        pool: Pool of at least one process.
+        run: The config. Its parallelism and wrapper are replaced by those of one rank.
 
     Returns:
-        A point for each step.
+        One point for each step.
     """
     return pool.run(train_curve, replace(run, parallelism=Parallelism(), wrap=MegatronDDP()), ranks=1)[0]
 
@@ -70,16 +70,16 @@ def assert_layout_parity(
     """Train a run on a layout and on one rank, and compare every step on every rank.
 
     Args:
-        pool: Of at least as many processes as the layout needs.
-        run: The config; dropout must be off.
+        pool: Pool of at least as many processes as the layout needs.
+        run: The config, with dropout 0.
         parallelism: The layout.
-        wrap: How its stages become data-parallel; Megatron's DDP when None.
-        reference: From `reference_curve`, to train it once for many layouts; trained here when None.
-        tolerance: How far losses and gradient norms may lie apart.
-        relative: By which part of the one rank's value more; for formats shorter than float32.
+        wrap: Data-parallel wrapper of the stages. None: Megatron-Core's DDP.
+        reference: Result of `reference_curve`, to train it once for many layouts. None: trained by this call.
+        tolerance: Largest absolute difference of losses and gradient norms.
+        relative: Further tolerance as a fraction of the value on one rank, for dtypes shorter than float32.
 
     Raises:
-        LayoutParityError: They lie further apart at some step.
+        LayoutParityError: A loss or gradient norm differs by more than the tolerance.
     """
     expected = reference_curve(pool, run) if reference is None else reference
     laid_out = replace(run, parallelism=parallelism, wrap=wrap or MegatronDDP())
@@ -92,12 +92,12 @@ def assert_layout_parity(
             ]
             if beyond:
                 raise LayoutParityError(
-                    f"`{parallelism}` must train what one rank trains, but at step {step} on rank {rank} it has {here} "
-                    f"where one rank has {there}; in {' and '.join(beyond)} they are further apart than {tolerance:.0e}"
-                    f"{f' + {relative:.0e} of it' if relative else ''}."
+                    f"`{parallelism}` must train the same model as one rank, but at step {step} rank {rank} has {here} and "
+                    f"one rank has {there}; {' and '.join(beyond)} differ by more than {tolerance:.0e}"
+                    f"{f' + {relative:.0e} of the value' if relative else ''}."
                 )
 
 
 def _agree(here: float, there: float, tolerance: float, relative: float) -> bool:
-    """Whether two values lie close enough; nan lies close to nothing."""
+    """Return whether two values differ by at most the tolerance; nan differs from every value."""
     return abs(here - there) <= tolerance + relative * abs(there)

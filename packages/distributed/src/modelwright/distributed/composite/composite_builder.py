@@ -1,12 +1,12 @@
-"""`CompositeModelBuilder`: a model of several modules, each with its own ranks, layout, process groups, hooks and wrap.
+"""`CompositeModelBuilder`: a model of several modules, each with its own ranks, layout, groups, hooks and wrapper.
 
-A module is what any builder makes of any config. `initialize` joins the job and makes every module's groups,
-`build_distributed_models` has each module that stands on this rank built by its own builder, so that a module in a
-composite model is built as the same module alone. What flows between modules is the caller's: the engine's
-communicators, such as its bridge_communicator.py, take the modules' grids.
+A module is the result of any builder for any config. `initialize` joins the job and makes the groups of every module.
+`build_distributed_models` builds each module of this rank with its own builder, exactly as the same module alone. The
+communication between modules is up to the caller: the engine's communicators, such as bridge_communicator.py, accept
+the grids of the modules.
 
 The engine's module globals describe one layout of a whole job, which a composite model does not have. They are left
-empty, so that a path of the engine which reads them fails instead of communicating with the wrong ranks.
+empty, so that engine code that reads them fails instead of communicating with the wrong ranks.
 """
 
 import datetime
@@ -23,17 +23,17 @@ from modelwright.builders import builder_for
 from modelwright.distributed.composite.module_groups import ModuleGroups, make_module_groups, seed_random_states
 from modelwright.distributed.composite.module_plan import CompositeError, ModulePlan, check_plans
 from modelwright.distributed.groups import join
-from modelwright.distributed.phase_barrier import DEFAULT_TIMEOUT, Together
+from modelwright.distributed.phase_barrier import DEFAULT_TIMEOUT, PhaseBarrier
 from modelwright.engine import job_size
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class BuiltModule:
-    """What a rank holds of one module."""
+    """The part of one module on this rank."""
 
     stages: list[nn.Module]
-    """Wrapped; the first virtual stage first."""
+    """The wrapped stages, in the order of the pipeline."""
     pg_collection: ProcessGroupCollection
     """The process groups of this rank in the module."""
 
@@ -43,8 +43,8 @@ class CompositeModelBuilder:
     """Builds several modules, each on its own ranks.
 
     Args:
-        modules: Plans by name; a name is an identifier. Names and order are the same on every rank.
-        timeout: How long a rank waits for the others, at the end of a build and in a collective.
+        modules: Plans by name (a Python identifier). Names and order must be the same on every rank.
+        timeout: Longest time that a rank waits for the others, in a build phase and in a collective.
     """
 
     def __init__(self, modules: Mapping[str, ModulePlan], *, timeout: datetime.timedelta = DEFAULT_TIMEOUT) -> None:
@@ -55,40 +55,40 @@ class CompositeModelBuilder:
         """Join the job, as `modelwright.distributed.initialize` does, and make the groups of every module.
 
         Returns:
-            For each module, on every rank, its grid; and its groups on the ranks that hold it.
+            The grid of each module on every rank, and its groups on the ranks of the module.
 
         Raises:
             CompositeError: The modules do not fit into the job or to each other; nothing has been joined.
-            BuildError: Another rank has other modules, or did not come.
+            BuildError: Another rank has other modules, or timed out.
         """
         check_plans(self.modules, job_size())
         join(self.timeout)
         places = [(name, plan.ranks, plan.parallelism) for name, plan in self.modules.items()]
-        Together(timeout=self.timeout).agree("groups", (), modules=repr(places))
+        PhaseBarrier(timeout=self.timeout).agree("groups", (), modules=repr(places))
         parallel_state.destroy_model_parallel()
         _renew_memory_buffer()
         return {name: make_module_groups(ranks, parallelism) for name, ranks, parallelism in places}
 
     def build_distributed_models(self, groups: Mapping[str, ModuleGroups]) -> dict[str, BuiltModule]:
-        """Make the modules that stand on this rank, each initialized and wrapped as its own plan says.
+        """Build the modules of this rank, each initialized and wrapped by its own plan.
 
         Args:
-            groups: What `initialize` returned.
+            groups: The result of `initialize`.
 
         Returns:
-            These modules by name.
+            The modules of this rank by name.
 
         Raises:
             CompositeError: The groups are of other modules.
-            BuildError: A module does not fit its groups, or another rank failed or did not come.
+            BuildError: A module does not fit its groups, or another rank failed or timed out.
             HookError: A hook failed.
         """
         if list(groups) != list(self.modules):
             raise CompositeError(
-                f"`groups` must be what `initialize` of this builder returned, for {_quoted(self.modules)}, but is for "
-                f"{_quoted(groups)}."
+                f"`groups` must be the result of `initialize` of this builder, for {_quoted(self.modules)}, but is for "
+                f"{_quoted(groups)}; call `initialize` and pass its result."
             )
-        with Together(timeout=self.timeout).phase("modules"):
+        with PhaseBarrier(timeout=self.timeout).phase("modules"):
             return {
                 name: _build(plan, pg_collection)
                 for name, plan in self.modules.items()
@@ -105,7 +105,7 @@ def _build(plan: ModulePlan, pg_collection: ProcessGroupCollection) -> BuiltModu
 
 
 def _renew_memory_buffer() -> None:
-    """Where sequence parallelism gathers into: the one global of the engine that is no group, made with its groups."""
+    """Renew the buffer into which sequence parallelism gathers; the engine makes it together with its groups."""
     parallel_state.destroy_global_memory_buffer()
     parallel_state._set_global_memory_buffer()  # pyright: ignore[reportPrivateUsage]
 

@@ -1,8 +1,8 @@
-"""The process groups of one module of a composite model, over the range of ranks that it stands on.
+"""The process groups of one module of a composite model, over its range of ranks.
 
-A module's ranks are a grid of the engine (hyper_comm_grid.py), in the order in which the engine lays out a whole job:
-tensor ranks next to each other, then context, data, pipeline; experts cut the same ranks a second way. Making a group
-is a collective of the whole job, so every rank makes the groups of every module, in the same order.
+The ranks of a module are a grid of the engine (hyper_comm_grid.py), in the order of a whole job: tensor ranks next to
+each other, then context, data, pipeline. Experts divide the same ranks a second way. Making a group is a collective of
+the whole job, so every rank makes the groups of every module, in the same order.
 """
 
 from dataclasses import dataclass
@@ -22,28 +22,28 @@ _EXPERT = "expert"
 @final
 @dataclass(frozen=True, kw_only=True)
 class ModuleGroups:
-    """Where one module stands."""
+    """The ranks and process groups of one module."""
 
     grid: HyperCommGrid
-    """Its ranks along `tp`, `cp`, `dp` and `pp`; the same on every rank, for the engine's communicators to plan by."""
+    """Ranks along `tp`, `cp`, `dp` and `pp`, the same on every rank; the engine's communicators use it."""
     pg_collection: ProcessGroupCollection | None
-    """The process groups of this rank; None on a rank that does not hold the module."""
+    """The process groups of this rank. None: the module is not on this rank."""
 
 
 def make_module_groups(ranks: range, parallelism: Parallelism) -> ModuleGroups:
     """Make the groups of one module; a collective of the whole job.
 
     Args:
-        ranks: Where the module stands.
+        ranks: The ranks of the module.
         parallelism: Sizes of the axes.
 
     Returns:
-        Its grid, and the groups that this rank has in it.
+        The grid of the module, and the groups of this rank in it.
     """
     grid = _grid(ranks, parallelism)
     groups = _groups(grid)
-    held = torch.distributed.get_rank() in ranks
-    return ModuleGroups(grid=grid, pg_collection=ProcessGroupCollection(**groups) if held else None)
+    member = torch.distributed.get_rank() in ranks
+    return ModuleGroups(grid=grid, pg_collection=ProcessGroupCollection(**groups) if member else None)
 
 
 def _grid(ranks: range, parallelism: Parallelism) -> HyperCommGrid:
@@ -58,7 +58,7 @@ def _grid(ranks: range, parallelism: Parallelism) -> HyperCommGrid:
 
 
 def _groups(grid: HyperCommGrid) -> dict[str, ProcessGroup | None]:
-    """Every field of the engine's collection that is a group of its own, then those that are one of these."""
+    """Return every field of the engine's collection: first the distinct groups, then those that equal one of them."""
 
     def expert(*axes: str) -> ProcessGroup | None:
         return grid.create_pg(list(axes), view=_EXPERT)
@@ -82,7 +82,7 @@ def _groups(grid: HyperCommGrid) -> dict[str, ProcessGroup | None]:
         "embd": _member_of([sorted({ranks[0], ranks[-1]}) for ranks in pipelines]),
         "pos_embd": _member_of([ranks[:1] for ranks in pipelines]),
     }
-    # One instance of the distributed optimizer, and weights that no other axis splits.
+    # There is one instance of the distributed optimizer, and no other axis splits weights.
     return groups | {
         "intra_dp_cp": groups["dp_cp"],
         "dp_cp_gtp_remat": groups["dp_cp"],
@@ -93,21 +93,21 @@ def _groups(grid: HyperCommGrid) -> dict[str, ProcessGroup | None]:
 
 
 def _member_of(rank_lists: list[list[int]]) -> ProcessGroup | None:
-    """Make a group of each list; the one that this rank is in, None when it is in none."""
-    make: Any = torch.distributed.new_subgroups_by_enumeration  # types no rank as outside
+    """Make a group of each list, and return the group of this rank; None when it is in no list."""
+    make: Any = torch.distributed.new_subgroups_by_enumeration  # its annotation leaves out None
     group: ProcessGroup | None = make(rank_lists)[0]
     return group
 
 
 def seed_random_states(pg_collection: ProcessGroupCollection, *, seed: int) -> None:
-    """Start the random states that dropout draws from, as a rank of one module.
+    """Seed the random states that dropout uses, for this rank of one module.
 
-    The engine keeps one set of them in a process. Where modules share ranks, call this before each one's forward pass,
-    or a module draws by the place of this rank in the module that was built last.
+    The engine has one set of random states in a process. Where modules share ranks, call this before the forward pass
+    of each. Otherwise a module draws with the ranks of the module that was built last.
 
     Args:
         pg_collection: The groups of this rank in the module.
-        seed: The same on all ranks of the module.
+        seed: Seed of the random states, the same on all ranks of the module.
     """
     tensor_parallel.model_parallel_cuda_manual_seed(
         seed,

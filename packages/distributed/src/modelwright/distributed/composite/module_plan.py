@@ -1,7 +1,7 @@
-"""The plans of a composite model: which module stands on which ranks in which layout, and whether they fit together.
+"""The plans of a composite model: ranks and layout of each module, and whether they fit together.
 
-A module stands on a range of ranks. Two modules share one range, or have no rank in common; together they cover the
-job. All of that is arithmetic on ranges, and is checked before a process joins the job.
+A module is on a range of ranks. Two modules share a range, or have no rank in common. Together they cover the job. All
+of this is arithmetic on ranges, and is checked before a process joins the job.
 """
 
 import dataclasses
@@ -16,31 +16,30 @@ from modelwright.protocols import ModelwrightError
 
 
 class CompositeError(ModelwrightError):
-    """Modules that do not fit together or into the job; one line for each problem."""
+    """Modules that do not fit together or into the job, with one line per problem."""
 
 
 @final
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModulePlan:
-    """One module of a composite model: what it is, where it stands, and how it is built there."""
+    """One module of a composite model: its config, its ranks, and how it is built there."""
 
     config: ModelConfig
-    """What is built."""
+    """Config of the module."""
     ranks: range
-    """Where: consecutive ranks of the job."""
+    """Consecutive ranks of the job."""
     parallelism: Parallelism = dataclasses.field(default_factory=Parallelism)
-    """Sizes of the axes; `data` is what the ranks leave, unless it is given."""
+    """Sizes of the axes. `data: None`: the number of ranks divided by the other axes."""
     precision: Precision = dataclasses.field(default_factory=Precision)
-    """Number format of the parameters."""
+    """Dtype of the parameters."""
     wrap: Wrap = dataclasses.field(default_factory=MegatronDDP)
-    """How the stages become data-parallel."""
+    """Data-parallel wrapper of the stages."""
     hooks: Sequence[Hook] = ()
-    """Run around the wrap of this module."""
+    """Hooks that run around the wrapper of this module, in order."""
     builder: BuilderClass | None = None
-    """In place of the builder that the config gets; a `functools.partial` of a class passes it options."""
+    """Builder class, with options bound by `functools.partial`. None: the registered one."""
     seed: int = 1234
-    """What the initial values and the random states are a function of, as where the module is built alone: two modules
-    of one config and one seed start equal."""
+    """Seed of the initial values and the random states. Two modules with equal configs and seeds start equal."""
 
 
 def check_plans(modules: Mapping[str, ModulePlan], world_size: int) -> None:
@@ -48,10 +47,10 @@ def check_plans(modules: Mapping[str, ModulePlan], world_size: int) -> None:
 
     Args:
         modules: Plans by name.
-        world_size: How many ranks the job has.
+        world_size: Number of ranks of the job.
 
     Raises:
-        CompositeError: They do not fit; says every problem.
+        CompositeError: They do not fit; the message lists every problem.
     """
     problems = tuple(_problems(modules, world_size))
     if problems:
@@ -60,11 +59,11 @@ def check_plans(modules: Mapping[str, ModulePlan], world_size: int) -> None:
 
 def _problems(modules: Mapping[str, ModulePlan], world_size: int) -> Iterator[str]:
     if not modules:
-        yield "`modules` must name a module at least, but is empty; give a `ModulePlan` for each name."
+        yield "`modules` must have at least one module, but is empty; pass a `ModulePlan` for each name."
         return
     for name, plan in modules.items():
         if not name.isidentifier():
-            yield f"the name of a module must be an identifier, but {name!r} is none; use letters, digits and `_`."
+            yield f"the name of a module must be an identifier, but is {name!r}; use letters, digits and `_`."
         yield from _place_problems(name, plan, world_size)
         yield from (f"in module `{name}`: {problem}" for problem in plan.config.layout_problems(plan.parallelism))
         yield from (f"in module `{name}`: {problem}" for problem in wrap_problems(plan.wrap, plan.precision))
@@ -72,43 +71,43 @@ def _problems(modules: Mapping[str, ModulePlan], world_size: int) -> Iterator[st
 
 
 def _place_problems(name: str, plan: ModulePlan, world_size: int) -> Iterator[str]:
-    """What is wrong with where one module stands."""
+    """Yield the problems of the ranks of one module."""
     ranks, subject = plan.ranks, f"`ranks` of module `{name}`"
     if not ranks or ranks.step != 1:
-        yield f"{subject} must be consecutive ranks, one at least, but is {ranks}; use `range(first, last + 1)`."
+        yield f"{subject} must be at least one rank, and consecutive, but is {ranks}; use `range(first, last + 1)`."
         return
     if ranks.start < 0 or ranks.stop > world_size:
         yield (
-            f"{subject} must lie within {_shown(range(world_size))}, those of the job, but is {_shown(ranks)}; move "
+            f"{subject} must be within the ranks of the job, {_shown(range(world_size))}, but is {_shown(ranks)}; move "
             "the module, or launch more processes."
         )
     needed, fixed = plan.parallelism.world_size(), plan.parallelism.data is not None
     if len(ranks) % needed or (fixed and len(ranks) != needed):
         yield (
-            f"{subject} must be {needed if fixed else f'a multiple of {needed}'} in number, as its `parallelism` asks, "
-            f"but {_shown(ranks)} {'are' if len(ranks) > 1 else 'is'} {len(ranks)}; change the ranks or an axis."
+            f"the number of {subject} must be {needed if fixed else f'a multiple of {needed}'} by its `parallelism`, "
+            f"but is {len(ranks)} ({_shown(ranks)}); change the ranks or an axis."
         )
 
 
 def _tiling_problems(modules: Mapping[str, ModulePlan], world_size: int) -> Iterator[str]:
-    """Ranges that overlap in part, and ranks in no range."""
+    """Yield ranges that overlap in part, and ranks without a module."""
     for (one, first), (other, second) in itertools.combinations(modules.items(), 2):
         shared = sorted(set(first.ranks) & set(second.ranks))
         if shared and first.ranks != second.ranks:
             yield (
-                f"modules `{one}` and `{other}` must stand on the same ranks or have none in common, but share "
+                f"modules `{one}` and `{other}` must be on the same ranks or have none in common, but share "
                 f"{_listed(shared)} of {_shown(first.ranks)} and {_shown(second.ranks)}; move one of them."
             )
     idle = sorted(set(range(world_size)).difference(*(plan.ranks for plan in modules.values())))
     if idle:
         yield (
-            f"every rank of the job must hold a module, but {_listed(idle)} of {_shown(range(world_size))} "
-            f"{'hold' if len(idle) > 1 else 'holds'} none; extend a module's `ranks`, or launch fewer processes."
+            f"every rank of the job must have a module, but {_listed(idle)} of {_shown(range(world_size))} "
+            f"{'have' if len(idle) > 1 else 'has'} none; extend a module's `ranks`, or launch fewer processes."
         )
 
 
 def _listed(ranks: Sequence[int]) -> str:
-    """Ranks in ascending order, runs of them written as one."""
+    """Return ascending ranks in words, with a run of consecutive ones as a range."""
     runs = itertools.groupby(enumerate(ranks), lambda item: item[1] - item[0])
     return ", ".join(_shown([rank for _, rank in run]) for _, run in runs)
 

@@ -1,7 +1,7 @@
-"""Freezing: hooks that decide which parameters are trained, before the wrap looks at `requires_grad`.
+"""Freezing: hooks that select which parameters are trained, before the wrapper reads `requires_grad`.
 
-Patterns are of names in the whole model, with global layer indices, as checkpoints have them, so that one pattern
-freezes the same weights under every layout, and a tied embedding on both of its stages.
+Patterns match names in the unsharded model, with global layer indices, as in checkpoints. One pattern freezes the same
+weights on every layout, and a tied embedding on both of its stages.
 """
 
 from collections.abc import Iterator
@@ -11,19 +11,19 @@ from torch import nn
 
 from modelwright.builders import BuildContext, Hook
 from modelwright.distributed.hooks.name_patterns import idle_patterns, matches
-from modelwright.distributed.initialization.full_state_dict import local_shards
+from modelwright.distributed.initialization.shards import local_shards
 from modelwright.protocols import ModelwrightError
 
 
 class FreezeError(ModelwrightError):
-    """A pattern that names no parameter of the model."""
+    """A pattern that matches no parameter of the model."""
 
 
 def freeze(*patterns: str) -> Hook:
-    """A hook that freezes the parameters of these names; the others stay as they are.
+    """Return a hook that freezes the parameters with matching names; the others stay as they are.
 
     Args:
-        *patterns: Of names in the whole model, such as `embedding.*` or `decoder.layers.[01].*`.
+        *patterns: Patterns of names in the unsharded model, such as `embedding.*` or `decoder.layers.[01].*`.
 
     Returns:
         A hook of the phase `before_wrap`; a pattern that matches on no stage fails the build.
@@ -32,10 +32,10 @@ def freeze(*patterns: str) -> Hook:
 
 
 def train_only(*patterns: str) -> Hook:
-    """A hook that freezes every parameter but those of these names, which are trained.
+    """Return a hook that freezes every parameter but those with matching names, which are trained.
 
     Args:
-        *patterns: Of names in the whole model, such as `*.lora_?`.
+        *patterns: Patterns of names in the unsharded model, such as `*.lora_?`.
 
     Returns:
         A hook of the phase `before_wrap`; a pattern that matches on no stage fails the build.
@@ -53,10 +53,10 @@ def _hook(name: str, patterns: tuple[str, ...], *, trained: bool) -> Hook:
 def _set_trained(
     stages: list[nn.Module], context: BuildContext, *, name: str, patterns: tuple[str, ...], trained: bool
 ) -> None:
-    named = [pair for stage in stages for pair in _named_in_whole(stage, context)]
+    named = [pair for stage in stages for pair in _full_names(stage, context)]
     idle = idle_patterns(patterns, [key for key, _ in named], context.pg_collection.pp)
     if idle:
-        raise FreezeError(f"`{name}` must be given patterns that name parameters of the model, but {idle}.")
+        raise FreezeError(f"`{name}` must be given patterns that match parameters of the model, but {idle}.")
     if trained:
         for stage in stages:
             stage.requires_grad_(requires_grad=False)
@@ -65,8 +65,8 @@ def _set_trained(
             parameter.requires_grad_(trained)
 
 
-def _named_in_whole(stage: nn.Module, context: BuildContext) -> Iterator[tuple[str, nn.Parameter]]:
-    """Every parameter with its name in the whole model; one that is several parts comes several times."""
+def _full_names(stage: nn.Module, context: BuildContext) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield every parameter with its name in the unsharded model; one that is several parts appears several times."""
     parameters = {parameter.untyped_storage().data_ptr(): parameter for parameter in stage.parameters()}
     for shard, local in local_shards(stage, context.pg_collection):
         parameter = parameters.get(local.untyped_storage().data_ptr())

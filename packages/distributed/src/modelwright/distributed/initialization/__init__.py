@@ -1,1 +1,1 @@
-"""Initial values that do not depend on the layout, building on the meta device, full (unsharded) state dicts."""
+"""Initial values that do not depend on the layout, building on the meta device, unsharded state dicts."""

@@ -1,181 +1,74 @@
 """Initial values that do not depend on the layout.
 
-A parameter's values are a function of the seed, its name in the whole model and the index of each element, so that one
-rank, tensor 2 and pipeline 2 start from the same model. The engine calls `init_method(weight)` on the local shard of
-each weight; `NormalInit`, which `resolve` passes as that method, only notes its distribution there while
-`deferred_initialization` lasts, and a part that wants another distribution calls a `LayoutFreeInit` of its own.
-`initialize_parameters` then draws: the engine's sharded state dictionary says which part of which whole parameter every
-local tensor is (SwiGLU's fc1 is two parts), the whole is drawn in tiles, each from a generator of its own, and the part
-is cut out of the tiles that it overlaps, so that no rank ever holds more than one tile of what it does not own.
+A parameter's values depend only on the seed, its name in the unsharded model and the index of each element. One rank,
+tensor 2 and pipeline 2 start from the same model. `initialize_parameters` draws them: the engine's sharded state dict
+says which part of which parameter every local tensor is (SwiGLU's fc1 is two parts). The parameter is divided into
+tiles, each drawn with its own generator, and a rank draws the tiles that its shard overlaps. So no rank ever stores
+more than one tile that it does not own.
 """
 
-import abc
-import contextlib
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Generator, Iterable
-from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import NamedTuple, final, override
+from collections.abc import Iterable
+from typing import NamedTuple, final
 
 import torch
 from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import Tensor, nn
 
-from modelwright.distributed.initialization.full_state_dict import local_shards
+from modelwright.distributed.initialization.distributions import MARK, LayoutFreeInit
+from modelwright.distributed.initialization.shards import local_shards
 from modelwright.protocols import ModelwrightError
 
 
 class InitializationError(ModelwrightError):
-    """A parameter that nobody would have given its values."""
+    """A parameter that would be left with uninitialized memory."""
 
 
-_TILE = 524_288  # elements at most; large enough that a seed of its own costs little
-# Rows and columns where tensor parallelism splits the columns: ranks draw little that is not theirs, and what is copied
-# from the buffer is in the cache still.
+_TILE = 524_288  # elements at most; large enough that seeding a generator per tile costs little
+# Rows and columns where tensor parallelism splits the columns: ranks draw few values that they do not own, and the
+# values are still in the cache when they are copied from the buffer.
 _NARROW_TILE = (1024, 128)
-_NOTE = "modelwright_init"
-
-_deferred: ContextVar[list[Tensor] | None] = ContextVar("deferred", default=None)
-
-
-class LayoutFreeInit(abc.ABC):
-    """A distribution of initial values, element by element, as the engine's `init_method`."""
-
-    @abc.abstractmethod
-    def draw(self, out: Tensor, generator: torch.Generator | None) -> None:
-        """Fill a tensor.
-
-        Args:
-            out: Any shape; changed in place.
-            generator: What is drawn from; torch's own when None.
-        """
-
-    def __call__(self, weight: Tensor) -> Tensor:
-        """Note the distribution on `weight` while initialization is deferred, else draw now.
-
-        Args:
-            weight: The local shard; any shape.
-
-        Returns:
-            `weight` itself.
-        """
-        marked = _deferred.get()
-        if marked is not None:
-            setattr(weight, _NOTE, self)
-            marked.append(weight)
-        else:
-            with torch.no_grad():
-                self.draw(weight, None)
-        return weight
-
-
-@final
-@dataclass(frozen=True)
-class NormalInit(LayoutFreeInit):
-    """A normal distribution around 0.
-
-    Args:
-        std: Standard deviation.
-    """
-
-    std: float
-
-    @override
-    def draw(self, out: Tensor, generator: torch.Generator | None) -> None:
-        out.normal_(0.0, self.std, generator=generator)
-
-
-@final
-@dataclass(frozen=True)
-class UniformInit(LayoutFreeInit):
-    """A uniform distribution, and a function of it.
-
-    Args:
-        low: The least value.
-        high: No value is above it.
-        then: Makes the initial values of what was drawn, element by element; None for the identity.
-    """
-
-    low: float
-    high: float
-    then: Callable[[Tensor], Tensor] | None = None
-
-    @override
-    def draw(self, out: Tensor, generator: torch.Generator | None) -> None:
-        out.uniform_(self.low, self.high, generator=generator)
-        if self.then is not None:
-            out.copy_(self.then(out))
-
-
-@contextlib.contextmanager
-def deferred_initialization() -> Generator[None]:
-    """While it lasts, weights are only marked with their distribution; `initialize_parameters` draws them."""
-    token = _deferred.set([])
-    try:
-        yield
-    finally:
-        _deferred.reset(token)
-
-
-def mark_wrapped_anew(stages: Iterable[nn.Module]) -> None:
-    """Mark parameters that their module made anew around memory that was marked, which loses what hung on the old ones.
-
-    Transformer Engine does so after it has called `init_method` (module/base.py, reset_parameters); unmarked, such a
-    weight would keep whatever the memory held.
-
-    Args:
-        stages: Just built; initialization is still deferred.
-    """
-    notes = {_memory(weight): getattr(weight, _NOTE) for weight in _deferred.get() or ()}
-    for parameter in (parameter for stage in stages for parameter in stage.parameters()):
-        if _memory(parameter) in notes:
-            setattr(parameter, _NOTE, notes[_memory(parameter)])
-
-
-def _memory(tensor: Tensor) -> int:
-    """What identifies the memory of a tensor, also on the meta device."""
-    return int(tensor.untyped_storage()._cdata)  # pyright: ignore[reportPrivateUsage]
 
 
 def initialize_parameters(stages: Iterable[nn.Module], pg_collection: ProcessGroupCollection, *, seed: int) -> None:
-    """Draw every parameter that is marked with a distribution; the others keep the values their module gave them.
+    """Draw every parameter that is marked with a distribution; the others keep the values of their module.
 
     Args:
-        stages: The stages of this rank, not wrapped.
+        stages: The stages of this rank, without a wrapper.
         pg_collection: The process groups of this rank.
-        seed: The same on all ranks.
+        seed: Seed of the values, the same on all ranks.
 
     Raises:
-        InitializationError: A stage does not describe all of a parameter that is marked.
+        InitializationError: The sharded state dict of a stage does not cover a marked parameter.
     """
     for stage in stages:
-        marked = {_storage(p): p for p in stage.parameters() if isinstance(getattr(p, _NOTE, None), LayoutFreeInit)}
+        marked = {_storage(p): p for p in stage.parameters() if isinstance(getattr(p, MARK, None), LayoutFreeInit)}
         if not marked:
             continue
         drawn = dict.fromkeys(marked, 0)
         tiles = _Tiles(next(iter(marked.values())).device)
         for shard, local in local_shards(stage, pg_collection):
-            where = _storage(local)
-            if where in marked:
-                columns = getattr(marked[where], "partition_dim", 0) == 1  # of the module, whatever the layout
-                _draw(shard, local, getattr(marked[where], _NOTE), seed, tiles, columns=columns)
-                drawn[where] += local.numel()
+            address = _storage(local)
+            if address in marked:
+                columns = getattr(marked[address], "partition_dim", 0) == 1  # of the module, whatever the layout
+                _draw(shard, local, getattr(marked[address], MARK), seed, tiles, columns=columns)
+                drawn[address] += local.numel()
         _check_drawn(stage, drawn)
         for parameter in marked.values():
-            delattr(parameter, _NOTE)
+            delattr(parameter, MARK)
 
 
 def _check_drawn(stage: nn.Module, drawn: dict[int, int]) -> None:
-    """Refuse a marked parameter that was not drawn as a whole: it would hold whatever the memory held."""
+    """Refuse a marked parameter that was not drawn completely: the rest would be uninitialized memory."""
     missing = [f"`{name}`" for name, p in stage.named_parameters() if drawn.get(_storage(p), p.numel()) < p.numel()]
     if missing:
         raise InitializationError(
             f"`sharded_state_dict` of `{type(stage).__name__}` must describe every parameter that an `init_method` was "
-            f"called on, in the parameter's own memory, but does not hold all of {', '.join(missing)}; describe it, or "
-            "give it its values without `config.init_method`."
+            f"called on, in the parameter's own memory, but does not cover {', '.join(missing)}; describe it, or set "
+            "its values without `config.init_method`."
         )
 
 
@@ -185,26 +78,26 @@ def _storage(tensor: Tensor) -> int:
 
 @final
 class _Tiles:
-    """Draws one tile after the other with one generator and through one buffer, which cost as much as the numbers."""
+    """Draws tiles with one generator and one buffer, since creating these costs as much as the random numbers."""
 
     def __init__(self, device: torch.device) -> None:
         self._generator = torch.Generator(device)
         self._buffer = torch.empty(0, device=device)
 
     def draw(self, seed: int, init: LayoutFreeInit, out: Tensor) -> None:
-        """A whole tile, in place."""
+        """Draw a complete tile in place."""
         self._generator.manual_seed(seed)
         init.draw(out, self._generator)
 
     def drawn(self, seed: int, init: LayoutFreeInit, size: list[int]) -> Tensor:
-        """A whole tile, until the next one is drawn."""
+        """Return a complete tile; the buffer is reused by the next one."""
         if list(self._buffer.shape) != size:  # most are as large as the one before
             self._buffer = self._buffer.new_empty(size)
         self.draw(seed, init, self._buffer)
         return self._buffer
 
     def can_fill(self, out: Tensor) -> bool:
-        """Whether drawing in place gives the numbers that drawing into the buffer gives."""
+        """Return True if drawing in place gives the same values as drawing into the buffer."""
         return out.is_contiguous() and out.dtype == self._buffer.dtype
 
 
@@ -212,7 +105,7 @@ class _Tiles:
 def _draw(
     shard: ShardedTensor, local: Tensor, init: LayoutFreeInit, seed: int, tiles: _Tiles, *, columns: bool
 ) -> None:
-    """Fill one local tensor with its part of the whole: axes put in front (experts) name it, the rest index it."""
+    """Fill one local tensor with its part of the parameter; prepended axes (experts) are part of the name."""
     in_front = shard.prepend_axis_num
     name = ".".join([shard.key, *(str(i) for i in shard.global_offset[:in_front])])
     shape, offset = shard.global_shape[in_front:], shard.global_offset[in_front:]
@@ -220,7 +113,7 @@ def _draw(
     for tile in itertools.product(*cuts):
         tile_seed = _tile_seed(seed, name, tile)
         here = local[tuple(cut.here for cut in tile)]
-        inside = all(cut.whole for cut in tile)
+        inside = all(cut.complete for cut in tile)
         if inside and tiles.can_fill(here):
             tiles.draw(tile_seed, init, here)
         else:
@@ -229,10 +122,10 @@ def _draw(
 
 
 def _tile(shape: tuple[int, ...], *, columns: bool) -> list[int]:
-    """The shape of a tile: whole rows, which are drawn in place, or narrow ones where ranks split the columns.
+    """Return the shape of a tile: complete rows, drawn in place, or narrow tiles where ranks split the columns.
 
-    The rows are halved until a tile is small enough, so that the shards of 2, 4 or 8 ranks hold whole tiles: no rank
-    draws numbers that another one has.
+    The rows are halved until a tile is small enough, so that the shards of 2, 4 or 8 ranks are complete tiles and no
+    rank draws values of another one.
     """
     rows, *row = shape
     if row and columns:
@@ -243,28 +136,28 @@ def _tile(shape: tuple[int, ...], *, columns: bool) -> list[int]:
 
 
 class _Cut(NamedTuple):
-    """Where a row of tiles meets a shard, along one dim."""
+    """The overlap of a tile and a shard, along one dim."""
 
     tile: int
-    """Which tile."""
+    """Index of the tile."""
     size: int
-    """Of the tile; smaller at the end of the parameter."""
+    """Elements of the tile; fewer at the end of the parameter."""
     within: slice
-    """The overlap, counted in the tile."""
+    """The overlap, as indices of the tile."""
     here: slice
-    """The overlap, counted in the shard."""
+    """The overlap, as indices of the shard."""
 
     @property
-    def whole(self) -> bool:
-        """Whether the shard holds the tile from end to end."""
+    def complete(self) -> bool:
+        """True if the shard contains the complete tile."""
         return bool(self.within.stop - self.within.start == self.size)
 
 
-def _cuts(whole: int, offset: int, local: int, tile: int) -> list[_Cut]:
-    """Along one dim of `whole` elements, every tile that a shard of `local` elements at `offset` overlaps."""
+def _cuts(full: int, offset: int, local: int, tile: int) -> list[_Cut]:
+    """Return every tile that a shard of `local` elements at `offset` overlaps, along one dim of `full` elements."""
     cuts: list[_Cut] = []
     for index in range(offset // tile, -(-(offset + local) // tile)):
-        start, stop = index * tile, min((index + 1) * tile, whole)
+        start, stop = index * tile, min((index + 1) * tile, full)
         low, high = max(start, offset), min(stop, offset + local)
         cuts.append(_Cut(index, stop - start, slice(low - start, high - start), slice(low - offset, high - offset)))
     return cuts

@@ -1,11 +1,10 @@
-"""Building on the meta device: a model without memory, that becomes real later and equal to one built directly.
+"""Building on the meta device: a model without memory that is materialized later, equal to one built directly.
 
 Inside `MetaBuild.recording()` every tensor that a module makes is a meta tensor, and every call that makes or fills one
-is written down. `materialize` makes the calls again, in order, on the devices that were asked for, and puts the real
-tensors in the place of the meta ones. Parameters stay the same objects, so tied weights stay tied and tensor-parallel
-attributes stay where they were. Writing the calls down is what makes values come out equal that no `reset_parameters`
-knows of: the ones of a norm, the zeros of a bias, the tables of a rotary embedding. (The idea is that of torchdistX's
-deferred_init.)
+is recorded. `materialize` repeats the calls in order on the requested devices, and replaces the meta tensors by the
+real ones. Parameters stay the same objects, so tied weights stay tied and tensor-parallel attributes stay. Recording
+reproduces values that no `reset_parameters` sets: the ones of a norm, the zeros of a bias, the tables of a rotary
+embedding. (The idea is from torchdistX's deferred_init.)
 """
 
 import contextlib
@@ -30,34 +29,34 @@ class MetaError(ModelwrightError):
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of torch that made or changed a meta tensor."""
+    """A recorded call of torch that made or changed a meta tensor."""
 
     function: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     results: tuple[Any, ...]
     random: tuple[Tensor, ...] | None
-    """The states that a random call found; None for others."""
+    """The random states before the call. None: the call is not random."""
 
 
 @final
 class MetaBuild:
-    """What was built on the meta device, and how to make it real."""
+    """The recorded calls of a build on the meta device."""
 
     def __init__(self) -> None:
         self._calls: list[_Call] = []
 
     @contextlib.contextmanager
     def recording(self) -> Generator[None]:
-        """While it lasts, modules are built without memory for their tensors."""
+        """Build modules without memory for their tensors inside the block."""
         with _Recorder(self._calls):
             yield
 
     def materialize(self, stages: Iterable[nn.Module]) -> None:
-        """Give every tensor of the stages its memory and its value; the build cannot be materialized twice.
+        """Allocate every tensor of the stages and compute its values; can be called once.
 
         Args:
-            stages: What was built while recording; changed in place.
+            stages: The modules that were built while recording, changed in place.
 
         Raises:
             MetaError: A tensor was not made while recording.
@@ -72,7 +71,7 @@ class MetaBuild:
                 if parameter.is_meta:
                     made = nn.Parameter(real.tensor(parameter, name), requires_grad=parameter.requires_grad)
                     attributes = dict(vars(parameter))
-                    torch.utils.swap_tensors(parameter, made)  # the same object: whoever else holds it has it too
+                    torch.utils.swap_tensors(parameter, made)  # the same object, for everyone who refers to it
                     vars(parameter).update(attributes)
             for module in (module for stage in stages for module in stage.modules()):
                 for held in (module._buffers, vars(module)):  # pyright: ignore[reportPrivateUsage]
@@ -83,7 +82,7 @@ class MetaBuild:
 
 @final
 class _Recorder(TorchDispatchMode):
-    """Sends every new tensor to the meta device and writes down the call."""
+    """Sends every new tensor to the meta device and records the call."""
 
     def __init__(self, calls: list[_Call]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -108,14 +107,14 @@ class _Recorder(TorchDispatchMode):
 
 
 class _Real:
-    """The real tensors that stand for meta ones: views of the same memory stay views of the same memory."""
+    """The real tensors for meta ones: views of the same memory stay views of the same memory."""
 
     def __init__(self) -> None:
         self._storages: dict[int, torch.UntypedStorage] = {}
         self._followed: dict[bytes, tuple[Tensor, ...]] = {}
 
     def repeat(self, call: _Call) -> None:
-        """Make a call again, with real tensors."""
+        """Repeat a call with real tensors."""
         args, kwargs = tree_map_only(Tensor, self._of, (call.args, call.kwargs))
         with self._random(call.random):
             results = call.function(*args, **kwargs)
@@ -126,10 +125,10 @@ class _Real:
                 Work.unbox(made).wait()
 
     def tensor(self, meta: Tensor, where: str) -> Tensor:
-        """What stands for a meta tensor that a module holds."""
+        """Return the real tensor for a meta tensor of a module."""
         if _storage(meta) not in self._storages:
             raise MetaError(
-                f"`{where}` must be made while the build is recorded, but is a meta tensor from elsewhere; make it in "
+                f"`{where}` must be made while the build is recorded, but is another meta tensor; make it in "
                 "the module's own constructor, and materialize a build once."
             )
         return self._of(meta)
@@ -143,7 +142,7 @@ class _Real:
 
     @contextlib.contextmanager
     def _random(self, found: tuple[Tensor, ...] | None) -> Generator[None]:
-        """Draw as a direct build does: recording draws nothing, so calls that found one state follow each other."""
+        """Restore the random states of a direct build; calls that were recorded with one state are chained."""
         if found is None:
             yield
             return
@@ -154,7 +153,7 @@ class _Real:
 
 
 def _random_states() -> tuple[Tensor, ...]:
-    """Of the CPU, and of the GPU where there is one."""
+    """Return the random states of the CPU, and of the GPU where there is one."""
     return (torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_available() else []))
 
 
@@ -165,10 +164,10 @@ def _set_random_states(states: tuple[Tensor, ...]) -> None:
 
 
 def _storage(tensor: Tensor) -> int:
-    """What identifies a storage that has no address."""
+    """Return an identifier of a storage that has no address."""
     return int(tensor.untyped_storage()._cdata)  # pyright: ignore[reportPrivateUsage]
 
 
 def _unique(named: Iterable[Iterable[tuple[str, nn.Parameter]]]) -> Iterable[tuple[str, nn.Parameter]]:
-    """Each parameter once, though stages may share one."""
+    """Return each parameter once, also where stages share it."""
     return {id(parameter): (name, parameter) for stage in named for name, parameter in stage}.values()

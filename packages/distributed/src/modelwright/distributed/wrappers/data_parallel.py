@@ -1,7 +1,7 @@
-"""Wrap strategies: how the stages of a rank become data-parallel.
+"""Data-parallel wrappers around the stages of a rank.
 
-A strategy is a value of the config (`NoWrap()`, `MegatronDDP(...)`); `wrap_stages` does what it says. A class of one's
-own joins by `wrap_stages.register(MyWrap)`.
+The wrapper is a value of the config (`NoWrap()`, `MegatronDDP(...)`), and `wrap_stages` applies it. A custom class is
+added by `wrap_stages.register(MyWrap)`.
 """
 
 import functools
@@ -24,25 +24,25 @@ from modelwright.protocols import ModelwrightError
 
 
 class WrapError(ModelwrightError):
-    """A wrap strategy that nothing implements, or that the stages do not allow."""
+    """A wrapper that nothing implements, or that the stages do not allow."""
 
 
 @functools.singledispatch
 def wrap_stages(
     strategy: object, stages: Sequence[nn.Module], pg_collection: ProcessGroupCollection
 ) -> list[nn.Module]:
-    """Make the stages data-parallel.
+    """Wrap the stages of a rank.
 
     Args:
         strategy: The `wrap:` of a config.
-        stages: The stages of this rank, first virtual stage first.
+        stages: The stages of this rank, in the order of the pipeline.
         pg_collection: The process groups of this rank.
 
     Returns:
         One module per stage, in the same order.
 
     Raises:
-        WrapError: Nothing is registered for the strategy's type.
+        WrapError: Nothing is registered for the type of the strategy.
     """
     raise WrapError(_unknown(strategy))
 
@@ -79,9 +79,9 @@ def _(strategy: MegatronDDP, stages: Sequence[nn.Module], pg_collection: Process
 @wrap_stages.register
 def _(strategy: TorchFSDP2, stages: Sequence[nn.Module], pg_collection: ProcessGroupCollection) -> list[nn.Module]:
     for stage in stages:
-        formats = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in stage.parameters()})
-        if len(formats) > 1:
-            raise WrapError(f"{_ONE_FORMAT}, but the model has {' and '.join(formats)}; use `ddp`.")
+        dtypes = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in stage.parameters()})
+        if len(dtypes) > 1:
+            raise WrapError(f"{_ONE_DTYPE}, but the model has {' and '.join(dtypes)}; use `ddp`.")
     return [
         FullyShardedStage(
             engine_config(stage), stage, pg_collection.dp_cp, reshard_after_forward=strategy.reshard_after_forward
@@ -109,16 +109,16 @@ def _(strategy: MegatronFSDP, stages: Sequence[nn.Module], pg_collection: Proces
     ]
 
 
-_ONE_FORMAT = "`wrap.kind: fsdp2` shards parameters of one number format together"
+_ONE_DTYPE = "`wrap.kind: fsdp2` shards parameters of one dtype together"
 
 
 @functools.singledispatch
 def wrap_problems(strategy: object, precision: Precision) -> Iterator[str]:
-    """What keeps a strategy from being used here, known before there are stages.
+    """Yield what keeps a wrapper from being used here, as far as it is known before there are stages.
 
     Args:
-        strategy: The `wrap:` of a config; a class of one's own may register its rules as `wrap_stages` its wrap.
-        precision: Number format of the parameters.
+        strategy: The `wrap:` of a config. A custom class may register its own rules.
+        precision: Dtype of the parameters.
 
     Yields:
         A sentence for each problem.
@@ -131,7 +131,7 @@ def wrap_problems(strategy: object, precision: Precision) -> Iterator[str]:
 def _(strategy: TorchFSDP2, precision: Precision) -> Iterator[str]:
     if precision.params != "float32" and precision.keep_float32:
         yield (
-            f"{_ONE_FORMAT}, but `precision.keep_float32` leaves some of the {precision.params} model in float32; "
+            f"{_ONE_DTYPE}, but `precision.keep_float32` leaves some of the {precision.params} model in float32; "
             "leave it out, or use `ddp`."
         )
 
@@ -151,28 +151,28 @@ def _(strategy: MegatronFSDP, precision: Precision) -> Iterator[str]:
 
 
 def engine_config(stage: nn.Module) -> Any:
-    """The engine's config that a stage carries, which the engine's wrappers read.
+    """Return the engine's config that a stage has as `config`, which the engine's wrappers read.
 
     Args:
-        stage: Not wrapped.
+        stage: The stage without a wrapper.
 
     Returns:
         Its `TransformerConfig`.
 
     Raises:
-        WrapError: It carries none.
+        WrapError: It has none.
     """
     config = getattr(stage, "config", None)
     if config is None:
         raise WrapError(
-            f"a stage that the engine wraps must carry the engine's config as `config`, but "
-            f"{type(stage).__name__} does not; set it in `build_model`, or use `wrap: {{kind: none}}`."
+            f"a stage that the engine wraps must have the engine's config as `config`, but {type(stage).__name__} has "
+            "none; set it in `build_model`, or use `wrap: {kind: none}`."
         )
     return config
 
 
 def _ddp_config(strategy: MegatronDDP, pg_collection: ProcessGroupCollection) -> DistributedDataParallelConfig:
-    """A fresh engine config; the bucket size is the engine's default (training/models/dist_utils.py) unless given."""
+    """Return the engine's config of the wrapper; the default bucket size is that of training/models/dist_utils.py."""
     bucket_size = strategy.bucket_size or max(40_000_000, 1_000_000 * pg_collection.dp_cp.size())
     return DistributedDataParallelConfig(
         grad_reduce_in_fp32=strategy.grad_reduce_in_fp32,
@@ -185,13 +185,10 @@ def _ddp_config(strategy: MegatronDDP, pg_collection: ProcessGroupCollection) ->
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The stage inside any number of wrappers that keep it as `module`.
+    """Return the stage inside any number of wrappers that have it as `module`.
 
     Args:
         module: A stage, wrapped or not.
-
-    Returns:
-        The stage that `build_model` made.
     """
     while isinstance(inner := getattr(module, "module", None), nn.Module):
         module = inner
@@ -199,11 +196,11 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 def total_parameters(stages: Sequence[nn.Module]) -> int:
-    """How many parameters this rank holds; a tied weight counts once."""
+    """Return the number of parameters of this rank's stages; a tied weight counts once."""
     return sum(p.numel() for p in {id(p): p for stage in stages for p in stage.parameters()}.values())
 
 
 def total_bytes(stages: Sequence[nn.Module]) -> int:
-    """How many bytes those parameters take."""
+    """Return the size of the parameters of this rank's stages in bytes; a tied weight counts once."""
     unique: dict[int, torch.Tensor] = {id(p): p for stage in stages for p in stage.parameters()}
     return sum(p.numel() * p.element_size() for p in unique.values())

@@ -1,14 +1,13 @@
-"""`TorchFSDP2`: PyTorch's `fully_shard` over a stage, as the engine's schedules and optimizer expect a wrapper.
+"""PyTorch's `fully_shard` around a stage, in the form that the engine's schedules and optimizer expect of a wrapper.
 
-The engine's own wrapper builds a CUDA mesh, shards parents before their children, and takes a global group; here each
-layer is sharded first and the stage last, over the group that was given, on whatever device the stage is.
+The engine's own wrapper makes a CUDA mesh, shards parents before their children, and uses a global group. Here each
+layer is sharded first and the stage last, over the given group, on the device of the stage.
 """
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.distributed.data_parallel_base import _BaseDataParallel  # pyright: ignore[reportPrivateUsage]
 from torch import nn
@@ -22,18 +21,18 @@ class FullyShardedStage(_BaseDataParallel):
 
     Args:
         config: The engine's config of the stage.
-        stage: Not wrapped; sharded in place.
+        stage: The stage without a wrapper; sharded in place.
         group: The data-parallel group.
-        reshard_after_forward: Free whole parameters after the forward pass.
+        reshard_after_forward: Free unsharded parameters after the forward pass.
     """
 
     def __init__(self, config: Any, stage: nn.Module, group: ProcessGroup, *, reshard_after_forward: bool) -> None:
         super().__init__(config=config, module=stage)
-        self.ddp_config = DistributedDataParallelConfig()  # read by the engine's optimizer; nothing of it applies
+        self.ddp_config = DistributedDataParallelConfig()  # read by the engine's optimizer; none of it applies
         device = next(stage.parameters()).device.type
-        # Torch takes meshes of the same ranks and names for one, and would go on with the first one's group.
+        # torch treats meshes with the same ranks and names as one, and would keep using the group of the first.
         mesh = DeviceMesh.from_group(group, device, mesh_dim_names=(f"data_{group.group_name}",))
-        # fully_shard replaces the parameters, and with them the attributes that the engine reads.
+        # fully_shard replaces the parameters, which loses the attributes that the engine reads.
         attributes = {name: dict(vars(parameter)) for name, parameter in stage.named_parameters()}
         for layer in _layers(stage):
             fully_shard(layer, mesh=mesh, reshard_after_forward=reshard_after_forward)
@@ -44,11 +43,11 @@ class FullyShardedStage(_BaseDataParallel):
             setattr(parameter, "is_torch_fsdp2_param", True)  # noqa: B010 - an attribute of the engine
 
     def finish_grad_sync(self, force_all_reduce: bool = False) -> None:  # noqa: FBT001, FBT002 - the engine's call
-        """Nothing is left to do: `fully_shard` reduces in the backward pass."""
+        """Do nothing: `fully_shard` reduces gradients in the backward pass."""
 
     @contextmanager
     def no_sync(self) -> Generator[None]:
-        """Accumulate whole gradients without reducing them."""
+        """Accumulate unsharded gradients without reducing them."""
         stage = self.module
         if not isinstance(stage, FSDPModule):
             raise TypeError(f"a sharded stage must be an FSDPModule, but is {type(stage).__name__}")
@@ -60,7 +59,7 @@ class FullyShardedStage(_BaseDataParallel):
 
 
 def _layers(stage: nn.Module) -> Iterator[nn.Module]:
-    """What is gathered and freed together: each layer with parameters of its own.
+    """Yield each layer with parameters; the parameters of one are gathered and freed together.
 
     The embedding stays with the stage, because a tied output layer reads its weight from outside.
     """
@@ -68,9 +67,3 @@ def _layers(stage: nn.Module) -> Iterator[nn.Module]:
     for layer in getattr(decoder, "layers", ()):
         if any(True for _ in layer.parameters()):
             yield layer
-
-
-def sharded_bytes(parameter: torch.Tensor) -> int:
-    """How many bytes of a sharded or plain parameter this rank holds."""
-    local: torch.Tensor = getattr(parameter, "_local_tensor", parameter)
-    return local.numel() * local.element_size()
