@@ -72,7 +72,8 @@ class FakeConfig:
                 return value
         known = ", ".join(f"`{field.name}`" for field in fields(self) if field.name != "more")
         raise AttributeError(
-            f'`FakeConfig` must be given `{name}` before it is read, but has only {known}; pass `more=(("{name}", ...),)`.'
+            f"`FakeConfig` must be given `{name}` before it is read, but has only {known}; pass"
+            f' `more=(("{name}", ...),)`.'
         )
 
 
@@ -91,7 +92,7 @@ class FakeGroup:
         return self.ranks
 
     def rank(self) -> int:
-        """Rank in the group, from 0."""
+        """Return the rank in the group, from 0."""
         return self.position
 
 

@@ -92,8 +92,8 @@ def assert_layout_parity(
             ]
             if beyond:
                 raise LayoutParityError(
-                    f"`{parallelism}` must train the same model as one rank, but at step {step} rank {rank} has {here} and "
-                    f"one rank has {there}; {' and '.join(beyond)} differ by more than {tolerance:.0e}"
+                    f"`{parallelism}` must train the same model as one rank, but at step {step} rank {rank} has {here} "
+                    f"and one rank has {there}; the difference in {' and '.join(beyond)} exceeds {tolerance:.0e}"
                     f"{f' + {relative:.0e} of the value' if relative else ''}."
                 )
 
