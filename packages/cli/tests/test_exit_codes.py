@@ -31,8 +31,8 @@ FILES = {
         "kind: bytes\n",
         [
             (
-                "`{file}` must describe a run, but holds a `bytes` model alone; put it under `model:` in a file that "
-                "begins with `modelwright: 1`."
+                "`{file}` must describe a run, but contains a `bytes` model alone; put it under `model:` in a file "
+                "that begins with `modelwright: 1`."
             )
         ],
     ),
@@ -95,9 +95,7 @@ def test_resume_goes_on_in_its_own_folder(folder: Path) -> None:
     words = ("bytes.yaml", "--import", "my_parts", "--resume", "old", "--out", "new")
     done = modelwright("train", *words, cwd=folder)
     assert done.returncode == 2
-    assert done.stderr == (
-        "error: `--out` must be left out with `--resume`: a resumed run goes on in its own folder.\n"
-    )
+    assert done.stderr == ("error: `--out` must be left out with `--resume`: a run is resumed in its own folder.\n")
 
 
 def test_an_error_of_a_rank_says_which(folder: Path) -> None:

@@ -46,6 +46,7 @@ def test_help_names_the_commands() -> None:
         (["build"], "Missing argument"),
         (["generate", "x", "--tokens", "0"], "Invalid value for '--tokens'"),
         (["generate", "x", "--top-p", "1.5"], "Invalid value for '--top-p'"),
+        (["generate", "x", "--top-p", "0"], "Invalid value for '--top-p'"),
     ],
 )
 def test_a_usage_error(words: list[str], said: str) -> None:

@@ -1,4 +1,4 @@
-"""The command `modelwright`. Nothing heavy is imported until a command needs it."""
+"""The command `modelwright`. It imports nothing heavy before a command needs it."""
 
 
 def main() -> None:

@@ -1,73 +1,81 @@
-"""What a command says when it fails, and with which exit code.
+"""Exit codes and error messages of the commands.
 
-2: something the user can mend, with one message that says how. 1: a run that failed. No traceback unless `--debug`.
+2: a user error, with one message that says how to fix it. 1: a run that failed. No traceback without `--debug`.
 """
 
+import functools
 import os
 import sys
 import traceback
 from collections.abc import Callable
 
+import typer
+
+from modelwright.cli.quiet import quiet_engine
 from modelwright.protocols import ModelwrightError
 
-MENDABLE, FAILED, INTERRUPTED = 2, 1, 130
+USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 
 
-def guarded(command: Callable[[], None], *, debug: bool) -> int:
-    """Run a command and turn what it raises into words and an exit code.
+def command[**ParametersT](function: Callable[ParametersT, None]) -> Callable[ParametersT, None]:
+    """Make a function a command: quiet, and ended by an exit code instead of an exception; a decorator.
 
     Args:
-        command: What to run.
-        debug: Print tracebacks too.
+        function: The command. Its parameter `debug` shows tracebacks and the engine's warnings.
 
     Returns:
-        The exit code.
+        The command with the same signature; it raises `typer.Exit`.
     """
-    from modelwright.cli.commands.train import quiet_engine
 
-    try:
-        # A user's parts may import the engine at any point, so all of a command is quiet.
-        with quiet_engine(debug=debug):
-            command()
-    except KeyboardInterrupt:
-        say("interrupted")
-        return INTERRUPTED
-    except ModelwrightError as error:
-        return _report(str(error), traceback.format_exc(), MENDABLE, debug=debug)
-    except Exception as error:  # noqa: BLE001 - the last word of the program
-        return _launch_error(error, debug=debug) or _report(
-            _unforeseen(error), traceback.format_exc(), FAILED, debug=debug
-        )
-    return 0
+    @functools.wraps(function)
+    def run(*args: ParametersT.args, **kwargs: ParametersT.kwargs) -> None:
+        debug = bool(kwargs["debug"])
+        try:
+            # Custom parts may import the engine at any time, so the whole command is quiet.
+            with quiet_engine(debug=debug):
+                function(*args, **kwargs)
+        except KeyboardInterrupt:
+            print_error("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+        except typer.Exit:
+            raise
+        except Exception as error:  # noqa: BLE001 - the program ends here
+            raise typer.Exit(_report(error, debug=debug)) from None
 
-
-def _launch_error(error: Exception, *, debug: bool) -> int | None:
-    """The exit code for ranks that failed, None for any other error."""
-    if "torch" not in sys.modules:
-        return None
-    from modelwright.training import LaunchError
-
-    if not isinstance(error, LaunchError):
-        return None
-    cause = error.failures[0]
-    traces = "\n".join(failure.trace for failure in error.failures if failure.trace)
-    return _report(cause.message, traces, MENDABLE if cause.mendable else FAILED, debug=debug)
+    return run
 
 
-def _unforeseen(error: Exception) -> str:
-    return f"{type(error).__name__}: {error} (run again with --debug for the traceback)"
+def print_error(message: str) -> None:
+    """Print an error on stderr, with the rank if a launcher started several.
 
-
-def _report(message: str, trace: str, code: int, *, debug: bool) -> int:
-    if debug and trace:
-        sys.stderr.write(trace + "\n")
-    say(message)
-    return code
-
-
-def say(message: str) -> None:
-    """Print an error on stderr; with the rank in front where a launcher started several."""
+    Args:
+        message: The error without `error:`.
+    """
     rank = os.environ.get("RANK")
     where = f" (rank {rank})" if rank is not None else ""
     sys.stderr.write(f"error{where}: {message}\n")
     sys.stderr.flush()
+
+
+def _report(error: Exception, *, debug: bool) -> int:
+    """Print an exception, and return the exit code."""
+    message, trace, code = _described(error)
+    if debug and trace:
+        sys.stderr.write(trace + "\n")
+    print_error(message)
+    return code
+
+
+def _described(error: Exception) -> tuple[str, str, int]:
+    """Return the message, the traceback and the exit code of an exception."""
+    trace = "".join(traceback.format_exception(error))
+    if isinstance(error, ModelwrightError):
+        return str(error), trace, USER_ERROR
+    if "torch" in sys.modules:  # only a command that loaded torch can have started ranks
+        from modelwright.training import LaunchError
+
+        if isinstance(error, LaunchError):
+            cause = error.failures[0]
+            traces = "\n".join(failure.trace for failure in error.failures if failure.trace)
+            return cause.message, traces, USER_ERROR if cause.user_error else FAILED
+    return f"{type(error).__name__}: {error} (run again with --debug for the traceback)", trace, FAILED

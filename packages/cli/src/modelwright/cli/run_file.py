@@ -1,4 +1,4 @@
-"""Reading the config of a command: the file, the overrides, the user's parts."""
+"""The config of a command: custom parts, the file, the overrides."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,13 +8,13 @@ from modelwright.config import RunConfig, load, override
 from modelwright.protocols import ModelwrightError
 
 
-def load_run(file: Path, overrides: Sequence[str], modules: Sequence[str]) -> RunConfig:
+def load_run(file: Path, overrides: Sequence[str] | None, modules: Sequence[str] | None) -> RunConfig:
     """Read the config of a run.
 
     Args:
-        file: YAML or JSON.
-        overrides: `a.b=value` each, in order.
-        modules: That register parts.
+        file: YAML, JSON or TOML file.
+        overrides: `a.b=value` each, applied in order. None: no overrides.
+        modules: Modules with custom parts. None: no modules.
 
     Returns:
         The run.
@@ -26,7 +26,7 @@ def load_run(file: Path, overrides: Sequence[str], modules: Sequence[str]) -> Ru
     config = load(file)
     if not isinstance(config, RunConfig):
         raise ModelwrightError(
-            f"`{file}` must describe a run, but holds a `{config.kind}` model alone; put it under `model:` in a "
+            f"`{file}` must describe a run, but contains a `{config.kind}` model alone; put it under `model:` in a "
             "file that begins with `modelwright: 1`."
         )
     return override(config, list(overrides)) if overrides else config

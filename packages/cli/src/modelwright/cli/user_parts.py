@@ -1,4 +1,4 @@
-"""A user's own parts: imported because the command line or an installed package says so, never because a file does."""
+"""Custom parts: modules that are imported because an option or an installed package names them, never a file."""
 
 import importlib
 import sys
@@ -8,19 +8,20 @@ from importlib.metadata import entry_points
 from modelwright.protocols import ModelwrightError
 
 GROUP = "modelwright.parts"
+"""Group of the entry points by which installed packages announce their parts."""
 
 
-def import_parts(modules: Iterable[str]) -> None:
-    """Import the modules of installed packages that announce parts, then the ones named on the command line.
+def import_parts(modules: Iterable[str] | None) -> None:
+    """Import the modules of installed packages that announce parts, then those of the command line.
 
     Args:
-        modules: Dotted names, found from the working folder too.
+        modules: Dotted names, also found from the working folder. None: no modules.
 
     Raises:
         ModelwrightError: A module cannot be imported.
     """
     names = [point.value for point in entry_points(group=GROUP)]
-    if given := list(modules):
+    if given := list(modules or ()):
         sys.path.insert(0, "")
         names += given
     for name in names:
@@ -28,6 +29,7 @@ def import_parts(modules: Iterable[str]) -> None:
 
 
 def _import(name: str) -> None:
+    """Import one module."""
     try:
         importlib.import_module(name)
     except ModelwrightError:

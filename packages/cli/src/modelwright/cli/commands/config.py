@@ -1,13 +1,13 @@
-"""`modelwright config`: presets and files, printed, checked, compared, brought up to date and converted."""
+"""`modelwright config`: print, check, compare, migrate and convert config files."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from modelwright.cli.exit_codes import command
+from modelwright.cli.options import Debug, Format, Import, Set
 from modelwright.cli.user_parts import import_parts
 from modelwright.config import (
     ConfigError,
@@ -17,72 +17,55 @@ from modelwright.config import (
     Problem,
     RunConfig,
     convert_file,
-    diff,
     dumps,
     fingerprint,
     json_schema,
     load,
-    migrate,
     override,
     preset,
-    presets,
 )
 from modelwright.protocols import ModelwrightError
 
+ConfigFile = Annotated[Path, typer.Argument(metavar="FILE", help="A config file.")]
 
-def show_command(
-    file: Path | None,
-    preset_name: str | None,
-    *,
-    full: bool,
-    output_format: str,
-    overrides: Sequence[str],
-    modules: Sequence[str],
+config_app = typer.Typer(help="Read and write config files.", no_args_is_help=True)
+
+
+@config_app.command()
+@command
+def show(
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="A config file.")] = None,
+    preset_name: Annotated[
+        str | None, typer.Option("--preset", help="A preset instead of a file.", metavar="NAME")
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Print every field, not only those that differ from their defaults.")
+    ] = False,
+    output_format: Format = "yaml",
+    overrides: Set = None,
+    modules: Import = None,
+    debug: Debug = False,
 ) -> None:
-    """Print a config.
-
-    Args:
-        file: A config file.
-        preset_name: Or a preset.
-        full: Every field.
-        output_format: yaml or json.
-        overrides: Applied before printing.
-        modules: That register parts.
-
-    Raises:
-        ModelwrightError: Neither or both are given, or what is given is wrong.
-    """
+    """Print a preset or a file as a config to start from."""
     if (file is None) == (preset_name is None):
         raise ModelwrightError(
             "one of `FILE` and `--preset` must be given; `modelwright config presets` lists the presets."
         )
-    _check_format(output_format)
+    form = _checked_format(output_format)
     import_parts(modules)
     config = load(file) if file is not None else RunConfig(model=preset(preset_name or ""))
-    if overrides:
-        config = override(config, list(overrides))
-    _print(dumps(config, format="json" if output_format == "json" else "yaml", full=full))
+    _print(dumps(override(config, overrides) if overrides else config, format=form, full=full))
 
 
-def presets_command() -> None:
-    """Print the name and the first line of every preset."""
-    table = Table("preset", "what it is", box=None)
-    for name, function in sorted(presets().items()):
-        table.add_row(name, (function.__doc__ or "").strip().split("\n")[0])
-    Console().print(table)
-
-
-def validate_command(files: Sequence[Path], *, engine: bool, modules: Sequence[str]) -> None:
-    """Say of each file that it is valid, and what it holds.
-
-    Args:
-        files: Config files.
-        engine: Check the `engine:` fields against the installed megatron-core too.
-        modules: That register parts.
-
-    Raises:
-        ConfigError: With everything that is wrong with all of the files.
-    """
+@config_app.command()
+@command
+def validate(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Config files.")],
+    engine: Annotated[bool, typer.Option("--engine", help="Check the `engine:` fields too; loads the engine.")] = False,
+    modules: Import = None,
+    debug: Debug = False,
+) -> None:
+    """Check files and report everything that is wrong with them."""
     import_parts(modules)
     problems: list[Problem] = []
     for file in files:
@@ -99,75 +82,81 @@ def validate_command(files: Sequence[Path], *, engine: bool, modules: Sequence[s
         raise ConfigError(problems)
 
 
-def diff_command(left: Path, right: Path, *, modules: Sequence[str]) -> None:
-    """Print every field that differs.
+@config_app.command()
+@command
+def diff(left: ConfigFile, right: ConfigFile, modules: Import = None, debug: Debug = False) -> None:
+    """Print every field that differs between two files, with both values."""
+    import modelwright.config
 
-    Args:
-        left: A config file.
-        right: Another.
-        modules: That register parts.
-
-    Raises:
-        ConfigError: One of them is not valid.
-    """
     import_parts(modules)
-    differences = diff(load(left), load(right))
+    differences = modelwright.config.diff(load(left), load(right))
     _print("\n".join(map(str, differences)) if differences else "no differences")
 
 
-def schema_command(kind: str, *, modules: Sequence[str]) -> None:
-    """Print the JSON Schema of a kind of file.
-
-    Args:
-        kind: `run`, or a kind of model.
-        modules: That register kinds.
-
-    Raises:
-        ConfigError: There is no such kind.
-    """
+@config_app.command()
+@command
+def schema(
+    kind: Annotated[str, typer.Argument(help="run, or a kind of model.")] = "run",
+    modules: Import = None,
+    debug: Debug = False,
+) -> None:
+    """Print the JSON Schema of a file, for an editor."""
     import_parts(modules)
     _print(json.dumps(json_schema(kind), indent=2, ensure_ascii=False))
 
 
-def migrate_command(file: Path, *, write: bool, modules: Sequence[str]) -> None:
-    """Print a file in the words of the installed versions, or rewrite it.
+@config_app.command()
+@command
+def migrate(
+    file: ConfigFile,
+    write: Annotated[bool, typer.Option("--write", help="Rewrite the file; its comments are lost.")] = False,
+    modules: Import = None,
+    debug: Debug = False,
+) -> None:
+    """Print a file of an older version in the installed version."""
+    import modelwright.config
 
-    Args:
-        file: A config file of any version.
-        write: Replace the file instead of printing.
-        modules: That register kinds.
-
-    Raises:
-        ConfigError: It is not valid, or newer than what is installed.
-    """
     import_parts(modules)
-    text = migrate(file, write=write)
+    text = modelwright.config.migrate(file, write=write)
     _print(f"{file}: rewritten" if write else text)
 
 
-def convert_command(file: Path, *, output_format: str, overrides: Sequence[str], modules: Sequence[str]) -> None:
-    """Print an upstream config as one of ours, and on stderr what was left behind.
-
-    Args:
-        file: A `run_config.yaml`, or a dictionary of an upstream model config.
-        output_format: yaml or json.
-        overrides: For what the file lacks.
-        modules: That register kinds.
-
-    Raises:
-        ModelwrightError: It cannot be converted.
-    """
-    _check_format(output_format)
+@config_app.command()
+@command
+def convert(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A run_config.yaml, or a model's as_dict() as YAML.")],
+    output_format: Format = "yaml",
+    overrides: Set = None,
+    modules: Import = None,
+    debug: Debug = False,
+) -> None:
+    """Print a Megatron run_config.yaml as a config, and on stderr the values without a counterpart."""
+    form = _checked_format(output_format)
     import_parts(modules)
-    converted = convert_file(file, changes=overrides)
-    _print(dumps(converted.config, format="json" if output_format == "json" else "yaml"))
+    converted = convert_file(file, changes=overrides or ())
+    _print(dumps(converted.config, format=form))
     lines = [f"  {unmapped}" for unmapped in converted.unmapped]
-    head = "not in the result:" if lines else "nothing was left behind but defaults."
-    typer.echo("\n".join([head, *lines, f"  {converted.at_default} values at upstream's defaults"]), err=True)
+    head = "not in the result:" if lines else "nothing was left out but defaults."
+    typer.echo("\n".join([head, *lines, f"  {converted.at_default} values at Megatron's defaults"]), err=True)
+
+
+@config_app.command()
+@command
+def presets(debug: Debug = False) -> None:
+    """List the presets of the installed families."""
+    from rich.console import Console
+    from rich.table import Table
+
+    import modelwright.config
+
+    table = Table("preset", "description", box=None)
+    for name, function in modelwright.config.presets().items():
+        table.add_row(name, (function.__doc__ or "").strip().split("\n")[0])
+    Console().print(table)
 
 
 def _check_engine(config: RunConfig | ModelConfig, file: Path) -> None:
-    """Check the engine fields of one file, and say whose they are."""
+    """Check the engine fields of one file, and add its name to the problems."""
     from modelwright.layers import resolve
 
     try:
@@ -176,15 +165,20 @@ def _check_engine(config: RunConfig | ModelConfig, file: Path) -> None:
         else:
             resolve(config, Parallelism(), Precision())
     except ConfigError as error:
-        raise ConfigError([Problem(one.path, one.message, source=str(file)) for one in error.problems]) from None
+        raise ConfigError(
+            [Problem(one.path, one.message, source=str(file), code=one.code) for one in error.problems]
+        ) from None
 
 
-def _check_format(output_format: str) -> None:
-    """Refuse any format but the two that are written."""
-    if output_format not in ("yaml", "json"):
-        raise ModelwrightError(f"`--format` must be yaml or json, but is {output_format!r}.")
+def _checked_format(output_format: str) -> Literal["yaml", "json"]:
+    """Return a format in which a config can be written."""
+    if output_format == "yaml":
+        return "yaml"
+    if output_format == "json":
+        return "json"
+    raise ModelwrightError(f"`--format` must be yaml or json, but is {output_format!r}.")
 
 
 def _print(text: str) -> None:
-    """Print as it is: no wrapping, no colors, no emoji for what looks like its name."""
+    """Print a text without wrapping, colors or emoji."""
     typer.echo(text.rstrip("\n"))

@@ -1,53 +1,61 @@
-"""`modelwright generate`: the newest checkpoint of a run, on one process, continuing a text."""
+"""`modelwright generate`: continue a text with the newest checkpoint of a run, on one process."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from modelwright.cli.commands.train import quiet_engine
+import typer
+
+from modelwright.cli.exit_codes import command
+from modelwright.cli.options import Debug, Import
 from modelwright.cli.user_parts import import_parts
 
 
-@dataclass(frozen=True, kw_only=True)
-class GenerateOptions:
-    """The command line of `generate`."""
-
-    run_dir: Path
-    prompt: str
-    tokens: int
-    temperature: float
-    top_k: int | None
-    top_p: float | None
-    seed: int
-    modules: tuple[str, ...]
-    debug: bool
+def _above_0(value: float | None) -> float | None:
+    """Refuse 0, at which no token would be left."""
+    if value == 0:
+        raise typer.BadParameter("0.0 is not in the range 0<x<=1.")
+    return value
 
 
-def generate_command(options: GenerateOptions) -> None:
-    """Load, generate, print as it comes.
+@command
+def generate(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder that `train` wrote.")],
+    prompt: Annotated[str, typer.Option(help="Text to continue.")] = "The ",
+    tokens: Annotated[int, typer.Option(help="Number of tokens to add.", min=1)] = 200,
+    temperature: Annotated[
+        float, typer.Option(help="0 selects the most likely token each time; higher values give more variety.", min=0.0)
+    ] = 0.0,
+    top_k: Annotated[int | None, typer.Option(help="Sample among the K most likely tokens only.", min=1)] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            help="Sample among the most likely tokens with total probability P.",
+            min=0.0,
+            max=1.0,
+            callback=_above_0,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Random seed for sampling.")] = 0,
+    modules: Import = None,
+    debug: Debug = False,
+) -> None:
+    """Continue a text with the newest checkpoint of a run."""
+    import_parts(modules)
+    import modelwright.training
+    from modelwright.distributed import finalize
+    from modelwright.engine import device_runtime
+    from modelwright.training import Sampling, load_for_inference
 
-    Args:
-        options: The command line.
-
-    Raises:
-        ModelwrightError: There is no whole checkpoint, or the prompt is empty.
-    """
-    import_parts(options.modules)
-    with quiet_engine(debug=options.debug):
-        from modelwright.distributed import finalize
-        from modelwright.engine import device_runtime
-        from modelwright.training import Sampling, generate, load_for_inference
-
-        sampling = Sampling(
-            temperature=options.temperature, top_k=options.top_k, top_p=options.top_p, seed=options.seed
-        )
-        with device_runtime():
-            loaded = load_for_inference(options.run_dir)
-            _write(options.prompt, generate(loaded, options.prompt, tokens=options.tokens, sampling=sampling))
-            finalize()
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    with device_runtime():
+        loaded = load_for_inference(run_dir)
+        _write(prompt, modelwright.training.generate(loaded, prompt, tokens=tokens, sampling=sampling))
+        finalize()
 
 
 def _write(prompt: str, pieces: Iterator[str]) -> None:
+    """Print the text as it is generated."""
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, soft_wrap=True)

@@ -1,175 +1,149 @@
-"""`modelwright train`: everything that can be checked is, then the ranks start."""
+"""`modelwright train`: check everything that can be checked, then start the ranks."""
 
 import datetime
 import os
-import warnings
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from typing import Annotated, final
 
+import typer
+
+from modelwright.cli.exit_codes import command
+from modelwright.cli.options import Debug, Import, Set
+from modelwright.cli.ranks import Job, run_on_ranks
 from modelwright.cli.run_file import load_run
 from modelwright.cli.user_parts import import_parts
-from modelwright.config import RunConfig, dumps, loads, override
+from modelwright.config import RunConfig, override
 from modelwright.protocols import ModelwrightError
 
+METRICS = "metrics.jsonl"
+"""File of a run folder with one line of metrics for each step."""
 
+_NO_RUN_ID = {None, "", "none"}  # torchrun without --rdzv-id sets `none`
+
+
+@final
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """The command line of `train`."""
+class TrainJob(Job):
+    """Input of every rank of a training run."""
 
-    file: Path | None
-    steps: int | None
-    out: Path | None
-    resume: Path | None
-    overrides: tuple[str, ...]
-    modules: tuple[str, ...]
-    debug: bool
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What every rank is told."""
-
-    config: str
     out: Path
+    """Folder of the run."""
     resume: Path | None
-    modules: tuple[str, ...]
-    debug: bool
+    """Folder of the run to resume. None: start from initial values."""
 
 
-def train_command(options: TrainOptions) -> None:
-    """Check, start the ranks, wait for them.
-
-    Args:
-        options: The command line.
-
-    Raises:
-        ModelwrightError: Something the user can mend.
-        LaunchError: A rank failed.
-    """
-    run = _config(options)
-    out = _out(options, run)
-    with quiet_engine(debug=options.debug):
-        from modelwright.training import (
-            check_resumable,
-            is_launched,
-            latest_checkpoint,
-            launch,
-            launched_ranks,
-            prepare,
-        )
-
-        prepare(run)
-        if options.resume is not None:
-            step, path = latest_checkpoint(options.resume)
-            check_resumable(run, path)
-            if step >= run.train.steps:
-                raise ModelwrightError(
-                    f"`train.steps` must be above the {step} steps that `{options.resume}` has done, but is "
-                    f"{run.train.steps}; raise it, for example with --steps {2 * step}."
-                )
-        job = _Job(dumps(run, format="json", full=True), out, options.resume, options.modules, options.debug)
-        if is_launched():
-            run.parallelism.world_size(launched_ranks())
-            train_rank(job)
-        else:
-            launch(train_rank, job, ranks=run.parallelism.world_size())
+@command
+def train(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="Config of a run; may be left out with --resume.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Override train.steps.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run. Default: runs/<name>-<time>.", metavar="DIR")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Resume the run in DIR from its newest checkpoint.", metavar="DIR")
+    ] = None,
+    overrides: Set = None,
+    modules: Import = None,
+    debug: Debug = False,
+) -> None:
+    """Train a model on text, on as many local processes as its parallelism needs, or as one rank of torchrun."""
+    changes = [*(overrides or ()), *(() if steps is None else (f"train.steps={steps}",))]
+    run = load_run(file, changes, modules) if file is not None else _resumed_config(resume, changes, modules)
+    folder = run_folder(run.name or (file.stem if file else "run"), out, resume)
+    _check_start(run, resume)
+    run_on_ranks(train_rank, TrainJob(run=run, modules=tuple(modules or ()), debug=debug, out=folder, resume=resume))
 
 
-def _config(options: TrainOptions) -> RunConfig:
-    steps = () if options.steps is None else (f"train.steps={options.steps}",)
-    overrides = (*options.overrides, *steps)
-    if options.file is not None:
-        return load_run(options.file, overrides, options.modules)
-    if options.resume is None:
+def _resumed_config(resume: Path | None, changes: Sequence[str], modules: Sequence[str] | None) -> RunConfig:
+    """Return the config of the newest checkpoint of a run."""
+    if resume is None:
         raise ModelwrightError("`FILE` must be given unless `--resume` is; name a config file.")
     from modelwright.training import checkpoint_config, latest_checkpoint
 
-    import_parts(options.modules)
-    run = checkpoint_config(latest_checkpoint(options.resume)[1])
-    return override(run, list(overrides)) if overrides else run
+    import_parts(modules)
+    run = checkpoint_config(latest_checkpoint(resume)[1])
+    return override(run, list(changes)) if changes else run
 
 
-def _out(options: TrainOptions, run: RunConfig) -> Path:
-    if options.resume is not None:
-        if options.out not in (None, options.resume):
-            raise ModelwrightError("`--out` must be left out with `--resume`: a resumed run goes on in its own folder.")
-        return options.resume
-    name = run.name or (options.file.stem if options.file else "run")
-    # Ranks that a launcher started must agree: its run id is one for all of them, the clock is not.
-    mark = os.environ.get("TORCHELASTIC_RUN_ID") or f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    out = options.out or Path("runs") / f"{name}-{mark}"
-    if (out / "metrics.jsonl").exists():
-        raise ModelwrightError(
-            f"`--out` must be a new folder, but `{out}` holds a run; use another, or go on with it by --resume {out}."
-        )
-    return out
-
-
-def train_rank(job: _Job) -> None:
-    """One rank of the job."""
-    with quiet_engine(debug=job.debug):
-        # First, because it loads the engine in half the time.
-        from modelwright.engine import device_runtime  # isort: skip
-        from modelwright.distributed import finalize  # isort: skip
-        from modelwright.cli.reports.routing_metrics import routing_meter
-        from modelwright.cli.reports.run_log import RunLog
-        from modelwright.training import train
-
-        import_parts(job.modules)
-        run = job_config(job.config)
-        log = RunLog(job.out) if os.environ.get("RANK", "0") == "0" else None
-        try:
-            with device_runtime():
-                train(run, out=job.out, resume=job.resume, observer=log, meter=routing_meter)
-                finalize()
-        finally:
-            if log is not None:
-                log.close()
-        if log is not None:
-            imports = "".join(f" --import {module}" for module in job.modules)
-            for line in (
-                f"run folder: {job.out}",
-                f'next: modelwright generate {job.out}{imports} --prompt "The " --tokens 200',
-            ):
-                log.console.print(line, soft_wrap=True, markup=False, highlight=False)
-
-
-def job_config(text: str) -> RunConfig:
-    """The config that a rank was started with.
+def run_folder(name: str, out: Path | None, resume: Path | None) -> Path:
+    """Return the folder of a run.
 
     Args:
-        text: JSON.
+        name: Name of the run.
+        out: Folder that the user chose. None: a new one in `runs`.
+        resume: Folder of the run to resume. None: a new run.
 
     Returns:
-        The config.
+        A folder without metrics, or `resume`.
+
+    Raises:
+        ModelwrightError: The folder contains another run, or the options contradict each other.
     """
-    run = loads(text, format="json")
-    if not isinstance(run, RunConfig):
-        raise TypeError(f"a job holds the config of a run, not {type(run).__name__}")
-    return run
+    if resume is not None:
+        if out not in (None, resume):
+            raise ModelwrightError("`--out` must be left out with `--resume`: a run is resumed in its own folder.")
+        return resume
+    folder = out or _new_folder(name)
+    if (folder / METRICS).exists():
+        raise ModelwrightError(
+            f"`--out` must be a new folder, but `{folder}` contains a run; use another, or resume it by "
+            f"--resume {folder}."
+        )
+    return folder
 
 
-@contextmanager
-def quiet_engine(*, debug: bool) -> Generator[None]:
-    """Without `--debug`, keep the engine's warnings to itself: it gives dozens on every start.
+def _new_folder(name: str) -> Path:
+    """Return a folder in `runs`, the same one on all ranks that a launcher started."""
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID")
+    if run_id not in _NO_RUN_ID:
+        return Path("runs") / f"{name}-{run_id}"
+    if "RANK" not in os.environ:
+        return Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    # The clocks of ranks differ, but not the folders that they see: no rank writes before all ranks have joined.
+    numbered = (Path("runs") / f"{name}-{number}" for number in count(1))
+    return next(folder for folder in numbered if not (folder / METRICS).exists())
+
+
+def _check_start(run: RunConfig, resume: Path | None) -> None:
+    """Check the text and the checkpoint before any rank starts."""
+    from modelwright.training import check_resumable, latest_checkpoint, prepare_text
+
+    prepare_text(run)
+    if resume is None:
+        return
+    step, path = latest_checkpoint(resume)
+    check_resumable(run, path)
+    if step >= run.train.steps:
+        raise ModelwrightError(
+            f"`train.steps` must be above the {step} steps that `{resume}` has done, but is {run.train.steps}; "
+            f"raise it, for example with --steps {2 * step}."
+        )
+
+
+def train_rank(job: TrainJob) -> None:
+    """Train as one rank; rank 0 writes the run folder.
 
     Args:
-        debug: Let them through, and what this library logs.
+        job: Input of the rank.
     """
-    import logging
+    import modelwright.training
+    from modelwright.cli.reports.routing_metrics import routing_metrics
+    from modelwright.cli.reports.run_log import RunLog
 
-    if debug:
-        logging.basicConfig(format="%(name)s: %(message)s")
-        logging.getLogger("modelwright").setLevel(logging.INFO)
-        yield
-        return
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            logging.disable(level)
+    log = RunLog(job.out) if os.environ.get("RANK", "0") == "0" else None
+    try:
+        modelwright.training.train(
+            job.run, out=job.out, resume=job.resume, callback=log, metrics_callback=routing_metrics
+        )
+    finally:
+        if log is not None:
+            log.close()
+    if log is not None:
+        imports = "".join(f" --import {module}" for module in job.modules)
+        log.print(f"run folder: {job.out}")
+        log.print(f'next: modelwright generate {job.out}{imports} --prompt "The " --tokens 200')

@@ -1,1 +1,1 @@
-"""What a run prints, plots and records."""
+"""Reports of the commands: the run folder, the pictures of the split, the metrics of routing."""

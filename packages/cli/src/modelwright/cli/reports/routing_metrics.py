@@ -1,4 +1,4 @@
-"""What the routers of a run did, for its metrics: load of each expert, dropped tokens, how sure the routers were."""
+"""Metrics of the routers of a run: load of each expert, dropped tokens, entropy of the routing weights."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
 
 
-def routing_meter(
+def routing_metrics(
     stages: Sequence[nn.Module], pg_collection: "ProcessGroupCollection", /
 ) -> Callable[[], Mapping[str, object]]:
-    """The meter of a run: measures nothing in a model without experts.
+    """Make the metrics callback of a run; it returns no metrics for a model without experts.
 
     Args:
-        stages: Wrapped, of this rank.
+        stages: The wrapped stages of this rank.
         pg_collection: The process groups of this rank.
 
     Returns:
-        Gives `expert_load`, tokens of each expert by the number of the layer; `dropped_tokens`, how often an expert had
-        no room for a token that it should have had, over all layers; and `router_entropy`, of the weights of a token's
-        experts, in nats, the mean over tokens and layers.
+        A function that returns `expert_load` (tokens of each expert by layer number), `dropped_tokens` (token and
+        expert pairs over the expert capacity, summed over layers) and `router_entropy` (entropy of a token's routing
+        weights in nats, mean over tokens and layers).
     """
     if not engine_config(unwrapped(stages[0])).num_moe_experts:
         return dict[str, object]

@@ -1,4 +1,4 @@
-"""What a run leaves and shows: the config, one line of metrics a step, the plots, the progress."""
+"""The folder and the progress of a run: the config, one line of metrics for each step, the plots, the bar."""
 
 import dataclasses
 import json
@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
+from modelwright.cli.commands.train import METRICS
 from modelwright.config import RunConfig, save
 from modelwright.training import StepRecord
 
-METRICS = "metrics.jsonl"
 CONFIG = "config.yaml"
 PLOT = "loss.png"
 LOAD_PLOT = "expert_load.png"
@@ -20,7 +20,7 @@ _LINES_OFF_TERMINAL = 10
 
 
 class RunLog:
-    """Observes a run from rank 0 and writes its folder.
+    """Callback of rank 0 that writes the folder of a run and shows the progress.
 
     Args:
         out: Folder of the run.
@@ -28,7 +28,7 @@ class RunLog:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self.console = Console()
+        self._console = Console()
         self._steps = 0
         self._progress = Progress(
             TextColumn("step"),
@@ -37,41 +37,65 @@ class RunLog:
             TextColumn("loss {task.fields[loss]:.4f}"),
             TextColumn("{task.fields[rate]:,.0f} tokens/s"),
             TimeRemainingColumn(),
-            console=self.console,
+            console=self._console,
         )
 
-    def started(self, run: RunConfig, stages: list[nn.Module], first_step: int) -> None:
-        """Write the config, forget metrics of steps that will be done again, show the bar."""
+    def on_start(self, run: RunConfig, stages: list[nn.Module], first_step: int) -> None:
+        """Write the config, delete the metrics of steps that will be repeated, and show the bar.
+
+        Args:
+            run: The config.
+            stages: The wrapped stages of this rank.
+            first_step: Number of the next step.
+        """
         self.out.mkdir(parents=True, exist_ok=True)
         save(run, self.out / CONFIG, full=True)
         kept = [line for line in _lines(self.out / METRICS) if json.loads(line)["step"] < first_step]
         (self.out / METRICS).write_text("".join(kept))
         self._steps = run.train.steps
         self._task = self._progress.add_task("", total=self._steps, completed=first_step - 1, loss=0.0, rate=0.0)
-        if self.console.is_terminal:
+        if self._console.is_terminal:
             self._progress.start()
 
-    def stepped(self, record: StepRecord) -> None:
-        """Add a line of metrics and move the bar."""
+    def on_step(self, record: StepRecord) -> None:
+        """Write a line of metrics and advance the bar.
+
+        Args:
+            record: Metrics of the step.
+        """
         with (self.out / METRICS).open("a") as file:
             file.write(json.dumps(_as_json(record)) + "\n")
         self._progress.update(self._task, completed=record.step, loss=record.loss, rate=record.tokens_per_s)
-        if not self.console.is_terminal and self._is_told(record.step):
-            self.console.print(
+        if not self._console.is_terminal and self._is_printed(record.step):
+            self._console.print(
                 f"step {record.step}/{self._steps}  loss {record.loss:.4f}  {record.tokens_per_s:,.0f} tokens/s"
             )
         if record.val_loss is not None:
-            self.console.print(f"step {record.step}: validation loss {record.val_loss:.4f}")
+            self._console.print(f"step {record.step}: validation loss {record.val_loss:.4f}")
 
-    def _is_told(self, step: int) -> bool:
+    def _is_printed(self, step: int) -> bool:
+        """Return True if a step gets a line in a log file, which has no bar."""
         every = max(1, self._steps // _LINES_OFF_TERMINAL)
         return step == 1 or step % every == 0
 
-    def saved(self, path: Path, step: int) -> None:
-        """A checkpoint is whole; nothing to show."""
+    def on_checkpoint(self, path: Path, step: int) -> None:
+        """Do nothing, because the bar shows the step.
+
+        Args:
+            path: Folder of the checkpoint.
+            step: Step of the checkpoint.
+        """
+
+    def print(self, line: str) -> None:
+        """Print a line as it is.
+
+        Args:
+            line: The line.
+        """
+        self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 
     def close(self) -> None:
-        """Take the bar down and draw the plots."""
+        """Remove the bar and draw the plots."""
         if self._progress.live.is_started:
             self._progress.stop()
         records = [json.loads(line) for line in _lines(self.out / METRICS)]
@@ -83,24 +107,25 @@ class RunLog:
 
 
 def _lines(path: Path) -> list[str]:
-    """Whole lines; one that a killed run left half-written is dropped."""
+    """Return the complete lines of a file, without the last one of a killed run if it is incomplete."""
     if not path.is_file():
         return []
     return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
 
 
 def _as_json(record: StepRecord) -> dict[str, Any]:
+    """Convert a record to one mapping. Additional metrics never replace its own fields."""
     fields = dataclasses.asdict(record)
-    fields |= fields.pop("more")
-    return {name: value for name, value in fields.items() if value is not None}
+    more = fields.pop("more")
+    return {name: value for name, value in (fields | more | fields).items() if value is not None}
 
 
 def plot_losses(records: list[dict[str, Any]], path: Path) -> None:
     """Draw training and validation loss over steps.
 
     Args:
-        records: As `metrics.jsonl` holds them.
-        path: A PNG file.
+        records: Lines of `metrics.jsonl`.
+        path: PNG file to write.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -119,11 +144,11 @@ def plot_losses(records: list[dict[str, Any]], path: Path) -> None:
 
 
 def plot_expert_load(records: list[dict[str, Any]], path: Path) -> None:
-    """Draw a heat map: the load of every expert of every layer over steps, in multiples of its fair share.
+    """Draw a heat map: the load of every expert of every layer over steps, as a multiple of the mean load.
 
     Args:
-        records: As `metrics.jsonl` holds them, each with `expert_load`.
-        path: A PNG file.
+        records: Lines of `metrics.jsonl`, each with `expert_load`.
+        path: PNG file to write.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -148,10 +173,10 @@ def plot_expert_load(records: list[dict[str, Any]], path: Path) -> None:
         axes.axhline(boundary * experts - 0.5, color="black", linewidth=0.8)
     axes.set_yticks([(place + 0.5) * experts - 0.5 for place in range(len(layers))], [f"layer {n}" for n in layers])
     axes.set(xlabel="step", title=f"load of the {experts} experts of each layer")
-    figure.colorbar(image, label="tokens, in multiples of the fair share")
+    figure.colorbar(image, label="tokens, as a multiple of the mean")
     figure.savefig(path, dpi=120)
 
 
 def _shares(load: list[int]) -> list[float]:
-    """1 for each where all have the same."""
+    """Return the load of each expert as a multiple of the mean."""
     return [count * len(load) / max(1, sum(load)) for count in load]

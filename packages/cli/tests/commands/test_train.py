@@ -1,0 +1,70 @@
+"""`modelwright train`: where a run is written, and what is written for each step."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from modelwright.cli.commands.train import METRICS, run_folder
+from modelwright.cli.reports.run_log import RunLog
+from modelwright.config import ModelConfig, RunConfig, config_class, register_config
+from modelwright.protocols import ModelwrightError
+from modelwright.training import StepRecord
+
+
+@register_config
+@config_class
+class TrainToyConfig(ModelConfig):
+    """A family of the tests."""
+
+    kind = "cli-train-toy"
+
+
+def written(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / METRICS).write_text("")
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Stand in a folder of its own, as a rank of torchrun without `--rdzv-id`."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none"}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("launched")
+def test_a_second_run_under_torchrun_without_an_id_gets_a_new_folder() -> None:
+    first = run_folder("tiny", None, None)
+    assert run_folder("tiny", None, None) == first == Path("runs/tiny-1")
+    written(first)
+    assert run_folder("tiny", None, None) == Path("runs/tiny-2")
+
+
+@pytest.mark.usefixtures("launched")
+def test_the_id_of_torchrun_names_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job7")
+    assert run_folder("tiny", None, None) == Path("runs/tiny-job7")
+    written(Path("runs/tiny-job7"))
+    with pytest.raises(ModelwrightError, match="`--out` must be a new folder, but `runs/tiny-job7` contains a run"):
+        run_folder("tiny", None, None)
+
+
+def test_a_folder_with_a_run_is_refused_and_resumed(tmp_path: Path) -> None:
+    written(tmp_path / "a")
+    with pytest.raises(ModelwrightError, match="`--out` must be a new folder"):
+        run_folder("tiny", tmp_path / "a", None)
+    assert run_folder("tiny", None, tmp_path / "a") == tmp_path / "a"
+    with pytest.raises(ModelwrightError, match="`--out` must be left out with `--resume`"):
+        run_folder("tiny", tmp_path / "b", tmp_path / "a")
+
+
+def test_a_metrics_callback_cannot_replace_the_loss(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    log.on_start(RunConfig(model=TrainToyConfig()), [], 1)
+    more = {"loss": 0.0, "step": 9, "load": [1, 2]}
+    log.on_step(StepRecord(step=1, loss=2.5, grad_norm=1.0, lr=0.1, tokens_per_s=10.0, more=more))
+    (line,) = (tmp_path / METRICS).read_text().splitlines()
+    assert json.loads(line) == {
+        "step": 1, "loss": 2.5, "grad_norm": 1.0, "lr": 0.1, "tokens_per_s": 10.0, "load": [1, 2],
+    }  # fmt: skip
