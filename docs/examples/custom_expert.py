@@ -1,7 +1,7 @@
-"""Experts of your own in a mixture: a class that holds a rank's experts, checked by the type checker, and trained.
+"""Custom experts in an MoE model: one class with all experts of a rank, built and trained.
 
-Run it with `python docs/examples/custom_expert.py`: it trains a small model whose experts are `BottleneckExperts` on
-one process.
+Run it with `python docs/examples/custom_expert.py`. It trains a small model with `BottleneckExperts` as experts in one
+process.
 """
 
 from dataclasses import replace
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class BottleneckExperts(nn.Module):
-    """Experts that are two thin matrices each, whole on every rank: use them with `expert: 1` and `tensor: 1`."""
+    """Experts of two low-rank matrices each. They are not sharded: use `expert: 1` and `tensor: 1`."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class BottleneckExperts(nn.Module):
     def forward(
         self, dispatched_input: Tensor, tokens_per_expert: Tensor, permuted_probs: Tensor, /
     ) -> tuple[Tensor, Tensor | None]:
-        """From rows sorted by expert, [tokens, h], to rows of the same shape, weighed, and no bias."""
+        """Transform tokens sorted by expert, [tokens, h], and scale them by their probability, without a bias."""
         parts = dispatched_input.tensor_split(tokens_per_expert.cumsum(0)[:-1].cpu())
         made = [
             F.linear(F.gelu(F.linear(part, down)), up) for part, down, up in zip(parts, self.down, self.up, strict=True)
@@ -55,7 +55,7 @@ class BottleneckExperts(nn.Module):
         return torch.cat(made) * permuted_probs[:, None], None
 
 
-# Your type checker compares the class with the slot here; `MoeSpec` does the same when it is made.
+# Type checkers compare the class with the slot here; `MoeSpec` does the same at run time.
 bottleneck_experts: ExpertsBuilder = BottleneckExperts
 
 MODEL = MoeModelConfig(
@@ -71,16 +71,16 @@ MODEL = MoeModelConfig(
 
 
 def bottleneck_stack(config: MoeModelConfig) -> StackSpec:
-    """The family's own parts, with our experts in the `experts` slot."""
+    """Return the parts of the family, with the custom experts in the `experts` slot."""
     return replace(moe_stack(config), moe=MoeLayerSpec(mlp=MoeSpec(experts=bottleneck_experts)))
 
 
-# With this, a file may say `stack: bottleneck` and the command line `--import custom_expert`.
+# A run file selects it with `stack: bottleneck`; the option `--import custom_expert` loads this module.
 register_stack("bottleneck", bottleneck_stack)
 
 
 def main(steps: int = 20) -> list[StepRecord]:
-    """Train for some steps."""
+    """Train for a few steps."""
     run = RunConfig(model=MODEL, train=TrainConfig(steps=steps, micro_batch=8, global_batch=8, lr=3e-3))
     with device_runtime():
         records = train(run, spec=bottleneck_stack(MODEL))

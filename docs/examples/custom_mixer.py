@@ -1,7 +1,7 @@
-"""A mixer of your own in a Mamba model: a gated convolution, checked by the type checker, built, trained, generating.
+"""A custom mixer in a Mamba model: a gated convolution that trains and generates.
 
-Run it with `python docs/examples/custom_mixer.py`: it trains a small hybrid whose layers `M` are `GatedConvolution` on
-one process.
+Run it with `python docs/examples/custom_mixer.py`. It trains a small hybrid with `GatedConvolution` in its layers `M`
+in one process.
 """
 
 from dataclasses import replace
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class GatedConvolution(nn.Module):
-    """Each channel sees its last `width` positions, times a gate. Replicated over tensor ranks: use `tensor: 1`."""
+    """A gated convolution over the last `width` positions. It is not sharded, so use it with `tensor: 1`."""
 
     def __init__(
         self,
@@ -55,40 +55,40 @@ class GatedConvolution(nn.Module):
         inference_context: "BaseInferenceContext | None" = None,
         packed_seq_params: "PackedSeqParams | None" = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """From [s, b, h] to [s, b, h] and no bias."""
+        """Transform [s, b, h] to [s, b, h], without a bias."""
         value, gate = self.inputs(hidden_SBH).chunk(2, dim=-1)
         seen = torch.cat([self.remembered(value, inference_context), value])
         if isinstance(inference_context, StaticInferenceContext):
             inference_context.key_value_memory_dict[self.layer_number] = seen[1 - self.width :]
-        # [s, b, h, width]: every position with those before it.
+        # `unfold` gives [s, b, h, width]: each position with the `width` - 1 before it.
         mixed = (seen.unfold(0, self.width, 1) * self.filters.weight).sum(-1)
         return self.output(mixed * nn.functional.silu(gate)), None
 
     def remembered(self, value: Tensor, context: Any) -> Tensor:
-        """The `width` - 1 positions before: zeros, or in generation what the engine's context keeps of this layer."""
+        """Return the `width` - 1 previous positions: zeros, or in generation those in the engine's context."""
         if context is not None and context.sequence_len_offset:
             known: Tensor = context.key_value_memory_dict[self.layer_number]
             return known
         return value.new_zeros(self.width - 1, *value.shape[1:])
 
 
-# Your type checker compares the class with the slot here; `MambaLayerSpec` does the same when it is made.
+# Type checkers compare the class with the slot here; `MambaLayerSpec` does the same at run time.
 gated_convolution: MambaMixerBuilder = GatedConvolution
 
 MODEL = MambaModelConfig(pattern="M-M-", hidden_size=64, vocab_size=256, seq_length=64)
 
 
 def gated_stack(config: MambaModelConfig) -> StackSpec:
-    """The family's own parts, with our mixer in the layers `M`."""
+    """Return the parts of the family, with the custom mixer in the layers `M`."""
     return replace(decoder_stack(config), mamba=MambaLayerSpec(mixer=gated_convolution))
 
 
-# With this, a file may say `stack: gated_convolution` and the command line `--import custom_mixer`.
+# A run file selects it with `stack: gated_convolution`; the option `--import custom_mixer` loads this module.
 register_stack("gated_convolution", gated_stack)
 
 
 def main(steps: int = 20) -> list[StepRecord]:
-    """Train for some steps."""
+    """Train for a few steps."""
     run = RunConfig(model=MODEL, train=TrainConfig(steps=steps, micro_batch=8, global_batch=8, lr=3e-3))
     with device_runtime():
         records = train(run, spec=gated_stack(MODEL))

@@ -1,6 +1,6 @@
-"""A part of your own in a GPT: an MLP class, checked by the type checker, built and trained.
+"""A custom MLP in a GPT, checked by type checkers, built and trained.
 
-Run it with `python docs/examples/custom_mlp.py`: it trains a small GPT whose MLPs are `LowRankMlp` on one process.
+Run it with `python docs/examples/custom_mlp.py`. It trains a small GPT with `LowRankMlp` as MLPs in one process.
 """
 
 from dataclasses import replace
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class LowRankMlp(nn.Module):
-    """An MLP whose two matrices are products of thin ones. Replicated over tensor ranks, so use it with `tensor: 1`."""
+    """An MLP of low-rank matrices. Every tensor-parallel rank stores all weights, so use it with `tensor: 1`."""
 
     def __init__(
         self,
@@ -44,27 +44,27 @@ class LowRankMlp(nn.Module):
         )
 
     def forward(self, hidden_SBH: Tensor, /, *, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """From [s, b, h] to [s, b, h] and no bias."""
+        """Transform [s, b, h] to [s, b, h], without a bias."""
         return self.layers(hidden_SBH), None
 
 
-# Your type checker compares the class with the slot here; `MlpLayerSpec` does the same when it is made.
+# Type checkers compare the class with the slot here; `MlpLayerSpec` does the same at run time.
 low_rank_mlp: MlpBuilder = LowRankMlp
 
 MODEL = GPTModelConfig(num_layers=2, hidden_size=64, num_attention_heads=4, vocab_size=256, seq_length=64)
 
 
 def low_rank_stack(config: GPTModelConfig) -> StackSpec:
-    """The GPT's own parts, with our MLP in the `mlp` slot."""
+    """Return the parts of a GPT, with the custom MLP in the `mlp` slot."""
     return replace(decoder_stack(config), mlp=MlpLayerSpec(mlp=low_rank_mlp))
 
 
-# With this, a file may say `stack: low_rank` and the command line `--import custom_mlp`.
+# A run file selects it with `stack: low_rank`; the option `--import custom_mlp` loads this module.
 register_stack("low_rank", low_rank_stack)
 
 
 def main(steps: int = 20) -> list[StepRecord]:
-    """Train for some steps."""
+    """Train for a few steps."""
     run = RunConfig(model=MODEL, train=TrainConfig(steps=steps, micro_batch=8, global_batch=8, lr=3e-3))
     with device_runtime():
         records = train(run, spec=low_rank_stack(MODEL))

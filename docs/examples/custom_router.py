@@ -1,8 +1,8 @@
-"""A router of your own in a mixture of experts: a class, checked by the type checker, built and trained.
+"""A custom router in an MoE model, checked by type checkers, built and trained.
 
-Run it with `python docs/examples/custom_router.py`: it trains a small model whose routers are `CosineRouter` on one
-process. `modelwright train docs/examples/moe-tiny.yaml --import custom_router --set stack=cosine` trains the example of
-the docs with it, on two ranks.
+Run it with `python docs/examples/custom_router.py`. It trains a small model with `CosineRouter` as routers in one
+process. `modelwright train docs/examples/moe-tiny.yaml --import custom_router --set stack=cosine` trains the example
+of the docs with it, on two ranks.
 """
 
 from dataclasses import replace
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class CosineRouter(nn.Module):
-    """Sends a token to the experts whose directions are nearest to its own (arXiv:2204.09179)."""
+    """A router that selects the experts with the most similar directions to a token (arXiv:2204.09179)."""
 
     def __init__(
         self,
@@ -42,14 +42,14 @@ class CosineRouter(nn.Module):
         self.directions = nn.Parameter(torch.empty(config.num_moe_experts or 1, config.hidden_size, device=device))
         if config.init_method is not None:
             config.init_method(self.directions)
-        # Under sequence parallelism each rank routes its own tokens; the engine sums the gradients of what says so.
+        # Under sequence parallelism each rank routes its own tokens. The engine all-reduces gradients with this mark.
         setattr(self.directions, "sequence_parallel", config.sequence_parallel)  # noqa: B010
 
     def set_layer_number(self, layer_number: int, /) -> None:
-        """The engine's routers log their losses under it; this one has none."""
+        """Ignore the layer number, under which the engine's routers log their losses."""
 
     def forward(self, hidden_SBH: Tensor, padding_mask: Tensor | None, /) -> tuple[Tensor, Tensor]:
-        """From [s, b, h] to the weight of each expert and whether it is chosen, both [s * b, e]."""
+        """Return router probabilities and the map of selected experts of [s, b, h], both [s * b, e]."""
         tokens = F.normalize(hidden_SBH.flatten(0, 1).float(), dim=-1)
         scores = self.sharpness * tokens @ F.normalize(self.directions.float(), dim=-1).t()
         best = scores.topk(self.top_k, dim=-1).indices
@@ -58,7 +58,7 @@ class CosineRouter(nn.Module):
         return weights.to(hidden_SBH.dtype), chosen
 
 
-# Your type checker compares the class with the slot here; `MoeSpec` does the same when it is made.
+# Type checkers compare the class with the slot here; `MoeSpec` does the same at run time.
 cosine_router: RouterBuilder = CosineRouter
 
 MODEL = MoeModelConfig(
@@ -74,16 +74,16 @@ MODEL = MoeModelConfig(
 
 
 def cosine_stack(config: MoeModelConfig) -> StackSpec:
-    """The family's own parts, with our router in the `router` slot."""
+    """Return the parts of the family, with the custom router in the `router` slot."""
     return replace(moe_stack(config), moe=MoeLayerSpec(mlp=MoeSpec(router=cosine_router)))
 
 
-# With this, a file may say `stack: cosine` and the command line `--import custom_router`.
+# A run file selects it with `stack: cosine`; the option `--import custom_router` loads this module.
 register_stack("cosine", cosine_stack)
 
 
 def main(steps: int = 20) -> list[StepRecord]:
-    """Train for some steps."""
+    """Train for a few steps."""
     run = RunConfig(model=MODEL, train=TrainConfig(steps=steps, micro_batch=8, global_batch=8, lr=3e-3))
     with device_runtime():
         records = train(run, spec=cosine_stack(MODEL))

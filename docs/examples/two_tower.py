@@ -1,8 +1,8 @@
-"""Two towers: an encoder on rank 0 and a GPT on rank 1, two modules of one model, joined by the engine's bridge.
+"""A model of two modules: an encoder on rank 0 and a GPT on rank 1, connected by Megatron-Core's bridge.
 
-The encoder reads letters in a cipher, the GPT says them in the clear. The letters are random, so nothing but what comes
-over the bridge can bring the loss below that of guessing, `log(LETTERS)`; and nothing but the gradient that goes back
-over it trains the encoder. Run it with `python docs/examples/two_tower.py`: it starts both ranks.
+The encoder reads enciphered letters, and the GPT predicts the plain letters. The letters are random, so only the hidden
+states from the bridge can bring the loss below the uniform baseline `log(LETTERS)`. Only the gradient that returns over
+the bridge trains the encoder. Run it with `python docs/examples/two_tower.py`, which starts both ranks.
 """
 
 import math
@@ -37,7 +37,7 @@ TRAIN = TrainConfig(lr=1e-2, weight_decay=0.0)
 
 
 class EncoderBuilder(GPTModelBuilder):
-    """The embedding and the layers of a GPT without its output layer: what comes out is hidden states [s, b, h]."""
+    """Builder of a GPT without its output layer, which returns hidden states [s, b, h]."""
 
     @override
     def build_model(self, pg_collection: "ProcessGroupCollection", **options: Any) -> "HybridModel":
@@ -52,7 +52,7 @@ MODULES = {
 
 
 def letters(step: int) -> tuple[Tensor, Tensor]:
-    """Letters in the cipher and in the clear, each [b, s]."""
+    """Return enciphered and plain letters, each [b, s]."""
     cipher = torch.randperm(LETTERS, generator=torch.Generator().manual_seed(0))
     clear_BS = torch.randint(LETTERS, (BATCH, LENGTH), generator=torch.Generator().manual_seed(step))
     device = torch.cuda.current_device()
@@ -60,7 +60,7 @@ def letters(step: int) -> tuple[Tensor, Tensor]:
 
 
 class Tower:
-    """One module of one rank, with an optimizer of its own."""
+    """One module on one rank, with its own optimizer."""
 
     def __init__(self, module: BuiltModule) -> None:
         (self.stage,) = module.stages
@@ -68,18 +68,18 @@ class Tower:
         self.optimizer: Any = make_optimizer(module.stages, TRAIN, MODULES["gpt"].precision, module.pg_collection)
 
     def encode(self, cipher_BS: Tensor) -> Tensor:
-        """Hidden states [s, b, h]."""
+        """Return hidden states [s, b, h]."""
         positions_BS = torch.arange(LENGTH, device=cipher_BS.device).expand_as(cipher_BS)
         hidden_SBH: Tensor = self.stage(cipher_BS, positions_BS, None)
         return hidden_SBH
 
     def loss(self, hidden_SBH: Tensor, clear_BS: Tensor) -> Tensor:
-        """Mean loss of a decoder that takes hidden states in place of embedded letters."""
+        """Return the mean loss of a decoder with hidden states as its input embedding."""
         losses_BS: Tensor = self.stage(None, None, None, decoder_input=hidden_SBH, labels=clear_BS)
         return losses_BS.mean()
 
     def update(self) -> float:
-        """Step by the gradients that are there, and clear them; returns their norm."""
+        """Run an optimizer step, clear the gradients and return their norm."""
         stages: list[Any] = [self.stage]
         finalize_model_grads(stages, pg_collection=self.pg_collection)
         _, norm, _ = self.optimizer.step()
@@ -89,7 +89,7 @@ class Tower:
 
 
 class Encoder(Tower):
-    """Sends hidden states forward, and goes back by the gradient that it receives."""
+    """The module that sends hidden states and receives their gradient."""
 
     def step(self, bridge: BridgeCommunicator, step: int) -> dict[str, float]:
         """Train on one batch."""
@@ -101,7 +101,7 @@ class Encoder(Tower):
 
 
 class Decoder(Tower):
-    """Goes on from hidden states that it receives, and sends their gradient back."""
+    """The module that receives hidden states and returns their gradient."""
 
     def step(self, bridge: BridgeCommunicator, step: int) -> dict[str, float]:
         """Train on one batch."""
@@ -114,7 +114,7 @@ class Decoder(Tower):
 
 
 def build() -> tuple[Encoder | Decoder, BridgeCommunicator]:
-    """The tower of this rank, and the bridge between the two."""
+    """Return the module of this rank and the bridge between the two."""
     builder = CompositeModelBuilder(MODULES)
     groups = builder.initialize()
     ((name, module),) = builder.build_distributed_models(groups).items()
@@ -124,13 +124,13 @@ def build() -> tuple[Encoder | Decoder, BridgeCommunicator]:
 
 
 def main(steps: int = 40) -> None:
-    """Train as one of two ranks."""
+    """Train as one of the two ranks."""
     with device_runtime():
         tower, bridge = build()
         records = [tower.step(bridge, step) for step in range(steps)]
         finalize()
     if "loss" in records[0]:
-        print(f"loss {records[0]['loss']:.4f} -> {records[-1]['loss']:.4f}; guessing is {math.log(LETTERS):.4f}")
+        print(f"loss {records[0]['loss']:.4f} -> {records[-1]['loss']:.4f}; uniform baseline {math.log(LETTERS):.4f}")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def test_a_model_without_a_spec_is_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "examples"))
     file = tmp_path / "bigram.yaml"
     file.write_text("modelwright: 1\nmodel:\n  kind: bigram\n  vocab_size: 256\n  seq_length: 64\n")
-    ran = CliRunner().invoke(app, ["explain", str(file), "--import", "own_builders"])
+    ran = CliRunner().invoke(app, ["explain", str(file), "--import", "custom_builders"])
     assert ran.exit_code == 2
     assert (
         "`bigram` must be built from a stack spec to be explained, but `BigramBuilder` builds it without one"

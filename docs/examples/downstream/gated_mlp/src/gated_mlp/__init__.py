@@ -1,6 +1,6 @@
 """A gated MLP for the MLP slot: `down(silu(gate(x)) * up(x))`. Shazeer 2020, arXiv 2002.05202.
 
-The weights are whole on every tensor-parallel rank, so it is for models with a tensor-parallel size of 1.
+Every tensor-parallel rank would store all weights, so the tensor-parallel size must be 1.
 """
 
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ __all__ = ["GatedMlp"]
 
 
 class GatedMlp(nn.Module):
-    """An MLP whose gate and up projection are one matrix."""
+    """An MLP with gate and up-projection in one matrix."""
 
     def __init__(
         self,
@@ -25,7 +25,8 @@ class GatedMlp(nn.Module):
         super().__init__()
         if pg_collection.tp.size() != 1:
             raise ValueError(
-                f"`tensor` must be 1 for `GatedMlp`, whose weights are not split, but is {pg_collection.tp.size()}."
+                f"`tensor` must be 1 for `GatedMlp`, which is not sharded, but is"
+                f" {pg_collection.tp.size()}; set it to 1."
             )
         inner = round(widening * config.hidden_size)
         self.gate_and_up = nn.Linear(config.hidden_size, 2 * inner, bias=False)
@@ -35,10 +36,10 @@ class GatedMlp(nn.Module):
             config.output_layer_init_method(self.down.weight)
 
     def forward(self, hidden_SBH: Tensor, /, *, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """From [s, b, h] to [s, b, h], and no bias."""
+        """Transform [s, b, h] to [s, b, h], without a bias."""
         gate, up = self.gate_and_up(hidden_SBH).chunk(2, dim=-1)
         down: Tensor = self.down(nn.functional.silu(gate) * up)
         return down, None
 
 
-_fits: MlpBuilder = GatedMlp  # your type checker reads this line
+_fits: MlpBuilder = GatedMlp  # checked by type checkers

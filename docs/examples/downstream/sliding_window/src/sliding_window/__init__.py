@@ -1,6 +1,6 @@
-"""Sliding-window attention for the core-attention slot: each position sees itself and the `window - 1` before it.
+"""Sliding-window attention for the core-attention slot: each position attends to the last `window` positions.
 
-Beltagy, Peters and Cohan 2020, arXiv 2004.05150. Grouped queries are repeated; packed sequences are refused.
+Beltagy, Peters and Cohan 2020, arXiv 2004.05150. Grouped queries are supported, packed sequences are not.
 """
 
 import torch
@@ -12,7 +12,7 @@ __all__ = ["SlidingWindowAttention"]
 
 
 class SlidingWindowAttention(nn.Module):
-    """Causal attention to the last positions only."""
+    """Causal attention to the last `window` positions, including the current one."""
 
     def __init__(
         self,
@@ -28,7 +28,10 @@ class SlidingWindowAttention(nn.Module):
     ) -> None:
         super().__init__()
         if attention_type != "self":
-            raise ValueError(f"`attention_type` must be self for `SlidingWindowAttention`, but is {attention_type}.")
+            raise ValueError(
+                f"`attention_type` must be self for `SlidingWindowAttention`, but is {attention_type};"
+                " use another part for cross-attention."
+            )
         self.window, self.scale, self.dropout = window, softmax_scale, config.attention_dropout
 
     def forward(
@@ -43,9 +46,11 @@ class SlidingWindowAttention(nn.Module):
         attention_bias: Tensor | None,
         packed_seq_params: object,
     ) -> Tensor:
-        """From queries [s, b, n, d] and keys and values [s, b, groups, d] to [s, b, n * d]."""
+        """Attend with queries [s, b, n, d] to keys and values [s, b, groups, d]; return [s, b, n * d]."""
         if packed_seq_params is not None:
-            raise ValueError("`packed_seq_params` must be None for `SlidingWindowAttention`: unpack the sequences.")
+            raise ValueError(
+                "`packed_seq_params` must be None for `SlidingWindowAttention`, but is set; unpack the sequences."
+            )
         query, key, value = (part.permute(1, 2, 0, 3) for part in (query_SBND, key_SBND, value_SBND))
         length, device = query.size(2), query.device
         distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
@@ -61,4 +66,4 @@ class SlidingWindowAttention(nn.Module):
         return answer.permute(2, 0, 1, 3).flatten(2)
 
 
-_fits: CoreAttentionBuilder = SlidingWindowAttention  # your type checker reads this line
+_fits: CoreAttentionBuilder = SlidingWindowAttention  # checked by type checkers

@@ -1,4 +1,4 @@
-"""The documented ways to build what modelwright does not know, each built and trained."""
+"""The documented custom configs and builders, each built and trained."""
 
 import runpy
 from pathlib import Path
@@ -7,11 +7,11 @@ import pytest
 
 from modelwright.testing import RankPool
 
-EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "own_builders.py"
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "custom_builders.py"
 
 
 def run_example() -> tuple[dict[str, list[float]], list[int], list[str]]:
-    """The curves, the width of the wide GPT's fc1, and the parameters that the frozen GPT trains."""
+    """Return the curves, the shape of fc1 of the wide GPT, and the frozen parameters of the frozen GPT."""
     from modelwright.builders import builder_for, unregister_builder
     from modelwright.config import Parallelism
     from modelwright.distributed import initialize

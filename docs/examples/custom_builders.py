@@ -1,6 +1,6 @@
-"""Three ways to build what modelwright does not know: a config of your own, a builder of your own, or both.
+"""Three custom models: your own config, your own builder, or both.
 
-Run it with `python docs/examples/own_builders.py`: it trains each for some steps on one process.
+Run it with `python docs/examples/custom_builders.py`. It trains each model for a few steps in one process.
 """
 
 from typing import TYPE_CHECKING, Any, ClassVar, override
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
 
 
-# 1. A config of your own with a stock builder: another field, and what it means for the engine.
+# 1. A custom config with a stock builder: one more field, and its effect on the engine.
 @register_config
 @config_class
 class WideGPTConfig(GPTModelConfig):
-    """A GPT whose MLPs are a whole multiple of the hidden size."""
+    """A GPT with MLPs that are an integer multiple of the hidden size wide."""
 
     kind: ClassVar[str] = "wide_gpt"
 
     widening: Count = 8
-    """How many times wider than the residual stream an MLP is."""
+    """Ratio of the inner size of an MLP to the hidden size."""
 
     @property
     @override
@@ -48,9 +48,9 @@ class WideGPTConfig(GPTModelConfig):
         return self.widening * self.hidden_size
 
 
-# 2. A builder of your own for a stock config: the same lifecycle, another stage.
+# 2. A custom builder for a stock config: the same lifecycle, another stage.
 class FrozenEmbeddingBuilder(GPTModelBuilder):
-    """A GPT whose embedding is not trained."""
+    """A GPT with a frozen embedding."""
 
     @override
     def build_model(self, pg_collection: "ProcessGroupCollection", **options: Any) -> HybridModel:
@@ -60,24 +60,24 @@ class FrozenEmbeddingBuilder(GPTModelBuilder):
         return model
 
 
-# 3. Both: a model that is no stack of layers at all.
+# 3. Both: a model that is not a stack of layers.
 @register_config
 @config_class
 class BigramConfig(ModelConfig):
-    """Predicts each byte from the one before it."""
+    """A model that predicts each byte from the previous one."""
 
     kind: ClassVar[str] = "bigram"
-    builder: ClassVar[str] = "own_builders:BigramBuilder"
+    builder: ClassVar[str] = "custom_builders:BigramBuilder"
 
     vocab_size: int
-    """Tokens."""
+    """Number of tokens in the vocabulary."""
 
     seq_length: int
-    """Tokens in a sequence."""
+    """Number of tokens in a sequence."""
 
 
 class Bigram(MegatronModule):
-    """A table of logits; has what the engine's schedules and gradient finalization ask every model for."""
+    """A table of logits, with the members that the engine's schedules and gradient finalization require."""
 
     model_type = ModelType.encoder_or_decoder
     share_embeddings_and_output_weights = False
@@ -88,12 +88,12 @@ class Bigram(MegatronModule):
         NormalInit(0.02)(self.table.weight)
 
     def set_input_tensor(self, input_tensor: Tensor | None) -> None:
-        """There is no stage before this one."""
+        """Ignore the input of the previous stage, because there is none."""
 
     def forward(
         self, tokens_BS: Tensor, positions_BS: Tensor, attention_mask: None, labels: Tensor | None = None
     ) -> Tensor:
-        """Losses [b, s] of the labels, or logits [b, s, v] without them."""
+        """Return the losses [b, s] of the labels, or the logits [b, s, v] without labels."""
         logits_BSV: Tensor = self.table(tokens_BS)
         if labels is None:
             return logits_BSV
@@ -101,7 +101,7 @@ class Bigram(MegatronModule):
 
 
 class BigramBuilder(ModelBuilder[Bigram, BigramConfig]):
-    """Overrides both methods; the lifecycle is still the one of every family."""
+    """A builder that overrides both methods and uses the lifecycle of all families."""
 
     @override
     def build_model(self, pg_collection: "ProcessGroupCollection", **options: Any) -> Bigram:
@@ -138,7 +138,7 @@ BIGRAM = BigramConfig(vocab_size=256, seq_length=64)
 
 
 def losses(model: ModelConfig, steps: int = 10) -> list[float]:
-    """Train for some steps."""
+    """Return the losses of a short run."""
     run = RunConfig(model=model, train=TrainConfig(steps=steps, micro_batch=4, global_batch=4, lr=3e-3))
     with device_runtime():
         records = train(run)
@@ -147,7 +147,7 @@ def losses(model: ModelConfig, steps: int = 10) -> list[float]:
 
 
 def main(steps: int = 10) -> dict[str, list[float]]:
-    """Train one of each."""
+    """Return the losses of one short run for each model."""
     register_builder("gpt", FrozenEmbeddingBuilder)  # for one build only: builder_for(config, builder=...)
     return {config.kind: losses(config, steps) for config in (WIDE, GPT, BIGRAM)}
 
