@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from modelwright.config import presets
 from modelwright.testing import RankPool
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +28,23 @@ def test_the_blocks_run(readme: Path, two_ranks: RankPool) -> None:
     code = python_blocks(readme)
     if code:
         two_ranks.run(run_blocks, code, ranks=1)
+
+
+def test_the_readme_shows_what_its_first_block_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    """The message of a wrong part is the argument for typed slots, so it must be the real one."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block, shown = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", text, re.DOTALL)[0]
+    run_blocks(block)
+    assert capsys.readouterr().out == shown
+
+
+def test_the_presets_of_the_readme_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    families = text.split("## Families", 1)[1].split("##", 1)[0]
+    rows = [row.split("|") for row in families.splitlines() if row.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row[3])}
+    assert len(named) > 10
+    assert named - set(presets()) == set()
 
 
 def test_there_are_blocks() -> None:

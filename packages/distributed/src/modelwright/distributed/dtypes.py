@@ -13,7 +13,7 @@ from torch import nn
 from torch.distributed import ProcessGroup
 
 from modelwright.config import Precision
-from modelwright.distributed.hooks.name_patterns import idle_patterns, matches
+from modelwright.distributed.name_patterns import idle_patterns, matches
 from modelwright.distributed.wrappers.data_parallel import engine_config
 from modelwright.protocols import ModelwrightError
 

@@ -10,8 +10,8 @@ from functools import partial
 from torch import nn
 
 from modelwright.builders import BuildContext, Hook
-from modelwright.distributed.hooks.name_patterns import idle_patterns, matches
 from modelwright.distributed.initialization.shards import local_shards
+from modelwright.distributed.name_patterns import idle_patterns, matches
 from modelwright.protocols import ModelwrightError
 
 

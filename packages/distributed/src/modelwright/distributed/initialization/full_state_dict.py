@@ -7,8 +7,8 @@ from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import Tensor, nn
 
-from modelwright.distributed.hooks.name_patterns import matches
 from modelwright.distributed.initialization.shards import local_shards
+from modelwright.distributed.name_patterns import matches
 from modelwright.distributed.wrappers.data_parallel import unwrapped
 from modelwright.protocols import ModelwrightError
 
