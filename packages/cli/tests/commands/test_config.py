@@ -103,4 +103,5 @@ def test_migrate(old: Path) -> None:
 def test_convert_refuses_what_is_not_upstreams(new: Path) -> None:
     done = run("convert", new)
     assert done.exit_code == 2
-    assert "`_target_` must be one of" in done.stderr
+    assert "`_target_` must be " in done.stderr
+    assert "but `None` was given" in done.stderr

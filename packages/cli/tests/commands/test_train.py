@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from modelwright.cli.commands.train import METRICS, run_folder
+from modelwright.cli.commands.train import run_folder
 from modelwright.cli.reports.run_log import RunLog
+from modelwright.cli.run_file import METRICS
 from modelwright.config import ModelConfig, RunConfig, config_class, register_config
 from modelwright.protocols import ModelwrightError
 from modelwright.training import StepRecord

@@ -1,4 +1,4 @@
-"""The config of a command: custom parts, the file, the overrides."""
+"""Files of a run: its config, read with custom parts and overrides, and the name of its metrics."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,6 +6,9 @@ from pathlib import Path
 from modelwright.cli.user_parts import import_parts
 from modelwright.config import RunConfig, load, override
 from modelwright.protocols import ModelwrightError
+
+METRICS = "metrics.jsonl"
+"""File of a run folder with one line of metrics for each step."""
 
 
 def load_run(file: Path, overrides: Sequence[str] | None, modules: Sequence[str] | None) -> RunConfig:

@@ -13,13 +13,10 @@ import typer
 from modelwright.cli.exit_codes import command
 from modelwright.cli.options import Debug, Import, Set
 from modelwright.cli.ranks import Job, run_on_ranks
-from modelwright.cli.run_file import load_run
+from modelwright.cli.run_file import METRICS, load_run
 from modelwright.cli.user_parts import import_parts
 from modelwright.config import RunConfig, override
 from modelwright.protocols import ModelwrightError
-
-METRICS = "metrics.jsonl"
-"""File of a run folder with one line of metrics for each step."""
 
 _NO_RUN_ID = {None, "", "none"}  # torchrun without --rdzv-id sets `none`
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from modelwright.cli.commands.train import METRICS
+from modelwright.cli.run_file import METRICS
 from modelwright.config import RunConfig, save
 from modelwright.training import StepRecord
 

@@ -1,1 +1,1 @@
-"""Megatron's own config dictionaries and `run_config.yaml`, read as configs of this library."""
+"""Conversion of Megatron-Core's config dictionaries and run files."""

@@ -1,9 +1,9 @@
-"""Upstream's dictionaries and `run_config.yaml` as our configs.
+"""Reading of Megatron-Core's config dictionaries ("upstream"), and the registry of the families' readers.
 
-Upstream's configs name classes, functions and dtypes by import paths, and its loaders import them. Here such a string
-is looked up in tables and nothing is imported. A family registers how it reads the classes that it can stand for
-(`register_upstream`); what surrounds the model is read in `_upstream_run`. Every key ends up in one of four places: in
-a field of ours, in `engine:`, among those at upstream's own default, or in `Converted.unmapped`.
+Upstream's configs name classes, functions and dtypes by import paths, and its loaders import them. This module looks
+such a string up in tables and imports nothing. A family registers a reader for each upstream class that it can
+represent (`register_upstream`); `run_files` reads everything outside the model. Every key has one of four results: a
+field of a config, a field of `engine:`, a count of values at upstream's default, or an entry of `Converted.unmapped`.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from typing import Any, cast, final
 
 from modelwright.config.model.kind_registry import load_families
 from modelwright.config.problems.problem import ConfigError, Problem
-from modelwright.config.problems.wording import shown
+from modelwright.config.problems.wording import quoted_list, shown
 from modelwright.config.strict.plain_data import DEPTH_LIMIT, canonical
 
 __all__ = [
@@ -32,10 +32,10 @@ __all__ = [
 ]
 
 TRANSFORMER = "megatron.core.transformer.transformer_config.TransformerConfig"
-"""The class whose fields `engine:` passes through."""
+"""Upstream class of the fields that `engine:` passes through."""
 
 type Reader = Callable[["UpstreamSection"], Mapping[str, object] | None]
-"""Plain data of a model config, or None if the family cannot stand for this model."""
+"""Function from an upstream model to plain data of a model config. None: the family cannot represent the model."""
 
 _READERS: dict[str, list[Reader]] = {}
 _MODULES: dict[str, None] = {}
@@ -44,33 +44,33 @@ _MODULES: dict[str, None] = {}
 @final
 @dataclasses.dataclass(frozen=True, slots=True)
 class Unmapped:
-    """A value of an upstream config that has no counterpart in ours, or was changed on the way."""
+    """Value of an upstream config that has no counterpart, or was changed by the conversion."""
 
     path: str
-    """Where it stands upstream."""
+    """Dotted path in the upstream config."""
 
     value: object
-    """Its value, as plain data."""
+    """Value, as plain data."""
 
     reason: str
-    """Why it is not in the result."""
+    """Reason why the value is not in the result."""
 
     def __str__(self) -> str:
-        """`model.parallel_output: false (no counterpart)`."""
+        """Return one line, as in `model.parallel_output: false (no counterpart)`."""
         return f"{self.path}: {shown(canonical(self.value), 80)} ({self.reason})"
 
 
 @final
 class UpstreamSection:
-    """One mapping of an upstream config. A reader takes what it knows; what is left is passed on or reported."""
+    """One mapping of an upstream config. A reader takes the keys that it knows; the rest is passed on or reported."""
 
     def __init__(self, data: Mapping[str, object], path: str, target: str | None = None) -> None:
-        """Look at a mapping.
+        """Store a mapping.
 
         Args:
-            data: Plain data, as `plain_upstream` makes it.
-            path: Where it stands.
-            target: The upstream class, where the data does not say it.
+            data: Plain data, as `plain_upstream` returns it.
+            path: Dotted path of the mapping, with a final dot; "" for the whole config.
+            target: Import path of the upstream class. None: the data contains it.
         """
         self.path, self._data = path, data
         self.target = str(data.get("_target_", target or ""))
@@ -81,35 +81,35 @@ class UpstreamSection:
         self.at_default = 0
 
     def take(self, name: str) -> Any:
-        """The value of a key, which then counts as mapped.
+        """Return the value of a key, and mark the key as mapped.
 
         Args:
             name: The key.
 
         Returns:
-            Its value; upstream's default if it is not there, None if that is not known either.
+            The value; upstream's default if the key is missing; None if there is no known default either.
         """
         return self._left.pop(name, next(iter(self._defaults.get(name, ())), None))
 
     def seen(self, name: str) -> Any:
-        """The value of a key, taken or not.
+        """Return the value of a key without marking it as mapped.
 
         Args:
             name: The key.
 
         Returns:
-            Its value; None if it is not there.
+            The value; None if the key is missing.
         """
         return self._data.get(name)
 
     def section(self, name: str) -> "UpstreamSection":
-        """A mapping inside this one, which then counts as mapped; what it holds is reported with this section's.
+        """Return a nested mapping, and mark its key as mapped. Its rest is reported with that of this section.
 
         Args:
             name: The key.
 
         Returns:
-            The section; an empty one if there is none.
+            The section; an empty one if the key is missing.
         """
         if name not in self._sections:
             inner = dict[str, object]()
@@ -119,17 +119,17 @@ class UpstreamSection:
         return self._sections[name]
 
     def note(self, name: str, value: object, reason: str) -> None:
-        """Report something.
+        """Report a value that is not in the result unchanged.
 
         Args:
             name: The key.
             value: Its value.
-            reason: Why it is not in the result as it was.
+            reason: Reason for the report.
         """
         self._notes.append(Unmapped(self.path + name, value, reason))
 
     def changed(self) -> dict[str, object]:
-        """Take everything that is left and is not at upstream's default.
+        """Take all remaining keys, and return those that are not at upstream's default.
 
         Returns:
             Values by key.
@@ -140,10 +140,10 @@ class UpstreamSection:
         return found
 
     def unmapped(self) -> Iterator[Unmapped]:
-        """What is to be reported of this section and the ones in it.
+        """Return the reports about this section and its nested sections.
 
         Yields:
-            The notes, then whatever was not taken and is not at upstream's default.
+            The notes, then the remaining values that are not at upstream's default.
         """
         yield from self._notes
         for key, value in self.changed().items():
@@ -152,27 +152,27 @@ class UpstreamSection:
             yield from section.unmapped()
 
     def count_at_default(self) -> int:
-        """How many values were left out because they are upstream's defaults; ask after `unmapped`.
+        """Return the number of values that were left out because they are upstream's defaults. Call after `unmapped`.
 
         Returns:
-            The number, with that of the sections in it.
+            The number, including nested sections.
         """
         return self.at_default + sum(section.count_at_default() for section in self._sections.values())
 
     def _is_default(self, name: str, value: object) -> bool:
-        """Whether a value is what upstream would make of none."""
+        """Return True if upstream uses the same value for a missing key."""
         return any(canonical(value) == canonical(default) for default in self._defaults.get(name, ()))
 
 
 def register_upstream(*targets: str) -> Callable[[Reader], Reader]:
-    """Let a function read the dictionaries of upstream classes; a decorator.
+    """Register a reader of the dictionaries of upstream classes; a decorator.
 
     Args:
-        targets: Import paths of the classes, as `_target_` has them. They are compared, never imported.
+        targets: Import paths of the classes, as in `_target_`. They are compared, never imported.
 
     Returns:
-        The decorator. The function takes the model's section and returns plain data of a config of its family,
-        without `engine`, or None if the model is not one of its family.
+        The decorator. The function accepts the model's section. It returns plain data of a config of its family,
+        without `engine`, or None if the family cannot represent the model.
     """
 
     def register(function: Reader) -> Reader:
@@ -186,7 +186,7 @@ def register_upstream(*targets: str) -> Callable[[Reader], Reader]:
 
 
 def register_upstream_module(module: str) -> None:
-    """Name a module whose import registers readers; it is imported when something is first converted.
+    """Register a module that defines readers; it is imported at the first conversion.
 
     Args:
         module: Import path, as in `modelwright.gpt.from_megatron`.
@@ -195,51 +195,54 @@ def register_upstream_module(module: str) -> None:
 
 
 def model_data(data: Mapping[str, object], path: str) -> tuple[dict[str, object], UpstreamSection]:
-    """Let the families read a model.
+    """Convert a model with the reader of an installed family.
 
     Args:
         data: Plain data of the model.
-        path: Where it stands.
+        path: Dotted path of the model, with a final dot; "" for a model alone.
 
     Returns:
-        Plain data of a config without `engine`, and the section with what is left.
+        Plain data of a config without `engine`, and the section with the remaining keys.
 
     Raises:
-        ConfigError: If no family reads it.
+        ConfigError: If no family has a reader for the class, or none can represent the model.
     """
     load_families()
     while _MODULES:
         importlib.import_module(_MODULES.popitem()[0])
     target = str(data.get("_target_"))
-    for reader in _READERS.get(target, []):
+    readers = _READERS.get(target, [])
+    for reader in readers:
         section = UpstreamSection(data, path)
         found = reader(section)
         if found is not None:
             return dict(found), section
-    known = ", ".join(f"`{name}`" for name in sorted(_READERS)) or "nothing"
-    if target in _READERS:
-        message = f"`{shown(target)}` describes a model that none of the installed families can stand for."
+    if readers:
+        modules = quoted_list(sorted({reader.__module__ for reader in readers}))
+        message = f"`{shown(target)}` describes a model that {modules} cannot convert; write its config by hand."
     else:
-        message = f"`{path}_target_` must be one of {known}, but `{shown(target)}` was given."
-    raise ConfigError((Problem(f"{path}_target_", message),))
+        rule = f"`{path}_target_` must be {quoted_list(sorted(_READERS), 'or')}"
+        message = f"{rule}, the classes that the installed families convert, but `{shown(target)}` was given."
+    raise ConfigError((Problem(f"{path}_target_", message, code="wrong_value"),))
 
 
 def plain_upstream(data: object, depth: int = 0) -> Any:
-    """What upstream's dictionaries and files hold, as plain data.
+    """Convert a value of an upstream dictionary or file to plain data.
 
     Args:
-        data: A value of a dictionary or a file of upstream's.
-        depth: How deep it stands.
+        data: The value.
+        depth: Its depth in the whole.
 
     Returns:
-        Plain data. An enum's member becomes its name, a dtype, a function or a class its path, be it a live object or
-        the mapping with `_target_` that stands for it in a file.
+        Plain data. The member of an enum becomes its name. A dtype, a function or a class becomes its import path, as
+        a live object as well as in the form of a file, a mapping with `_target_`.
 
     Raises:
         ConfigError: If the data nests too deep.
     """
     if depth > DEPTH_LIMIT:
-        raise ConfigError((Problem("", f"this nests deeper than {DEPTH_LIMIT} levels."),))
+        message = f"a config must nest at most {DEPTH_LIMIT} levels deep, but this nests deeper."
+        raise ConfigError((Problem("", message, code="not_plain"),))
     if isinstance(data, enum.Enum):
         return data.name
     if isinstance(data, Mapping):
@@ -253,17 +256,17 @@ def plain_upstream(data: object, depth: int = 0) -> Any:
 
 @functools.cache
 def upstream_defaults() -> dict[str, dict[str, list[object]]]:
-    """What upstream's classes make of fields that nobody sets.
+    """Return the defaults of upstream's classes.
 
     Returns:
-        By class and field, the default as it is declared and as it is after the class has derived its values.
+        By class and field: the declared default, and the value after the class has derived its fields.
     """
     text = Path(__file__).with_name("defaults.json").read_text(encoding="utf-8")
     return cast("dict[str, dict[str, list[object]]]", json.loads(text))
 
 
 def _named(entries: Mapping[object, object]) -> str | None:
-    """The name that a mapping stands for: a member of an enum, or a function, class or dtype by its path."""
+    """Return the name of the enum member, function, class or dtype that a mapping represents. None: it is data."""
     target = entries.get("_target_")
     if not isinstance(target, str):
         return None
@@ -273,11 +276,11 @@ def _named(entries: Mapping[object, object]) -> str | None:
 
 
 def _path_of(value: object) -> str:
-    """The import path of a function or class; of another object, what it calls itself (`torch.bfloat16`)."""
+    """Return the import path of a function or class, or the text of another object (`torch.bfloat16`)."""
     name = getattr(value, "__qualname__", None)
     return f"{getattr(value, '__module__', '')}.{name}" if isinstance(name, str) else str(value)
 
 
 def _name(function: Reader) -> tuple[str, str]:
-    """What tells functions apart when a module is reloaded."""
+    """Return the identity of a function, which remains the same when its module is reloaded."""
     return function.__module__, function.__qualname__

@@ -1,4 +1,4 @@
-"""`convert`: a whole run of upstream's, or its model alone, as a `RunConfig`, with a list of what was left behind."""
+"""`convert`: from a run or a model of Megatron-Core ("upstream") to a `RunConfig`, with a list of what was left out."""
 
 import dataclasses
 import os
@@ -58,12 +58,12 @@ _DDP = {
     "grad_reduce_in_fp32": "grad_reduce_in_fp32",
     "check_for_nan_in_grad": "check_for_nan",
 }
-# Fields that follow from another one unless somebody sets them.
+# Fields that upstream derives from another field if they are not set.
 _DERIVED = {
     "embedding_init_method_std": "init_method_std",
     "moe_ffn_hidden_size": "ffn_hidden_size",
 }
-# What `modelwright.layers.resolve` decides itself, and refuses in `engine:`.
+# Fields that `modelwright.layers.resolve` sets itself, and refuses in `engine:`.
 _OURS = {
     "apply_rope_fusion",
     "batch_p2p_comm",
@@ -85,16 +85,16 @@ _OURS = {
 @final
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Converted:
-    """An upstream config, as ours."""
+    """Result of a conversion."""
 
     config: RunConfig
-    """The run: the model, the axes and the number format that the model's dictionary holds, and what a file adds."""
+    """Config of the run: model, axes and dtype from the model's dictionary, the rest from the file if there is one."""
 
     unmapped: tuple[Unmapped, ...]
-    """Every value that is not at upstream's default and is not in `config` as it was."""
+    """Every value that is not at upstream's default and is not in `config` unchanged."""
 
     at_default: int
-    """How many values were left out because they are upstream's defaults and have no field of ours."""
+    """Number of values that were left out because they are upstream's defaults and have no counterpart."""
 
 
 def convert_file(path: str | os.PathLike[str], *, changes: Sequence[str] = ()) -> Converted:
@@ -102,19 +102,20 @@ def convert_file(path: str | os.PathLike[str], *, changes: Sequence[str] = ()) -
 
     Args:
         path: The file.
-        changes: Overrides (`model.vocab_size=32000`) for what the file lacks, applied before validation.
+        changes: Overrides (`model.vocab_size=32000`) for missing fields, applied before validation.
 
     Returns:
-        The run, and what was left behind.
+        The run, and the values that were left out.
 
     Raises:
-        ConfigError: If it cannot be read, is not upstream's, or does not make a valid config of ours.
+        ConfigError: If the file cannot be read, is not upstream's, or does not give a valid config.
     """
     document = read_file(Path(path))
     if document.problems:
         raise ConfigError(document.problems)
     if not isinstance(document.data, Mapping):
-        raise ConfigError((Problem("", f"{path}: this is not a config of upstream's."),))
+        message = f"{path}: the file must be a mapping, as Megatron-Core writes it, but is not."
+        raise ConfigError((Problem("", message, code="wrong_type"),))
     return convert(cast("Mapping[str, object]", document.data), changes=changes)
 
 
@@ -122,21 +123,22 @@ def convert(data: Mapping[str, object], *, changes: Sequence[str] = ()) -> Conve
     """Convert a dictionary: `as_dict()` of a model config of `megatron.training.models`, or `to_dict()` of a run.
 
     Args:
-        data: The dictionary, or what a file holds of it. Live dtypes and enums in it are read by their names.
-        changes: Overrides (`model.vocab_size=32000`) for what the dictionary lacks, applied before validation.
+        data: The dictionary, live or from a file. Live dtypes and enums in it are converted to their names.
+        changes: Overrides (`model.vocab_size=32000`) for missing fields, applied before validation.
 
     Returns:
-        The run, and what was left behind.
+        The run, and the values that were left out.
 
     Raises:
-        ConfigError: If it is not upstream's, or does not make a valid config of ours.
+        ConfigError: If the dictionary is not upstream's, or does not give a valid config.
     """
     plain = cast("dict[str, object]", plain_upstream(data))
     whole = plain.get("_target_") in _CONTAINERS
     top = UpstreamSection(plain if whole else {}, "")
     model = plain.get("model") if whole else plain
     if not isinstance(model, Mapping):
-        raise ConfigError((Problem("model", f"`model` must be a mapping, but {described(model)} was given."),))
+        message = f"`model` must be a mapping, but {described(model)} was given."
+        raise ConfigError((Problem("model", message, code="wrong_type"),))
     top.take("model")
     fields, section = model_data(cast("Mapping[str, object]", model), "model." if whole else "")
     run = {"modelwright": 1, "model": fields, **_around(top, whole=whole)}
@@ -147,7 +149,7 @@ def convert(data: Mapping[str, object], *, changes: Sequence[str] = ()) -> Conve
 
 
 def _transformer(model: UpstreamSection, fields: dict[str, object]) -> dict[str, object]:
-    """The axes and the number format that a model's dictionary holds; other engine fields go into the model."""
+    """Convert the axes and the dtype in a model's dictionary, and put the other engine fields into the model."""
     section = model.section("transformer")
     axes = {ours: section.take(theirs) for theirs, ours in _AXES.items()}
     if axes["expert_tensor"] == axes["tensor"]:
@@ -161,18 +163,18 @@ def _transformer(model: UpstreamSection, fields: dict[str, object]) -> dict[str,
 
 
 def _precision(section: UpstreamSection) -> str:
-    """The number format of the parameters."""
+    """Return the dtype of the parameters."""
     bf16, fp16, dtype = (section.take(name) for name in ("bf16", "fp16", "params_dtype"))
     for name in ("autocast_dtype", "pipeline_dtype"):
         if (value := section.take(name)) not in (None, dtype, "torch.float32"):
-            section.note(name, value, f"not that of the parameters, `{dtype}`")
+            section.note(name, value, f"not the dtype of the parameters, `{dtype}`")
     if bf16 or fp16:
         return "bfloat16" if bf16 else "float16"
     return str(dtype or "torch.float32").removeprefix("torch.")
 
 
 def _engine(section: UpstreamSection) -> dict[str, object]:
-    """The fields that `engine:` passes through; the others are noted."""
+    """Return the fields that `engine:` passes through, and report the others."""
     known = upstream_defaults()[TRANSFORMER]
     sources = {name: section.seen(source) for name, source in _DERIVED.items()}
     engine: dict[str, object] = {}
@@ -180,16 +182,16 @@ def _engine(section: UpstreamSection) -> dict[str, object]:
         if name in sources and value == sources[name]:
             continue
         if name in _OURS:
-            section.note(name, value, "modelwright decides it itself")
+            section.note(name, value, "modelwright sets it itself")
         elif name not in known:
-            section.note(name, value, "no field of the engine's `TransformerConfig`")
+            section.note(name, value, "not a field of the engine's `TransformerConfig`")
         else:
             engine[name] = value
     return engine
 
 
 def _around(top: UpstreamSection, *, whole: bool) -> dict[str, object]:
-    """What surrounds the model in a file."""
+    """Convert everything outside the model."""
     if not whole:
         return {}
     names = {"checkpoint", "ddp", "dist", "optimizer", "rng", "scheduler", "train", "validation"}
@@ -201,7 +203,7 @@ def _around(top: UpstreamSection, *, whole: bool) -> dict[str, object]:
 
 
 def _train(sections: Mapping[str, UpstreamSection]) -> dict[str, object]:
-    """How to train."""
+    """Convert the training."""
     taken = {ours: sections[name].take(key) for (name, key), ours in _TRAIN.items() if name in sections}
     train: dict[str, object] = {name: value for name, value in taken.items() if value is not None}
     if "checkpoint" in sections and (kept := sections["checkpoint"].take("most_recent_k")) not in (None, -1):
@@ -212,7 +214,7 @@ def _train(sections: Mapping[str, UpstreamSection]) -> dict[str, object]:
 
 
 def _schedule(scheduler: UpstreamSection, optimizer: UpstreamSection | None) -> dict[str, object]:
-    """How the learning rate moves."""
+    """Convert the learning-rate schedule."""
     kind = str(scheduler.take("lr_decay_style"))
     found: dict[str, object] = {"kind": kind, "warmup_steps": scheduler.take("lr_warmup_iters") or 0}
     if kind != "constant":
@@ -224,7 +226,7 @@ def _schedule(scheduler: UpstreamSection, optimizer: UpstreamSection | None) -> 
 
 
 def _wrap(sections: Mapping[str, UpstreamSection]) -> dict[str, object]:
-    """How stages become data-parallel."""
+    """Convert the data-parallel wrapper."""
     dist, ddp = sections.get("dist"), sections.get("ddp")
     if dist is not None and dist.take("use_torch_fsdp2"):
         return {"kind": "fsdp2"}
