@@ -78,7 +78,7 @@ def test_a_folder_that_holds_a_run_is_refused(unbroken: tuple[object, Path]) -> 
     done = modelwright("train", out.parent / "tiny.yaml", "--out", out)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"error: `--out` must be a new folder, but `{out}` holds a run; use another, or go on with it by --resume "
+        f"error: `--out` must be a new folder, but `{out}` contains a run; use another, or resume it by --resume "
         f"{out}.\n"
     )
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
