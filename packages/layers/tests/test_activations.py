@@ -42,6 +42,7 @@ def test_every_name_of_a_config_has_a_function() -> None:
 
 
 @pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.usefixtures("registries")
 def test_a_model_uses_a_registered_one(groups: ProcessGroupCollection, gated: bool) -> None:
     name = f"toy_cube_{'gated' if gated else 'plain'}"
     register_activation(name, lambda x: x**3, gated=gated)
@@ -52,6 +53,11 @@ def test_a_model_uses_a_registered_one(groups: ProcessGroupCollection, gated: bo
     assert wide.size(-1) == (48 if gated else 24)
     inner = wide[..., :24] ** 3 * wide[..., 24:] if gated else wide**3
     assert torch.allclose(mlp(hidden)[0], inner @ mlp.linear_fc2.weight.T, atol=1e-6)
+
+
+def test_what_a_test_registered_is_gone_after_it() -> None:
+    """Tests of other packages in the same process compare messages that list the names."""
+    assert set(activation_names()) == set(FORMULAS)
 
 
 def test_an_unknown_name() -> None:

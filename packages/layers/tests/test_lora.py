@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import linear
 
 from modelwright.config import NoWrap, Parallelism, Precision
-from modelwright.distributed import WholeStateError, load_whole_state, local_shards, unwrapped
+from modelwright.distributed import StateDictError, load_full_state_dict, local_shards, unwrapped
 from modelwright.layers import (
     AttentionLayerSpec,
     ColumnLora,
@@ -62,9 +62,9 @@ def test_whole_weights_of_the_bare_model_fit(groups: ProcessGroupCollection) -> 
     bare = build(groups)
     whole = {shard.key: torch.zeros(shard.global_shape) for shard, _ in local_shards(bare, groups)}
     adapted = build(groups, spec=EVERYWHERE)
-    with pytest.raises(WholeStateError, match=r"`decoder\.layers\.0\.self_attention\.linear_proj\.lora_a` is missing"):
-        load_whole_state([adapted], whole, groups)
-    load_whole_state([adapted], whole, groups, keep=("*.lora_?",))
+    with pytest.raises(StateDictError, match=r"`decoder\.layers\.0\.self_attention\.linear_proj\.lora_a` is missing"):
+        load_full_state_dict([adapted], whole, groups)
+    load_full_state_dict([adapted], whole, groups, keep=("*.lora_?",))
     for part in adapters(adapted).values():
         assert not part.base.weight.any()
         assert part.lora_a.any()
@@ -135,10 +135,10 @@ def refused(call: Any) -> str:
 
 def test_what_is_refused() -> None:
     assert refused(lambda: ColumnLora(ColumnParallelLinear, rank=0, alpha=1)) == (
-        "`rank` of a LoRA adapter must be above 0, but is 0; use 8, say."
+        "`rank` of a LoRA adapter must be above 0, but is 0; use 8, for example."
     )
     assert refused(lambda: RowLora(RowParallelLinear, rank=1, alpha=-1)) == (
-        "`alpha` of a LoRA adapter must be above 0, but is -1; use 8, say."
+        "`alpha` of a LoRA adapter must be above 0, but is -1; use 8, for example."
     )
     wrong: Any = ("linear_qvk",)
     assert refused(lambda: with_lora(StackSpec(), rank=1, alpha=1, slots=wrong)) == (
@@ -154,16 +154,16 @@ def test_a_linear_that_is_fused_with_its_norm() -> None:
     spec = StackSpec(mlp=MlpLayerSpec(pre_mlp_layernorm=IdentityOp))
     with_lora(spec, rank=1, alpha=1)
     assert refused(lambda: with_lora(spec, rank=1, alpha=1, slots=("linear_fc1",))) == (
-        "`linear_fc1` must stand after a norm of its own to be given an adapter, but is fused with it (backend `te`); "
+        "`linear_fc1` must follow a separate norm to get an adapter, but is fused with its norm (backend `te`); "
         "leave the slot out of `slots`, or use the backend `torch`."
     )
 
 
-def test_a_layer_of_ones_own() -> None:
+def test_a_custom_layer() -> None:
     own: Any = AttentionLayerSpec().__call__  # fits the slot, and is no spec
     assert refused(lambda: with_lora(StackSpec(attention=own), rank=1, alpha=1)) == (
         "`attention` of the spec must be an `AttentionLayerSpec` with a `SelfAttentionSpec` for `with_lora` to reach "
-        "its linears, but it is a part of your own; build adapters with `ColumnLora` and `RowLora` there."
+        "its linears, but is a custom part; build adapters with `ColumnLora` and `RowLora` there."
     )
 
 

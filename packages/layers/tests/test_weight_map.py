@@ -83,7 +83,7 @@ def test_names_that_do_not_match(other: dict[str, Tensor]) -> None:
         MAP.to_engine(other)
     assert str(caught.value) == (
         "the weights must be exactly those of the map, but 2 are missing (blocks.0.q, last) and 1 are left over "
-        "(rotary); is the config the one of this checkpoint?"
+        "(rotary); check that the config is that of this checkpoint."
     )
 
 

@@ -27,7 +27,7 @@ NOPE, ROPE, VALUE, QUERY_RANK, RANK, HEADS = 6, 4, 5, 7, 9, 4
 
 @config_class
 class LatentConfig(ToyConfig):
-    """The toy with latent attention."""
+    """The toy with MLA."""
 
     norms: bool = True
 
@@ -111,10 +111,10 @@ def test_norms_are_there_where_the_model_asks_for_them(groups: ProcessGroupColle
 
 
 class MyDown(DuplicatedLinear):
-    """A down-projection of one's own, which the engine alone would refuse."""
+    """A custom down-projection, which the engine alone would refuse."""
 
 
-def test_a_down_projection_of_ones_own(groups: ProcessGroupCollection) -> None:
+def test_a_custom_down_projection(groups: ProcessGroupCollection) -> None:
     layer, _ = built(groups, LatentAttentionSpec(linear_kv_down_proj=MyDown))
     assert type(layer.self_attention.linear_kv_down_proj) is MyDown
     assert type(layer.self_attention.linear_q_down_proj) is DuplicatedLinear

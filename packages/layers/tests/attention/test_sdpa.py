@@ -123,7 +123,7 @@ def test_dropout_in_training_alone() -> None:
 
 @pytest.mark.parametrize("extra", [{"packed_seq_params": object()}, {"qr": torch.ones(1)}])
 def test_what_it_does_not_take(extra: dict[str, Any]) -> None:
-    with pytest.raises(ModelwrightError, match=re.escape("`SdpaCoreAttention` does not take packed sequences")):
+    with pytest.raises(ModelwrightError, match=re.escape("`SdpaCoreAttention` does not support packed sequences")):
         attention()(*tensors(), None, **extra)
 
 

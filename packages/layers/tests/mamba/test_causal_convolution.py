@@ -120,8 +120,8 @@ def test_what_does_not_fit() -> None:
         (
             lambda: causal_conv_step(x[..., 0], x[..., :2], weight, bias),
             (
-                "`conv_state` must hold at least the width of the convolution - 1 inputs, but holds 2 of 3; "
-                "make it longer."
+                "`conv_state` must contain at least the width of the convolution - 1 inputs, but contains 2 of "
+                "3; make it longer."
             ),
         ),
     ]

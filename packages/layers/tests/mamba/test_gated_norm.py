@@ -74,7 +74,7 @@ def test_it_is_saved_as_a_shard(groups: ProcessGroupCollection) -> None:
     with pytest.raises(ModelwrightError) as caught:
         made.sharded_state_dict()
     assert str(caught.value) == (
-        "`tp_group` of a gated norm must be the tensor-parallel group before it is saved, but is None; "
+        "`tp_group` of a gated norm must be the tensor-parallel group when it is saved, but is None; "
         "set it where the norm is built."
     )
     made.tp_group = groups.tp

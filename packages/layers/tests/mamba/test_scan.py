@@ -235,14 +235,14 @@ def test_a_bfloat16_step() -> None:
             {"dt": torch.ones(2, 7, 3)},
             (
                 "`dt` must be [b, s, n] for `x` of [b, s, n, d], but `dt` is [2, 7, 3] and `x` [2, 7, 4, 3]; "
-                "give both one batch, length and number of heads."
+                "give both the same batch, length and number of heads."
             ),
         ),
         (
             {"B": torch.ones(2, 6, 2, 5)},
             (
                 "`B` and `C` must be [b, s, groups, state] with the `x` of [b, s, n, d], but are [2, 6, 2, 5] and "
-                "[2, 7, 2, 5] with [2, 7, 4, 3]; give all three one batch and length."
+                "[2, 7, 2, 5] with [2, 7, 4, 3]; give all three the same batch and length."
             ),
         ),
         (

@@ -1,4 +1,4 @@
-"""The toy family with layers of experts: attention and a mixture, twice."""
+"""The toy family with MoE layers: attention and an MoE layer, twice."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, override

@@ -29,7 +29,7 @@ from modelwright.layers.moe.expert_function import (
     grouped_products,
     run_experts,
 )
-from modelwright.protocols import ExpertsBuilder, ModelwrightError, check_conformance
+from modelwright.protocols import ModelwrightError
 from packages.layers.tests.moe.moe_toy import EXPERTS, FFN, MoeToyConfig
 
 HIDDEN = 16
@@ -40,8 +40,6 @@ COUNTS = {
     "all to the last": [0, 0, 0, 18],
     "no token at all": [0, 0, 0, 0],
 }
-
-register_activation("test_softsign_gated", F.softsign, gated=True)
 
 
 def engine_config(engine: dict[str, Any] | None = None, **fields: Any) -> TransformerConfig:
@@ -88,9 +86,11 @@ def answers(experts: Any, counts: list[int]) -> dict[str, Tensor]:
 @pytest.mark.parametrize("counts", COUNTS)
 @pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
 @pytest.mark.parametrize("activation", ["swiglu", "geglu", "gelu", "squared_relu", "relu", "test_softsign_gated"])
+@pytest.mark.usefixtures("registries")
 def test_values_and_gradients_are_the_engines(
     activation: str, bias: bool, counts: str, groups: ProcessGroupCollection
 ) -> None:
+    register_activation("test_softsign_gated", F.softsign, gated=True)
     ours, engine = both(groups, engine_config(activation=activation, bias=bias))
     found, expected = answers(ours, COUNTS[counts]), answers(engine, COUNTS[counts])
     assert found.keys() == expected.keys()
@@ -133,7 +133,7 @@ def test_names_shapes_and_marks_are_the_engines(groups: ProcessGroupCollection) 
 
 
 def shards(experts: Any, groups: ProcessGroupCollection) -> dict[str, Any]:
-    """What the sharded state dictionary says of each tensor, by its plain name."""
+    """Describe each tensor of the sharded state dict, by its plain name."""
     found = experts.sharded_state_dict("experts.", (), {"dp_cp_group": groups.dp_cp})
     apply_factories(found)
     listed: dict[str, Any] = {}
@@ -299,7 +299,7 @@ def test_few_shapes_in_bfloat16(dtype: torch.dtype, expected: set[int]) -> None:
 
 
 def test_numbers_that_are_filled_up_to() -> None:
-    filled = {count: expert_function._filled_up(count) for count in range(8193)}
+    filled = {count: expert_function._padded_count(count) for count in range(8193)}
     assert all(0 <= more - count <= max(15, count / 8) for count, more in filled.items())
     assert filled[0] == 0
     assert len(set(filled.values())) < 80
@@ -332,10 +332,6 @@ def test_whoever_gathers_parameters_is_asked_first(groups: ProcessGroupCollectio
             module.register_forward_pre_hook(lambda *_, n=name: asked.append(n))
     answers(ours, COUNTS["uneven"])
     assert sorted(asked) == sorted(f"local_experts.{i}.linear_{fc}" for i in range(EXPERTS) for fc in ("fc1", "fc2"))
-
-
-def test_it_fits_its_slot() -> None:
-    check_conformance(ExpertsBuilder, GroupedExperts)
 
 
 def test_short_formats_are_refused(groups: ProcessGroupCollection) -> None:

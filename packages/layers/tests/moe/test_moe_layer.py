@@ -1,4 +1,4 @@
-"""A mixture of our parts gives what one of the engine's parts gives, whatever the router does with tokens."""
+"""An MoE layer of our parts computes the same as one of the engine's parts, for every routing."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -59,7 +59,7 @@ def config_of(engine: dict[str, Any], **fields: Any) -> MoeToyConfig:
     return MoeToyConfig(topk=topk, init_std=0.4, engine={**NO_LOSS, **rest}, **fields)
 
 
-def mixtures(model: nn.Module) -> list[Any]:
+def moe_layers(model: nn.Module) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, MoELayer)]
 
 
@@ -79,14 +79,14 @@ def test_our_parts_give_what_the_engines_give(name: str, dispatcher: str, groups
     config = config_of(CONFIGS[name], dispatcher=dispatcher)
     ours, engine = build_moe(groups, config), build_moe(groups, config, spec=ENGINE)
     kinds = {"alltoall": MoEAlltoAllTokenDispatcher, "allgather": MoEAllGatherTokenDispatcher}
-    for ours_moe, engine_moe in zip(mixtures(ours), mixtures(engine), strict=True):
+    for ours_moe, engine_moe in zip(moe_layers(ours), moe_layers(engine), strict=True):
         assert isinstance(ours_moe.token_dispatcher, LocalTokenDispatcher)
         assert isinstance(ours_moe.experts, GroupedExperts)
         assert isinstance(engine_moe.token_dispatcher, kinds[dispatcher])
         assert not isinstance(engine_moe.experts, GroupedExperts)
     found, expected = answers(ours), answers(engine)
     assert found.keys() == expected.keys()
-    assert len(mixtures(ours)) == 2
+    assert len(moe_layers(ours)) == 2
     for part, value in expected.items():
         torch.testing.assert_close(found[part], value, rtol=1e-4, atol=1e-5, msg=lambda text, p=part: f"{p}: {text}")
     assert expected["decoder.layers.1.mlp.router.weight"].abs().max() > 1e-3
@@ -111,8 +111,8 @@ def test_all_tokens_on_one_expert(biased: int, spec: StackSpec, groups: ProcessG
     config = config_of({"moe_router_topk": 1, "moe_router_score_function": "sigmoid"})
     config = replace(config, engine={**config.engine, "moe_router_enable_expert_bias": True})
     model = build_moe(groups, config, spec=spec)
-    for mixture in mixtures(model):
-        mixture.router.expert_bias[biased] = 100.0
+    for layer in moe_layers(model):
+        layer.router.expert_bias[biased] = 100.0
     found = answers(model)
     for i in range(EXPERTS):
         grad = found[f"decoder.layers.1.mlp.experts.local_experts.{i}.linear_fc1.weight"]
@@ -146,7 +146,7 @@ def test_a_router_that_returns_something_else(answer: str, groups: ProcessGroupC
     spec = StackSpec(moe=MoeLayerSpec(mlp=MoeSpec(router=router)))
     model = build_moe(groups, config_of({}), spec=spec)
     with pytest.raises(ModelwrightError) as caught:
-        mixtures(model)[0](torch.randn(4, 2, 16))
+        moe_layers(model)[0](torch.randn(4, 2, 16))
     assert str(caught.value) == (
         "`Router` must return router probabilities and a bool map of the chosen experts, both [tokens, experts] = "
         f"[8, {EXPERTS}], but returned {shown}; see `RouterBuilder`."
@@ -155,8 +155,8 @@ def test_a_router_that_returns_something_else(answer: str, groups: ProcessGroupC
 
 @pytest.mark.parametrize("form", CONFIGS)
 def test_a_local_dispatcher_is_chosen_where_no_row_travels(form: str, groups: ProcessGroupCollection) -> None:
-    for mixture in mixtures(build_moe(groups, config_of(CONFIGS[form]))):
-        assert isinstance(mixture.token_dispatcher, LocalTokenDispatcher)
+    for layer in moe_layers(build_moe(groups, config_of(CONFIGS[form]))):
+        assert isinstance(layer.token_dispatcher, LocalTokenDispatcher)
 
 
 def test_it_is_refused_where_rows_travel() -> None:

@@ -1,5 +1,8 @@
 """What the builders of all families share."""
 
+from dataclasses import replace
+from typing import override
+
 import pytest
 import torch
 from megatron.core.models.hybrid.hybrid_model import HybridModel
@@ -8,11 +11,12 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from modelwright.builders import BuildContext, Hook, builder_for
 from modelwright.config import MegatronDDP, Parallelism, Precision
 from modelwright.distributed import BuildError, unwrapped
-from modelwright.layers import StackSpec
+from modelwright.layers import LanguageModelShape, StackSpec
+from modelwright.protocols import ModelwrightError
 from packages.layers.tests.toy import ToyBuilder, ToyConfig, build, logits
 
 
-def test_a_config_of_ones_own_finds_its_builder() -> None:
+def test_a_custom_config_finds_its_builder() -> None:
     builder = builder_for(ToyConfig(), spec=StackSpec())
     assert type(builder) is ToyBuilder
     assert builder.spec == StackSpec()
@@ -66,8 +70,40 @@ def test_hooks_precision_and_wrap_reach_the_lifecycle(groups: ProcessGroupCollec
     assert {p.dtype for p in stage.parameters()} == {torch.bfloat16}
 
 
+class PatternBuilder(ToyBuilder):
+    """Builder of a custom family with another pattern."""
+
+    pattern = "*-"
+
+    @override
+    def shape(self, parallelism: Parallelism) -> LanguageModelShape:
+        return replace(super().shape(parallelism), pattern=self.pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "symbol"),
+    [
+        ("*G", "`G` (gated delta net)"),
+        ("D-", "`D` (sparse attention)"),
+        ("*-/*", "`/`"),
+        ("*-x", "`x`"),
+    ],
+)
+def test_a_layer_that_no_spec_can_build_is_refused(
+    groups: ProcessGroupCollection, pattern: str, symbol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine would build identity layers for it, or another model, without a word."""
+    monkeypatch.setattr(PatternBuilder, "pattern", pattern)
+    with pytest.raises(ModelwrightError) as caught:
+        PatternBuilder(ToyConfig()).build_model(groups)
+    assert str(caught.value) == (
+        "the stack pattern must be made of `M` (Mamba-2), `*` (attention), `+` (MLA), `-` (MLP), `E` (MoE) and `|` "
+        f"(stage boundary), which a `StackSpec` can build, but contains {symbol}; use other layers."
+    )
+
+
 def test_groups_must_fit(groups: ProcessGroupCollection) -> None:
-    with pytest.raises(BuildError, match="`pp` has 1 ranks where the parallelism asks for 2"):
+    with pytest.raises(BuildError, match="`pp` has 1 ranks where the parallelism needs 2"):
         ToyBuilder(ToyConfig()).build_distributed_models(
             groups, parallelism=Parallelism(pipeline=2), precision=Precision(), wrap=MegatronDDP()
         )

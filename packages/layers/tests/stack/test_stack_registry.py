@@ -6,9 +6,11 @@ from modelwright.layers import MlpLayerSpec, StackSpec, TorchNorm, register_stac
 from modelwright.protocols import ModelwrightError
 from packages.layers.tests.toy import ToyConfig
 
+pytestmark = pytest.mark.usefixtures("registries")
+
 
 class OtherNorm(TorchNorm):
-    """A part of one's own."""
+    """A custom part."""
 
 
 def test_a_name_gives_the_spec_for_a_config() -> None:

@@ -1,11 +1,11 @@
-"""LoRA: a linear that is frozen, and beside it a change of low rank that is trained.
+"""LoRA: frozen linears with a trainable low-rank update.
 
 Hu et al. 2021, "LoRA", arXiv 2106.09685: W x becomes W x + alpha / rank · B A x. A is drawn from a normal distribution
-and B is zero, so a model starts as it is without adapters, in every bit. `ColumnLora` and `RowLora` are builders for
-the linear slots that split their output or their input over the tensor ranks; `with_lora` puts them into a spec.
+and B is zero, so a model with new adapters is bit-equal to the model without. `ColumnLora` and `RowLora` are builders
+for the linear slots whose output or input the tensor ranks split. `with_lora` puts them into a spec.
 
-The frozen weight keeps the name in the whole model that it has without an adapter, so checkpoints, Hugging Face maps
-and initial values are those of the bare model; the adapter's are `lora_a` and `lora_b` beside it.
+The frozen weight keeps its name, so checkpoints, Hugging Face maps and initial values are those of the model without
+adapters. The adapter adds the names `lora_a` and `lora_b` beside it.
 """
 
 import math
@@ -47,18 +47,18 @@ _SLOTS: tuple[LinearSlot, ...] = ("linear_qkv", "linear_proj", "linear_fc1", "li
 
 @final
 class LoraLinear(nn.Module):
-    """A frozen linear and its change.
+    """A frozen linear and its low-rank update.
 
     Args:
-        base: The linear; frozen here.
-        input_size: Of the whole linear.
-        output_size: Of the whole linear.
-        split: Which of the two sizes the tensor ranks share.
-        rank: Of the change.
-        scale: Factor on the change.
-        stride: 2 where the output of each tensor rank is a gate and what it multiplies, one after the other.
+        base: The linear; this constructor freezes it.
+        input_size: Input size over all tensor ranks.
+        output_size: Output size over all tensor ranks.
+        split: Which of the two sizes the tensor ranks split.
+        rank: Rank of the update.
+        scale: Factor on the update.
+        stride: Number of weights joined in the output of each tensor rank: 2 for a gated fc1, else 1.
         config: The engine's config.
-        tp_group: The tensor-parallel group.
+        tp_group: Tensor-parallel group.
     """
 
     def __init__(
@@ -90,20 +90,21 @@ class LoraLinear(nn.Module):
         NormalInit(1 / math.sqrt(input_size))(self.lora_a)
 
     def forward(self, hidden_SBH: Tensor, /) -> tuple[Tensor, Tensor | None]:
-        """Project.
+        """Project with the frozen linear and add the update.
 
         Args:
-            hidden_SBH: What the frozen linear takes.
+            hidden_SBH: `[s, b, input size]` of this tensor rank; under sequence parallelism and with a split output,
+                its part of `s`.
 
         Returns:
-            What it returns, with the change added to the product.
+            `[s, b, output size]` of this tensor rank, and the bias of the frozen linear, if it was not added.
         """
         output, bias = self.base(hidden_SBH)
         low_SBR = self._exchanged(linear(hidden_SBH.to(self.lora_a.dtype), self.lora_a))
         return output + (self.scale * linear(low_SBR, self.lora_b)).to(output.dtype), bias
 
     def _exchanged(self, low_SBR: Tensor) -> Tensor:
-        """What the frozen linear exchanges between tensor ranks, `rank` wide instead of as wide as the model."""
+        """Exchange between tensor ranks as the frozen linear does, at width `rank` instead of the hidden size."""
         exchanged: Tensor
         given: Any = {"group": self.group}
         if self.split == "output" and self.sequence_parallel:
@@ -119,29 +120,29 @@ class LoraLinear(nn.Module):
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[tuple[int, int, int], ...] = (), metadata: Any = None
     ) -> dict[str, Any]:
-        """How the tensors are sharded, for checkpoints and initial values.
+        """Return the sharded state dict, for checkpoints and initial values.
 
         Args:
-            prefix: Of the names.
-            sharded_offsets: `(dim, position, count)` of each sharding that encloses this part.
-            metadata: The engine's.
+            prefix: Prefix of the names.
+            sharded_offsets: `(dim, position, count)` of each sharding around this module.
+            metadata: Metadata of the engine.
 
         Returns:
-            The engine's description of each tensor; the frozen ones under the names that they have without adapter.
+            The engine's description of each tensor; frozen tensors have their names without adapter.
         """
         data_group: ProcessGroup = metadata["dp_cp_group"]
         offsets: Any = sharded_offsets  # declared as a tuple of one
-        held: dict[str, Any] = utils.sharded_state_dict_default(self.base, f"{prefix}base.", offsets, metadata)
-        apply_prefix_mapping(held, {f"{prefix}base.": prefix})
-        held |= self._own_tensors(prefix, sharded_offsets, data_group)
+        sharded: dict[str, Any] = utils.sharded_state_dict_default(self.base, f"{prefix}base.", offsets, metadata)
+        apply_prefix_mapping(sharded, {f"{prefix}base.": prefix})
+        sharded |= self._own_tensors(prefix, sharded_offsets, data_group)
         if self.stride == 2:
-            # The engine's MLP cuts gate and product apart in a weight of its own linear only (MLP.sharded_state_dict).
+            # The engine's MLP splits the two weights of a gated fc1 only for its own linear (MLP.sharded_state_dict).
             for name in (f"{prefix}base.weight", f"{prefix}base.bias", f"{prefix}lora_b"):
-                if name in held:
-                    held[name] = mlp.apply_swiglu_sharded_factory(
-                        held[name], sharded_offsets, tp_group=self.group, dp_group=data_group
+                if name in sharded:
+                    sharded[name] = mlp.apply_swiglu_sharded_factory(
+                        sharded[name], sharded_offsets, tp_group=self.group, dp_group=data_group
                     )
-        return held
+        return sharded
 
     def _own_tensors(
         self, prefix: str, sharded_offsets: tuple[tuple[int, int, int], ...], data_group: "ProcessGroup"
@@ -160,14 +161,14 @@ class LoraLinear(nn.Module):
 @final
 @dataclass(frozen=True)
 class ColumnLora:
-    """Fills `linear_qkv` and `linear_fc1`: `ColumnLora(ColumnParallelLinear, rank=8, alpha=16)`."""
+    """Builder for `linear_qkv` and `linear_fc1`: `ColumnLora(ColumnParallelLinear, rank=8, alpha=16)`."""
 
     base: LinearQkvBuilder | LinearFc1Builder
-    """Makes the linear that is frozen."""
+    """Builder of the frozen linear."""
     rank: int = field(kw_only=True)
-    """Of the change."""
+    """Rank of the update."""
     alpha: float = field(kw_only=True)
-    """The change is multiplied by `alpha / rank`."""
+    """Scale of the update, which is multiplied by `alpha / rank`."""
 
     def __post_init__(self) -> None:
         check_conformance(LinearQkvBuilder, self.base)
@@ -190,7 +191,7 @@ class ColumnLora:
         stride: int = 1,
         name: str | None,
     ) -> LoraLinear:
-        """Build the linear with its change; the arguments are those of the slot."""
+        """Build the linear with its update; see `LinearFc1Builder` and `LinearFc2Builder` for the arguments."""
         strided = {} if stride == 1 else {"stride": stride}  # the slot `linear_qkv` does not pass it
         build: Callable[..., object] = self.base
         base = build(
@@ -223,14 +224,14 @@ class ColumnLora:
 @final
 @dataclass(frozen=True)
 class RowLora:
-    """Fills `linear_proj` and `linear_fc2`: `RowLora(RowParallelLinear, rank=8, alpha=16)`."""
+    """Builder for `linear_proj` and `linear_fc2`: `RowLora(RowParallelLinear, rank=8, alpha=16)`."""
 
     base: LinearProjBuilder | LinearFc2Builder
-    """Makes the linear that is frozen."""
+    """Builder of the frozen linear."""
     rank: int = field(kw_only=True)
-    """Of the change."""
+    """Rank of the update."""
     alpha: float = field(kw_only=True)
-    """The change is multiplied by `alpha / rank`."""
+    """Scale of the update, which is multiplied by `alpha / rank`."""
 
     def __post_init__(self) -> None:
         check_conformance(LinearProjBuilder, self.base)
@@ -252,7 +253,7 @@ class RowLora:
         tp_group: "ProcessGroup | None",
         name: str | None,
     ) -> LoraLinear:
-        """Build the linear with its change; the arguments are those of the slot."""
+        """Build the linear with its update; see `LinearFc1Builder` and `LinearFc2Builder` for the arguments."""
         base = self.base(
             input_size,
             output_size,
@@ -282,7 +283,7 @@ class RowLora:
 def _check(rank: int, alpha: float) -> None:
     for name, value in (("rank", rank), ("alpha", alpha)):
         if value <= 0:
-            raise ModelwrightError(f"`{name}` of a LoRA adapter must be above 0, but is {value}; use 8, say.")
+            raise ModelwrightError(f"`{name}` of a LoRA adapter must be above 0, but is {value}; use 8, for example.")
 
 
 def _module(base: object) -> nn.Module:
@@ -303,20 +304,20 @@ def _group(tp_group: "ProcessGroup | None", *, is_expert: bool) -> "ProcessGroup
 def with_lora(
     spec: StackSpec, *, rank: int, alpha: float, slots: tuple[LinearSlot, ...] = ("linear_qkv", "linear_proj")
 ) -> StackSpec:
-    """A spec with adapters in its linear slots; pair it with `train_only("*.lora_?")` to freeze the rest.
+    """Return a spec with adapters in some of its linear slots. `train_only("*.lora_?")` freezes the other parameters.
 
     Args:
-        spec: Whose linears are frozen; its attention and MLP layers must be specs where a slot of theirs is named.
-        rank: Of each change.
-        alpha: The changes are multiplied by `alpha / rank`.
-        slots: Which linears.
+        spec: Spec without adapters. A layer with a slot in `slots` must be a spec of this package.
+        rank: Rank of each update.
+        alpha: Scale of the updates, which are multiplied by `alpha / rank`.
+        slots: Slots that get an adapter.
 
     Returns:
-        The spec with the other parts as they are.
+        The spec; its other parts are unchanged.
 
     Raises:
-        ModelwrightError: A slot does not exist, is out of reach inside a part of the user's own, or holds a linear that
-            is fused with its norm, before which there is nothing to add the change to.
+        ModelwrightError: A slot does not exist, is inside a custom part, or contains a linear that is fused with the
+            norm before it.
     """
     unknown = [slot for slot in slots if slot not in _SLOTS]
     if unknown or not slots:
@@ -358,7 +359,7 @@ def _mlp(spec: StackSpec, slots: tuple[LinearSlot, ...], chosen: dict[str, Any])
 
 def _out_of_reach(slot: str, wanted: str) -> ModelwrightError:
     return ModelwrightError(
-        f"`{slot}` of the spec must be an {wanted} for `with_lora` to reach its linears, but it is a part of your own; "
+        f"`{slot}` of the spec must be an {wanted} for `with_lora` to reach its linears, but is a custom part; "
         "build adapters with `ColumnLora` and `RowLora` there."
     )
 
@@ -366,6 +367,6 @@ def _out_of_reach(slot: str, wanted: str) -> ModelwrightError:
 def _check_not_fused(slot: str, norm: object) -> None:
     if norm is IdentityOp:
         raise ModelwrightError(
-            f"`{slot}` must stand after a norm of its own to be given an adapter, but is fused with it (backend `te`); "
+            f"`{slot}` must follow a separate norm to get an adapter, but is fused with its norm (backend `te`); "
             "leave the slot out of `slots`, or use the backend `torch`."
         )

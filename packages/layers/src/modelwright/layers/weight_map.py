@@ -1,10 +1,10 @@
-"""Weight maps: how the weights of the engine's model correspond to another library's, as data, in both directions.
+"""Weight maps: tables of which weights of Megatron-Core's model correspond to which of another library, both ways.
 
-A map is a tuple of entries. Each names one weight of the engine, the weights of the other model it is made of, and how:
-the same tensor, several stacked along the rows, queries, keys and values interleaved by query group, or a vocabulary
-that the engine pads; or several weights of the engine that are the rows of one, as a checkpoint keeps Mamba's
-projection. Names may hold `{i}` (index of the other model's block), `{a}` and `{b}` (first and second engine layer of
-that block); such an entry stands for every block.
+A map is a tuple of entries. Each entry names a weight of the engine, the weights of the other model that it consists
+of, and a layout: the same tensor, several tensors stacked by rows, queries, keys and values interleaved by query group,
+or a vocabulary that the engine pads. An entry may also join several weights of the engine into one of the other model,
+as in Mamba's projection. Names may contain `{i}` (index of the other model's block), `{a}` and `{b}` (indices of the
+first and second engine layer of that block). Such an entry applies to every block.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,16 +21,16 @@ type State = Mapping[str, Tensor]
 
 
 class WeightMapError(ModelwrightError):
-    """Weights that a map names are missing, or weights are left that it does not name."""
+    """A weight of a map is missing, a weight is not in the map, or the two models compute different things."""
 
 
 def check_mapped(config: ModelConfig, needed: Mapping[str, object], model: str) -> None:
-    """Refuse a config whose weights would fit the other model, which then computes something else.
+    """Refuse a config whose weights would fit the other model, although that model would compute something else.
 
     Args:
-        config: Of the engine's model.
-        needed: Fields and the one value of each that the other model has.
-        model: The other model's name.
+        config: Config of the engine's model.
+        needed: For each field, the only value that the other model supports.
+        model: Name of the other model.
 
     Raises:
         WeightMapError: A field has another value.
@@ -38,12 +38,12 @@ def check_mapped(config: ModelConfig, needed: Mapping[str, object], model: str) 
     for name, only in needed.items():
         given = getattr(config, name)
         if given != only:
-            rule = f"`{name}` must be `{_written(only)}` for `{model}`, which has nothing else"
-            raise WeightMapError(f"{rule}, but is `{_written(given)}`; change it, or use a map of your own.")
+            rule = f"`{name}` must be `{_written(only)}` for `{model}`, which supports nothing else"
+            raise WeightMapError(f"{rule}, but is `{_written(given)}`; change it, or write a custom map.")
 
 
 def _written(value: object) -> str:
-    """As a file has it."""
+    """Return a value as it is written in a run file."""
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -51,49 +51,54 @@ def _written(value: object) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """One weight of the engine, or several that are rows of one of the other model."""
+    """One weight of the engine, or several that are rows of one weight of the other model."""
 
     engine: str
-    """Its name in the whole model; what the names of several begin with."""
+    """Name in the full model; for several weights, the prefix of their names."""
     other: tuple[str, ...]
-    """The names of what it is made of."""
+    """Names in the other model, in order."""
     layout: Literal["same", "rows", "qkv", "vocab"] = "same"
-    """How: one tensor, stacked rows, interleaved query groups, padded rows."""
+    """Layout: one equal tensor, tensors stacked by rows, interleaved query groups, or padded rows."""
     parts: tuple[tuple[str, int], ...] = ()
-    """How the names of several weights of the engine end, and the rows of each."""
+    """For several weights of the engine: the suffix of each name, and its number of rows."""
 
     @property
     def engine_names(self) -> list[str]:
-        """The weights of the engine."""
+        """Names of the engine's weights."""
         return [f"{self.engine}.{part}" for part, _ in self.parts] or [self.engine]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Heads:
-    """What the `qkv` layout needs to know."""
+    """Attention heads, for the layout `qkv`."""
 
     heads: int
+    """Number of query heads."""
     groups: int
+    """Number of query groups."""
     head_dim: int
+    """Size of one head."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightMap:
-    """Entries with what it takes to apply them."""
+    """Entries, with the sizes that their layouts need."""
 
     entries: tuple[Entry, ...]
+    """Entries of the map."""
     blocks: int
-    """How many blocks the other model has."""
+    """Number of blocks in the other model."""
     heads: Heads
+    """Attention heads."""
     vocab_size: int
-    """Rows of the other model's embedding."""
+    """Number of rows of the other model's embedding."""
     padded_vocab_size: int
-    """Rows of the engine's."""
+    """Number of rows of the engine's embedding."""
     layers_per_block: int = 2
-    """How many engine layers a block is."""
+    """Number of engine layers in a block."""
 
     def expanded(self) -> Iterator[Entry]:
-        """Every entry with its indices filled in."""
+        """Yield every entry for every block, with the indices in its names."""
         for entry in self.entries:
             per_block = "{" in entry.engine
             for i in range(self.blocks if per_block else 1):
@@ -102,13 +107,13 @@ class WeightMap:
                 yield replace(entry, engine=entry.engine.format(**index), other=names)
 
     def to_engine(self, other: State) -> dict[str, Tensor]:
-        """The engine's weights, whole, from the other model's.
+        """Convert the other model's weights to the engine's full state dict.
 
         Args:
-            other: All weights of the other model.
+            other: All weights of the other model, by name.
 
         Returns:
-            Weights by the engine's names in the whole model.
+            Unsharded weights by the engine's names.
 
         Raises:
             WeightMapError: A weight is missing or left over.
@@ -122,10 +127,10 @@ class WeightMap:
         }
 
     def from_engine(self, engine: State) -> dict[str, Tensor]:
-        """The other model's weights from the engine's, whole.
+        """Convert the engine's full state dict to the other model's weights.
 
         Args:
-            engine: Weights by the engine's names in the whole model.
+            engine: Unsharded weights by the engine's names.
 
         Returns:
             Weights by the other model's names.
@@ -142,7 +147,7 @@ class WeightMap:
         }
 
     def _joined(self, entry: Entry, parts: list[Tensor]) -> list[Tensor]:
-        """The engine's weights of an entry, from the other model's."""
+        """Return the engine's weights of an entry from the other model's."""
         match entry.layout:
             case "same":
                 return list(torch.split(parts[0], [rows for _, rows in entry.parts])) if entry.parts else parts
@@ -155,22 +160,21 @@ class WeightMap:
                 grouped = [part.reshape(self.heads.groups, -1, *part.shape[1:]) for part in parts]
                 return [torch.cat(grouped, dim=1).flatten(0, 1)]
 
-    def _split(self, entry: Entry, wholes: list[Tensor]) -> list[Tensor]:
-        """The other model's weights of an entry, from the engine's."""
-        whole = torch.cat(wholes) if entry.parts else wholes[0]
+    def _split(self, entry: Entry, parts: list[Tensor]) -> list[Tensor]:
+        """Return the other model's weights of an entry from the engine's."""
+        joined = torch.cat(parts) if entry.parts else parts[0]
         match entry.layout:
             case "same":
-                return [whole]
+                return [joined]
             case "rows":
-                return list(whole.chunk(len(entry.other)))
+                return list(joined.chunk(len(entry.other)))
             case "vocab":
-                return [whole[: self.vocab_size]]
+                return [joined[: self.vocab_size]]
             case "qkv":
                 d = self.heads.head_dim
                 sizes = [self.heads.heads // self.heads.groups * d, d, d]
-                grouped = whole.reshape(self.heads.groups, -1, *whole.shape[1:])
-                parts = torch.split(grouped, sizes, dim=1)
-                return [part.flatten(0, 1) for part in parts]
+                grouped = joined.reshape(self.heads.groups, -1, *joined.shape[1:])
+                return [part.flatten(0, 1) for part in torch.split(grouped, sizes, dim=1)]
 
 
 def _check_names(state: State, wanted: set[str]) -> None:
@@ -178,5 +182,5 @@ def _check_names(state: State, wanted: set[str]) -> None:
     if missing or left:
         raise WeightMapError(
             f"the weights must be exactly those of the map, but {len(missing)} are missing ({', '.join(missing[:4])}) "
-            f"and {len(left)} are left over ({', '.join(left[:4])}); is the config the one of this checkpoint?"
+            f"and {len(left)} are left over ({', '.join(left[:4])}); check that the config is that of this checkpoint."
         )

@@ -1,7 +1,7 @@
 """Core attention through `torch.nn.functional.scaled_dot_product_attention`: flash kernels on CPU and GPU.
 
-Grouped queries stay grouped: the keys are never repeated in memory. Under context parallelism every rank gathers the
-keys and values of the whole sequence and attends from its own queries, with a mask that knows where those stand.
+With grouped queries the keys are never repeated in memory. Under context parallelism every rank gathers the keys and
+values of the full sequence. It attends from its own queries, with a mask for their positions.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -29,14 +29,14 @@ class SdpaCoreAttention(nn.Module):
 
     Args:
         config: The engine's config.
-        layer_number: From 1.
-        attn_mask_type: What is hidden when no mask is passed.
-        attention_type: "self" or "cross".
-        cp_comm_type: How the engine's own attention exchanges keys and values; gathered here whatever it says.
-        softmax_scale: Factor on the scores; 1 / sqrt(head size) when None.
-        k_channels: Head size of the keys, where it is not the config's (latent attention).
-        v_channels: Head size of the values, likewise.
-        pg_collection: The process groups of this rank.
+        layer_number: Ignored.
+        attn_mask_type: Mask of a forward pass without `attention_mask`.
+        attention_type: Ignored: self-attention and cross-attention compute the same.
+        cp_comm_type: Ignored: keys and values are always gathered.
+        softmax_scale: Factor on the scores. None: 1 / sqrt(head size).
+        k_channels: Ignored: the head size of the keys is that of the tensors (with MLA it is not the config's).
+        v_channels: Ignored: likewise for the values.
+        pg_collection: Process groups of this rank. None: no context parallelism.
     """
 
     def __init__(
@@ -73,32 +73,33 @@ class SdpaCoreAttention(nn.Module):
         packed_seq_params: "PackedSeqParams | None" = None,
         **extra: Any,
     ) -> Tensor:
-        """Attend.
+        """Compute softmax attention.
 
         Args:
-            query: [s, b, n, d].
-            key: [s, b, g, d], g dividing n.
-            value: [s, b, g, d].
-            attention_mask: True where a score is hidden; None leaves it to the mask type.
-            attn_mask_type: Overrides the mask type of construction.
-            attention_bias: Added to the scores.
+            query: `[s, b, n, d]`.
+            key: `[s, b, g, d]`; `g` divides `n`.
+            value: `[s, b, g, d]`.
+            attention_mask: `[b, 1, s, s]` or a shape that broadcasts to it, True where a score is masked. None: the
+                mask of the mask type.
+            attn_mask_type: Mask type of this call. None: that of the constructor.
+            attention_bias: `[b, n, s, s]` or a shape that broadcasts to it, added to the scores. None: nothing.
             packed_seq_params: Must be None.
-            **extra: Must be empty or None: what other attentions of the engine are passed.
+            **extra: Must be None: arguments of other core attentions of the engine.
 
         Returns:
-            [s, b, n * d].
+            `[s, b, n * d]`.
 
         Raises:
-            ModelwrightError: Packed sequences, or an argument that this attention does not have.
+            ModelwrightError: Packed sequences, or an argument that this attention does not support.
         """
         if packed_seq_params is not None or any(item is not None for item in extra.values()):
             raise ModelwrightError(
-                f"`SdpaCoreAttention` does not take packed sequences or {sorted(extra)}; use another core attention."
+                f"`SdpaCoreAttention` does not support packed sequences or {sorted(extra)}; use another core attention."
             )
         causal = (attn_mask_type or self.mask_type).name in ("causal", "padding_causal") and query.size(0) > 1
         if self.context_group is not None:
             key, value = (_gathered(part, self.context_group) for part in (key, value))
-            attention_mask = _hidden(attention_mask, self.context_group, key.size(0), causal=causal)
+            attention_mask = _masked(attention_mask, self.context_group, key.size(0), causal=causal)
             causal = False
         mask = _additive(attention_mask, attention_bias, query, key, causal=causal)
         context = scaled_dot_product_attention(
@@ -115,16 +116,16 @@ class SdpaCoreAttention(nn.Module):
 
 
 def _gathered(part: Tensor, group: "ProcessGroup") -> Tensor:
-    """The whole sequence, in order, from what each context rank holds; gradients go back to where they came from."""
+    """Return the full sequence in order, from the parts of the context ranks; its gradient is scattered back."""
     gathered: Tensor = tensor_parallel.gather_from_sequence_parallel_region(
         part, tensor_parallel_output_grad=True, group=group
     )
-    held = [context_positions(gathered.size(0), rank=r, size=group.size()) for r in range(group.size())]
-    return gathered[torch.cat(held).argsort().to(gathered.device)]
+    positions = [context_positions(gathered.size(0), rank=r, size=group.size()) for r in range(group.size())]
+    return gathered[torch.cat(positions).argsort().to(gathered.device)]
 
 
-def _hidden(mask: Tensor | None, group: "ProcessGroup", length: int, *, causal: bool) -> Tensor | None:
-    """What the queries of this context rank must not see, [s / ranks, s]."""
+def _masked(mask: Tensor | None, group: "ProcessGroup", length: int, *, causal: bool) -> Tensor | None:
+    """Return the mask for the queries of this context rank, `[s / ranks, s]`, True where a score is masked."""
     if mask is not None:
         raise ModelwrightError("`attention_mask` must be None under context parallelism; use a causal mask type.")
     if not causal:
@@ -133,14 +134,14 @@ def _hidden(mask: Tensor | None, group: "ProcessGroup", length: int, *, causal: 
     return (torch.arange(length) > queries[:, None]).to(torch.cuda.current_device())
 
 
-def _additive(hidden: Tensor | None, bias: Tensor | None, query: Tensor, key: Tensor, *, causal: bool) -> Tensor | None:
-    """One mask to add to the scores, or None when causality says it all."""
-    if hidden is None and bias is None and (not causal or query.size(0) == key.size(0)):
+def _additive(masked: Tensor | None, bias: Tensor | None, query: Tensor, key: Tensor, *, causal: bool) -> Tensor | None:
+    """Return one mask to add to the scores; None if plain causal masking, or no mask, is enough."""
+    if masked is None and bias is None and (not causal or query.size(0) == key.size(0)):
         return None
     mask = torch.zeros(query.size(0), key.size(0), dtype=query.dtype, device=query.device)
     if causal:
         later = torch.ones_like(mask, dtype=torch.bool).triu(key.size(0) - query.size(0) + 1)
         mask = mask.masked_fill(later, float("-inf"))
-    if hidden is not None:
-        mask = mask.masked_fill(hidden, float("-inf"))
+    if masked is not None:
+        mask = mask.masked_fill(masked, float("-inf"))
     return mask if bias is None else mask + bias

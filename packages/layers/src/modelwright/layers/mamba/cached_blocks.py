@@ -1,26 +1,26 @@
-"""How to walk through a long tensor so that what is made of one part is still in the cache when it is read again.
+"""Blocks of a long tensor that are small enough for the cache of a CPU core.
 
-On a CPU a chain of elementwise operations costs as much as the memory that its intermediate results go through, many
-times the arithmetic. The convolution and the norm of Mamba therefore run in blocks of rows, in the backward pass too,
-which makes each block again from the arguments and keeps nothing else.
+On a CPU the cost of a chain of elementwise operations is the memory traffic of its intermediate results, which is many
+times that of the arithmetic. The convolution and the norm of Mamba-2 therefore run in blocks of rows. Their backward
+passes do the same: they recompute each block from the arguments and store nothing else.
 """
 
 from torch import Tensor
 
 _ELEMENTS = 2**16
-"""Of a block on a CPU: a few of them fit into the cache of a core."""
+"""Number of elements of a block on a CPU; a few blocks fit into the cache of a core."""
 
 
 def cached_blocks(tensor: Tensor, dim: int, *, least: int = 1) -> list[slice]:
-    """Cut a dim into blocks.
+    """Divide a dim of a tensor into blocks.
 
     Args:
-        tensor: What is walked through; any shape.
-        dim: Along which.
-        least: How many rows a block has at least, but for the last.
+        tensor: Tensor of any shape.
+        dim: Dim to divide.
+        least: Smallest number of rows in a block; the last block may have fewer.
 
     Returns:
-        The rows of each block; all at once where it is not for a CPU.
+        Rows of each block; one block for all rows if the tensor is not on a CPU.
     """
     rows = tensor.size(dim)
     step = max(1, least, _ELEMENTS * rows // max(1, tensor.numel())) if tensor.device.type == "cpu" else max(1, rows)

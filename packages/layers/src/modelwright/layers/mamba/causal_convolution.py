@@ -1,8 +1,8 @@
-"""The causal depthwise convolution of Mamba in PyTorch, for the convolution slot: whole, and by single tokens.
+"""Causal depthwise convolution of Mamba-2 in PyTorch, for the convolution slots: full sequences and single tokens.
 
-Dao and Gu 2024, arXiv 2405.21060, section 7: a few positions wide, over x, B and C together. It is a sum of shifted
-products, computed with the channels last, where they come from a projection and go to the scan, in blocks of positions
-that stay in the cache; the backward pass computes each block again.
+Dao and Gu 2024, arXiv 2405.21060, section 7: a convolution of a few positions, over x, B and C together. It is computed
+as a sum of shifted products. The channels are the last dim, as in the projection before it and the scan after it. The
+positions are processed in blocks that fit into the cache, and the backward pass recomputes each block.
 """
 
 from typing import Any
@@ -26,20 +26,20 @@ def causal_conv(
     final_states_out: Tensor | None = None,
     activation: str | None = None,
 ) -> Tensor:
-    """Convolve and activate, in the arguments of causal-conv1d's `causal_conv1d_fn`.
+    """Convolve and activate; same signature as `causal_conv1d_fn` of causal-conv1d.
 
     Args:
         x: `[b, channels, s]`.
-        weight: `[channels, width]`, the last column for the position itself.
-        bias: `[channels]`.
-        seq_idx: `[b, s]`, which packed sequence a position belongs to, never falling along `s`.
-        initial_states: `[b, channels, width - 1]`, the inputs before the first position; None for zeros.
-        final_states_out: `[b, channels, width - 1]`, takes the last inputs, which continue the sequence as
-            `initial_states`; without gradient.
+        weight: `[channels, width]`; the last column belongs to the position itself.
+        bias: `[channels]`. None: no bias.
+        seq_idx: `[b, s]`, index of the packed sequence of each position, not decreasing along `s`. None: one sequence.
+        initial_states: `[b, channels, width - 1]`, inputs before the first position. None: zeros.
+        final_states_out: `[b, channels, width - 1]`, overwritten with the last inputs, without gradient. They are the
+            `initial_states` of the next part of the sequence.
         activation: `"silu"`, its other name `"swish"`, or None.
 
     Returns:
-        `[b, channels, s]` in the type of `x`.
+        `[b, channels, s]` in the dtype of `x`.
 
     Raises:
         ModelwrightError: Another activation, or a weight for another number of channels.
@@ -65,22 +65,22 @@ def causal_conv_step(
     conv_state_indices: Tensor | None = None,
     intermediate_conv_states: Tensor | None = None,
 ) -> Tensor:
-    """Continue a convolution by one token or a few, in the arguments of the engine's `causal_conv1d_update`.
+    """Continue a convolution by one or a few tokens; same signature as the engine's `causal_conv1d_update`.
 
     Args:
         x: `[b, channels]`, or `[b, s, channels]` for a few tokens.
         conv_state: `[b, channels, length]`, the last inputs, at least width - 1 of them; changed in place. With
-            `conv_state_indices` as many rows as the cache has.
-        weight: `[channels, width]`, the last column for the position itself.
-        bias: `[channels]`.
+            `conv_state_indices`, `[rows of the cache, channels, length]`.
+        weight: `[channels, width]`; the last column belongs to the position itself.
+        bias: `[channels]`. None: no bias.
         activation: `"silu"`, its other name `"swish"`, or None.
-        conv_state_indices: `[b]`, the row of `conv_state` of each request; a negative one is padding, whose state is
-            neither read nor written and whose result is zero.
-        intermediate_conv_states: `[rows, s, channels, length]`, takes the state after each token, in the rows of
-            `conv_state`.
+        conv_state_indices: `[b]`, row of `conv_state` of each request. A negative row is padding: its state is neither
+            read nor written, and its result is zero. None: the rows in order.
+        intermediate_conv_states: `[rows, s, channels, length]`, overwritten with the state after each token, in the
+            rows of `conv_state`. None: not stored.
 
     Returns:
-        The shape and type of `x`.
+        Tensor with the shape and dtype of `x`.
 
     Raises:
         ModelwrightError: Another activation, a weight for another number of channels, or a state that is too short.
@@ -94,8 +94,8 @@ def causal_conv_step(
     s, length, past = x.size(1), conv_state.size(2), weight.size(1) - 1
     if length < past:
         raise ModelwrightError(
-            f"`conv_state` must hold at least the width of the convolution - 1 inputs, but holds {length} of {past}; "
-            "make it longer."
+            f"`conv_state` must contain at least the width of the convolution - 1 inputs, but contains {length} of "
+            f"{past}; make it longer."
         )
     real, rows = state_rows(conv_state_indices, x.size(0), x.device)
     inputs = torch.cat([conv_state[rows].mT, x[real].to(conv_state.dtype)], dim=1)
@@ -112,15 +112,15 @@ def causal_conv_step(
 
 
 def state_rows(indices: Tensor | None, requests: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The requests that are no padding, and the row in a cache of states of each.
+    """Return the requests that are not padding, and the row of each in a cache of states.
 
     Args:
-        indices: `[requests]`, a row each, negative for padding; None for the rows in order.
-        requests: How many there are.
-        device: Where the answer goes.
+        indices: `[requests]`, row of each request, negative for padding. None: the rows in order.
+        requests: Number of requests.
+        device: Device of the result.
 
     Returns:
-        Two tensors of one length.
+        Indices of the requests and their rows, both `[requests without padding]`.
     """
     if indices is None:
         everything = torch.arange(requests, device=device)
@@ -140,12 +140,12 @@ def _check(channels: int, weight: Tensor, activation: str | None) -> None:
 
 
 def _taps(weight: Tensor, bias: Tensor | None, work: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The weight as one row of channels per column, and the bias, zero without one."""
+    """Return the weight as `[width, channels]`, and the bias, or zero without one, in the dtype of the computation."""
     return weight.to(work).mT.contiguous(), weight.new_zeros((), dtype=work) if bias is None else bias.to(work)
 
 
 def _summed(inputs: Tensor, taps: Tensor, bias: Tensor, seq_idx: Tensor | None) -> Tensor:
-    """From inputs [b, width - 1 + s, channels], of the sequences [b, width - 1 + s], to [b, s, channels]."""
+    """Convolve inputs `[b, width - 1 + s, channels]` to `[b, s, channels]`; `seq_idx` is `[b, width - 1 + s]`."""
     past = taps.size(0) - 1
     y = torch.addcmul(bias, inputs[:, past:], taps[past])
     for column in range(past):
@@ -154,19 +154,19 @@ def _summed(inputs: Tensor, taps: Tensor, bias: Tensor, seq_idx: Tensor | None) 
 
 
 def _seen(inputs: Tensor, seq_idx: Tensor | None, column: int, past: int) -> Tensor:
-    """What each position has of the input that a column of the weight is for; nothing from another sequence."""
+    """Return, for each position, the input that a column of the weight applies to; zero from another sequence."""
     return _masked(inputs[:, column : inputs.size(1) - past + column], seq_idx, column, past)
 
 
 def _masked(values: Tensor, seq_idx: Tensor | None, column: int, past: int) -> Tensor:
-    """Zero where a position and the input that a column is for belong to two sequences."""
+    """Set values to zero where a position and the input of a column belong to different sequences."""
     if seq_idx is None:
         return values
     return values * (seq_idx[:, column : seq_idx.size(1) - past + column] == seq_idx[:, past:])[..., None]
 
 
 class _Convolution(torch.autograd.Function):
-    """From x [b, s, channels], and what was before it [b, width - 1, channels]; only the arguments are kept."""
+    """Convolution of x `[b, s, channels]` after past inputs `[b, width - 1, channels]`; saves only its arguments."""
 
     @staticmethod
     def forward(  # noqa: PLR0917 - autograd takes no keywords
@@ -193,11 +193,11 @@ class _Convolution(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator forgets names
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, ...]:
-        """A position's gradient goes to the inputs that it saw: to itself, and to those a few rows before."""
+        """Send the gradient of each position to the inputs it used: its own and those of a few positions before."""
         x, past, weight, bias, seq_idx = ctx.saved_tensors
         work, width = torch.promote_types(x.dtype, torch.float32), weight.size(1)
         taps, offset = _taps(weight, bias, work)
-        # One tensor for what was before and x, in the order of memory that x has from a projection.
+        # One tensor for past inputs and x, in the memory order that x has from a projection.
         ginputs = torch.zeros(past.size(1) + x.size(1), x.size(0), x.size(2), dtype=work, device=x.device)
         ginputs = ginputs.transpose(0, 1)
         gtaps, goffset = torch.zeros_like(taps), torch.zeros(x.size(2), dtype=work, device=x.device)
@@ -217,11 +217,11 @@ class _Convolution(torch.autograd.Function):
 
 
 def _with_past(x: Tensor, past: Tensor, block: slice) -> Tensor:
-    """Some positions and the width - 1 before them; a block is not shorter than that."""
+    """Return the positions of a block with the width - 1 before them; no block is shorter than that."""
     before = past.size(1)
     return x[:, block.start - before : block.stop] if block.start else torch.cat([past, x[:, block]], dim=1)
 
 
 def _sequences(seq_idx: Tensor | None, past: Tensor, block: slice) -> Tensor | None:
-    """The sequences of the same; what was before the first position belongs to its sequence."""
+    """Return the sequence indices of `_with_past`; past inputs belong to the sequence of the first position."""
     return None if seq_idx is None else _with_past(seq_idx, seq_idx[:, :1].expand(-1, past.size(1)), block)

@@ -1,7 +1,7 @@
-"""The gated RMSNorm of Mamba-2 in PyTorch, for the gated-norm slot of a mixer.
+"""Gated RMSNorm of Mamba-2 in PyTorch, for the gated-norm slot of a mixer.
 
-Dao and Gu 2024, arXiv 2405.21060, section 7.1. The channels of each group are normalized by themselves. Groups never
-cross tensor ranks, so a rank normalizes its channels alone and holds its part of the weight.
+Dao and Gu 2024, arXiv 2405.21060, section 7.1. Each group of channels is normalized separately. No group spans several
+tensor ranks, so each rank normalizes its own channels and has its part of the weight.
 """
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 class GatedRMSNorm(nn.Module):
-    """RMSNorm within groups of channels, and a gate silu(z) before or after it; computed in float32 at least.
+    """RMSNorm over groups of channels, with a gate silu(z) before or after it; computed at least in float32.
 
-    In the arguments of mamba-ssm's `RMSNormGated`, which the engine's mixer extends by a sharded state dictionary.
+    The signature is that of mamba-ssm's `RMSNormGated`, which the engine's mixer extends by a sharded state dict.
 
     Args:
-        hidden_size: Channels of this tensor rank.
+        hidden_size: Number of channels on this tensor rank.
         eps: Added to the mean square.
-        group_size: Channels that are normalized together.
-        norm_before_gate: Whether the gate comes after the norm and its weight.
-        device: Where the weight goes.
-        dtype: Type of the weight.
+        group_size: Number of channels that are normalized together.
+        norm_before_gate: True to gate after the norm and its weight, False to gate before.
+        device: Device of the weight.
+        dtype: Dtype of the weight.
 
     Raises:
         ModelwrightError: The group size does not divide the hidden size.
@@ -55,17 +55,17 @@ class GatedRMSNorm(nn.Module):
         self.eps, self.group_size, self.norm_before_gate = eps, group_size, norm_before_gate
         self.weight = nn.Parameter(torch.ones(hidden_size, device=device, dtype=dtype))
         self.tp_group: ProcessGroup | None = None
-        """The group over which the weight is split; the mixer sets it."""
+        """Tensor-parallel group that splits the weight; set by the mixer."""
 
     def forward(self, hidden_SBH: Tensor, gate: Tensor | None = None, /) -> Tensor:
         """Gate and normalize.
 
         Args:
-            hidden_SBH: Any shape whose last dim is `hidden_size`.
-            gate: The same shape; None leaves it out.
+            hidden_SBH: Any shape with a last dim of `hidden_size`.
+            gate: The same shape. None: no gate.
 
         Returns:
-            The shape and dtype of `hidden_SBH`.
+            Tensor with the shape and dtype of `hidden_SBH`.
         """
         normed: Tensor = _GatedNorm.apply(hidden_SBH, gate, self.weight, self)
         return normed
@@ -76,15 +76,15 @@ class GatedRMSNorm(nn.Module):
         sharded_offsets: tuple[tuple[int, int, int], ...] = (),
         metadata: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """The weight as a shard of the whole norm's, as the engine's `ExtendedRMSNorm` gives it.
+        """Return the sharded state dict, the same as that of the engine's `ExtendedRMSNorm`.
 
         Args:
-            prefix: What its name begins with.
+            prefix: Prefix of the names.
             sharded_offsets: Offsets in dims before those of the weight.
-            metadata: `dp_cp_group`, the group of the ranks that hold the same shard; the engine's own when missing.
+            metadata: `dp_cp_group`, the group of the ranks with the same shard. Without it: the engine's own.
 
         Returns:
-            The sharded tensor by its name.
+            The sharded weight by its name.
 
         Raises:
             ModelwrightError: `tp_group` was not set.
@@ -93,7 +93,7 @@ class GatedRMSNorm(nn.Module):
 
         if self.tp_group is None:
             raise ModelwrightError(
-                "`tp_group` of a gated norm must be the tensor-parallel group before it is saved, but is None; "
+                "`tp_group` of a gated norm must be the tensor-parallel group when it is saved, but is None; "
                 "set it where the norm is built."
             )
         make: Any = make_sharded_tensors_for_checkpoint  # not typed
@@ -109,7 +109,7 @@ class GatedRMSNorm(nn.Module):
 
 
 class _GatedNorm(torch.autograd.Function):
-    """From hidden [s, ..., h], the gate in the same shape or None, the weight [h], and the module; keeps only these."""
+    """Gated norm of hidden `[s, ..., h]`, with a gate of that shape or None; saves only its arguments."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, gate: Tensor | None, weight: Tensor, module: GatedRMSNorm) -> Tensor:
@@ -128,7 +128,10 @@ class _GatedNorm(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator forgets names
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, ...]:
-        """With n = a r and r = (mean a^2 + eps)^-1/2 of a group, the gradient of a is r (g - n mean(n g))."""
+        """Recompute each block and return the gradients.
+
+        For a group with n = a r and r = (mean a^2 + eps)^-1/2, the gradient of a is r (g - n mean(n g)).
+        """
         hidden, gate, weight = ctx.saved_tensors
         ghidden, gweight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=_work(hidden))
         ggate = None if gate is None else torch.empty_like(gate)
@@ -154,17 +157,18 @@ class _GatedNorm(torch.autograd.Function):
 
 
 class _Normed(NamedTuple):
-    """Some rows on the way; `[..., groups, channels of one]` where nothing else is said."""
+    """Intermediate results for some rows."""
 
     opened: Tensor | None
-    """silu of the gate, `[..., h]`."""
+    """silu of the gate, `[..., h]`; None without a gate."""
     scale: Tensor
-    """`[..., groups, 1]`: what makes the mean of the squares 1."""
+    """Factor that makes the mean square 1, `[..., groups, 1]`."""
     normed: Tensor
+    """Values times `scale`, `[..., groups, channels of a group]`."""
 
     @classmethod
     def of(cls, hidden: Tensor, gate: Tensor | None, options: Any) -> Self:
-        """In float32 at least."""
+        """Normalize some rows, at least in float32."""
         values = hidden.to(_work(hidden))
         opened = None if gate is None else silu(gate.to(values.dtype))
         gated = values if opened is None or options.norm_first else values * opened

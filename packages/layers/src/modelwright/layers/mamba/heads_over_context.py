@@ -1,9 +1,9 @@
 """Context parallelism of a Mamba-2 mixer: ranks exchange their part of the sequence for their part of the heads.
 
-A scan needs the whole sequence, but its heads do not need each other. Before the convolution every rank gives away its
-positions of the other ranks' heads, and after the scan it takes its positions back; as the engine does it
-(megatron/core/ssm/mamba_context_parallel.py), whose attention also decides which positions a rank holds. Parameters
-stay whole on every rank, which uses its heads' part of them.
+A scan needs the full sequence, but its heads are independent. Before the convolution, an all-to-all gives each rank all
+positions of its own heads. After the scan, another one returns each position to its rank. Megatron-Core does the same
+(megatron/core/ssm/mamba_context_parallel.py), and its attention defines which positions a rank has. Parameters are
+complete on every context rank, and each rank uses the part of its heads.
 """
 
 from dataclasses import dataclass
@@ -23,33 +23,34 @@ _exchange: Any = tensor_parallel  # not typed
 
 @dataclass(frozen=True)
 class Sizes:
-    """Channels of what a mixer's projection makes side by side."""
+    """Numbers of channels in the output of a mixer's projection."""
 
     inner: int
-    """Of x, and of z."""
+    """Channels of x, and of z."""
     states: int
-    """Of B, and of C: groups × state size."""
+    """Channels of B, and of C: groups × state size."""
     heads: int
-    """Of dt."""
+    """Channels of dt."""
 
     @property
     def projected(self) -> list[int]:
-        """z, x, B, C and dt."""
+        """Channels of z, x, B, C and dt."""
         return [self.inner, self.inner, self.states, self.states, self.heads]
 
     @property
     def convolved(self) -> list[int]:
-        """x, B and C."""
+        """Channels of x, B and C."""
         return [self.inner, self.states, self.states]
 
 
 class HeadsOverContext:
-    """Which heads of a tensor rank's a context rank computes, and how they come to it.
+    """Exchange between the positions and the heads of context ranks.
 
     Args:
-        sizes: Of the tensor rank.
+        sizes: Sizes on the tensor rank.
         state_size: Channels of one group's B.
-        cp_group: The context ranks; their number divides the heads, and divides the groups or is divided by them.
+        cp_group: Context-parallel group. Its size must divide the heads, and must divide the groups or be a multiple
+            of them.
     """
 
     def __init__(self, sizes: Sizes, *, state_size: int, cp_group: "ProcessGroup") -> None:
@@ -59,41 +60,48 @@ class HeadsOverContext:
         self._whole, self._state_size = sizes, state_size
         self._repeat = max(1, size // groups)
         self.sizes = Sizes(sizes.inner // size, sizes.states * self._repeat // size, sizes.heads // size)
-        """Of this context rank."""
+        """Sizes on this context rank."""
 
     def gather(self, projected_SBP: Tensor) -> Tensor:
         """Exchange positions for heads.
 
         Args:
-            projected_SBP: `[s / context, b, z x B C dt]` of the tensor rank.
+            projected_SBP: `[s / context, b, channels]`: z, x, B, C and dt of the tensor rank.
 
         Returns:
-            `[s, b, z x B C dt]` of this rank's heads, in the order of the sequence.
+            `[s, b, channels]`: z, x, B, C and dt of this rank's heads, in the order of the sequence.
         """
         if self._size == 1:
             return projected_SBP
         z, x, B, C, dt = torch.split(projected_SBP, self._whole.projected, dim=-1)
         parts = [self._exchanged(part) for part in (z, x, self._repeated(B), self._repeated(C), dt)]
         joined = torch.cat(parts, dim=-1)
-        return joined[self._held(joined.size(0)).argsort()]
+        return joined[self._positions(joined.size(0)).argsort()]
 
     def scatter(self, inner_SBP: Tensor) -> Tensor:
         """Exchange heads for positions.
 
         Args:
-            inner_SBP: `[s, b, inner / context]`.
+            inner_SBP: `[s, b, inner / context]`, in the order of the sequence.
 
         Returns:
-            `[s / context, b, inner]`.
+            `[s / context, b, inner]`: all heads of the tensor rank, at this rank's positions.
         """
         if self._size == 1:
             return inner_SBP
         s, b, channels = inner_SBP.shape
-        found: Tensor = _exchange.all_to_all_hp2sp(inner_SBP[self._held(s)], group=self._group)
+        found: Tensor = _exchange.all_to_all_hp2sp(inner_SBP[self._positions(s)], group=self._group)
         return found.reshape(s // self._size, b, channels * self._size)
 
     def of_channels(self, parameter: Tensor) -> Tensor:
-        """The rows x, B and C of a convolution's parameter that belong to this rank's heads."""
+        """Select the rows of a convolution's parameter that belong to this rank's heads.
+
+        Args:
+            parameter: `[channels, ...]`: rows of x, B and C of the tensor rank.
+
+        Returns:
+            `[channels of this context rank, ...]`: rows of x, B and C.
+        """
         if self._size == 1:
             return parameter
         x, B, C = torch.split(parameter, self._whole.convolved)
@@ -102,7 +110,14 @@ class HeadsOverContext:
         return torch.cat([self.of_heads(x), B[rows], C[rows]])
 
     def of_heads(self, parameter: Tensor) -> Tensor:
-        """The rows of a parameter over heads, or over their channels, that belong to this rank."""
+        """Select the rows of a parameter that belong to this rank's heads.
+
+        Args:
+            parameter: `[heads, ...]` or `[inner, ...]` of the tensor rank.
+
+        Returns:
+            `[heads / context, ...]` or `[inner / context, ...]`.
+        """
         return parameter.chunk(self._size)[self._rank]
 
     def _exchanged(self, part: Tensor) -> Tensor:
@@ -111,10 +126,10 @@ class HeadsOverContext:
         return found.reshape(s * self._size, b, channels // self._size)
 
     def _repeated(self, part: Tensor) -> Tensor:
-        """Each group as often as there are ranks that share its heads."""
+        """Repeat each group once for every rank that has some of its heads."""
         grouped = part.reshape(*part.shape[:-1], -1, self._state_size)
         return grouped.repeat_interleave(self._repeat, dim=-2).flatten(-2)
 
-    def _held(self, s: int) -> Tensor:
-        """The positions of all ranks, one rank after the other."""
+    def _positions(self, s: int) -> Tensor:
+        """Return the positions of all ranks, one rank after another."""
         return torch.cat([context_positions(s, rank=rank, size=self._size) for rank in range(self._size)])

@@ -1,10 +1,11 @@
-"""The Mamba-2 mixer: projection, causal convolution, scan, gated norm, projection; each of them a slot.
+"""Mamba-2 mixer: projection, causal convolution, scan, gated norm, projection; each of them is a slot.
 
-Dao and Gu 2024, "Transformers are SSMs", arXiv 2405.21060, section 7. It stands where the engine's `MambaMixer` stands,
-which cannot be made without CUDA kernels, with the same parameters: names, shapes, initial distributions, and the same
-description for sharded checkpoints, so that a state dictionary of one loads in the other. Heads and groups are split
-over the tensor ranks (`in_proj` makes z, x, B, C and dt side by side, each split by itself), then over the context
-ranks (`_mamba_context`).
+Dao and Gu 2024, "Transformers are SSMs", arXiv 2405.21060, section 7. It replaces Megatron-Core's `MambaMixer`, which
+needs CUDA kernels. Names, shapes, initial distributions and sharded state dict are the same, so a checkpoint of one
+loads in the other.
+
+The tensor ranks split heads and groups: `in_proj` joins z, x, B, C and dt, each split by itself. The context ranks then
+split the heads of a tensor rank (`heads_over_context.py`).
 """
 
 import math
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 type _InitMethod = Callable[[Tensor], None]
 
 _sharding: Any = utils  # not typed
-# Their names in a checkpoint, which the engine keeps as they were when the convolution was a module of its own.
+# Names in a checkpoint: the engine keeps those from when the convolution was a separate module.
 _CHECKPOINT_NAMES = {"conv1d_weight": "conv1d.weight", "conv1d_bias": "conv1d.bias"}
 _PROJECTED = ("z", "x", "B", "C", "dt")
 _CONVOLVED = ("x", "B", "C")
@@ -42,51 +43,54 @@ _CONVOLVED = ("x", "B", "C")
 @final
 @dataclass(frozen=True, kw_only=True)
 class MambaOptions:
-    """What a mixer is beyond the sizes in the engine's config; the engine's defaults."""
+    """Options of a mixer that the engine's config does not have; the defaults are the engine's."""
 
     conv_width: int = 4
-    """Positions that the convolution sees, its own included."""
+    """Width of the convolution, in positions, its own included."""
     conv_bias: bool = True
-    """A bias after the convolution."""
+    """True for a bias in the convolution."""
     conv_init: float | None = None
-    """Bound of the convolution's uniform initial values; None: 1 / sqrt(`conv_width`)."""
+    """Bound of the uniform initial values of the convolution. None: 1 / sqrt(`conv_width`)."""
     chunk_size: int = 128
-    """Positions that the scan computes at once."""
+    """Number of positions in a chunk of the scan."""
     bias: bool = False
-    """Biases in the two projections."""
+    """True for biases in the two projections."""
     gated_norm: bool = True
-    """A norm after the scan; without it the gate alone."""
+    """True for a norm after the scan, False for the gate alone."""
     norm_before_gate: bool = False
-    """Whether the gate comes after the norm."""
+    """True to gate after the norm, False to gate before."""
     d_per_channel: bool = False
-    """`D` for each channel instead of each head."""
+    """True for one skip coefficient `D` per channel, False for one per head."""
     a_init: tuple[float, float] = (1.0, 16.0)
-    """Between which -A is drawn."""
+    """Bounds of the uniform initial values of -A."""
     dt_init: tuple[float, float] = (0.001, 0.1)
-    """Between which the initial step sizes are drawn, their logarithms uniformly."""
+    """Bounds of the initial step sizes, which are uniform in the logarithm."""
     dt_init_floor: float = 1e-4
-    """The least initial step size."""
+    """Smallest initial step size."""
     dt_limit: tuple[float, float] = (0.0, math.inf)
-    """Between which step sizes are kept."""
+    """Bounds of the step sizes."""
 
 
 class MambaMixer(MegatronModule):
-    """The mixer of one layer; fills the slot `mixer`.
+    """Mixer of one layer; fills the slot `mixer`.
+
+    Seam: stores the states of generation in the engine's `key_value_memory_dict`, and describes shards with its private
+    `_split_tensor_factory`. `packages/layers/tests/mamba/test_mixer.py` fails when the engine changes either.
 
     Args:
         config: The engine's config; its sizes are `mamba_state_dim`, `mamba_head_dim`, `mamba_num_groups` and
             `mamba_num_heads` (None: twice the hidden size over the head size).
-        d_model: `h`.
-        layer_number: Counted from 1 over the whole model.
-        pg_collection: The process groups; `tp` and `cp` split the heads.
-        in_proj: Makes z, x, B, C and dt.
-        out_proj: Brings the heads back to `h`.
+        d_model: Hidden size, `h`.
+        layer_number: Number of the layer in the model, from 1.
+        pg_collection: Process groups of this rank; `tp` and `cp` split the heads.
+        in_proj: Builder of the projection to z, x, B, C and dt.
+        out_proj: Builder of the projection of the heads back to `h`.
         kernels: Convolution, scan and gated norm.
-        options: The rest.
+        options: Options that the engine's config does not have.
         name: Dotted name of this module in the model, or None.
 
     Raises:
-        ModelwrightError: Sizes that do not divide, named by the engine's fields.
+        ModelwrightError: A size does not divide another; the message has the engine's field names.
     """
 
     def __init__(
@@ -144,7 +148,7 @@ class MambaMixer(MegatronModule):
         return norm
 
     def _check(self, heads: int, groups: int, tensor: int, context: int) -> None:
-        """Refuse sizes that do not divide; a family's config has refused them before, in its own words."""
+        """Refuse sizes that do not divide. The config of a family refuses them earlier, by its own field names."""
         rules = [
             ("`mamba_num_groups` must divide `mamba_num_heads`", groups, heads),
             ("The tensor ranks must divide `mamba_num_groups`", tensor, groups),
@@ -158,7 +162,7 @@ class MambaMixer(MegatronModule):
                 raise ModelwrightError(f"{rule}, but {divisor} does not divide {whole}; change one of them.")
 
     def _make_parameters(self, config: "TransformerConfig") -> None:
-        """What the convolution and the scan are made of, as the engine's mixer draws it."""
+        """Make the parameters of convolution and scan, with the initial distributions of the engine's mixer."""
         options, channels = self.options, sum(self.local.convolved)
         bound = 1 / math.sqrt(options.conv_width)
         weight_bound = bound if options.conv_init is None else options.conv_init
@@ -193,8 +197,8 @@ class MambaMixer(MegatronModule):
 
         Args:
             hidden_SBH: `[s, b, h]`, normalized; under sequence parallelism this rank's part of `s`.
-            inference_context: A static one, which keeps the states of generation; None without.
-            packed_seq_params: Its `seq_idx`, `[b, s]`, says which packed sequence a position belongs to; None for one
+            inference_context: Static context of generation, which stores the states. None: no generation.
+            packed_seq_params: Its `seq_idx`, `[b, s]`, has the index of the packed sequence of each position. None: one
                 sequence in each row.
 
         Returns:
@@ -204,7 +208,7 @@ class MambaMixer(MegatronModule):
         projected = self.context.gather(projected)
         if inference_context is None:
             seq_idx = None if packed_seq_params is None else packed_seq_params.seq_idx
-            y, z = self._whole(projected, seq_idx)
+            y, z = self._full_sequence(projected, seq_idx)
         else:
             y, z = self._generated(projected, inference_context)
         y = self._gated(self.context.scatter(y), self.context.scatter(z))
@@ -217,10 +221,10 @@ class MambaMixer(MegatronModule):
             return normed
         return y * nn.functional.silu(z)
 
-    def _whole(
+    def _full_sequence(
         self, projected_SBP: Tensor, seq_idx: Tensor | None, states: "_States | None" = None
     ) -> tuple[Tensor, Tensor]:
-        """Convolve and scan whole sequences; keeps the last states where they are asked for."""
+        """Convolve and scan full sequences, and store the last states in `states` if it is given."""
         sizes, d = self.context.sizes, self.head_dim
         z, convolved, dt = torch.split(projected_SBP, [sizes.inner, sum(sizes.convolved), sizes.heads], dim=-1)
         inputs_BCS = convolved.permute(1, 2, 0)
@@ -256,18 +260,18 @@ class MambaMixer(MegatronModule):
         return found.flatten(2).transpose(0, 1), z
 
     def _skip(self) -> Tensor:
-        """`D`, `[n]` or `[n, d]`."""
+        """Return the skip coefficient `D`, `[n]` or `[n, d]`."""
         skip = self.context.of_heads(self.D).float()
         return _by(skip, self.head_dim) if self.options.d_per_channel else skip
 
     def _generated(self, projected_SBP: Tensor, context: Any) -> tuple[Tensor, Tensor]:
-        """Read the beginning, or continue from the states that the engine's context keeps for this layer."""
+        """Process a prompt, or continue from the states that the engine's context stores for this layer."""
         known: dict[int, Any] = context.key_value_memory_dict
         if self.layer_number not in known:
             known[self.layer_number] = _States.zeros(self, projected_SBP.size(1))
         states: _States = known[self.layer_number]
         if not context.sequence_len_offset:
-            return self._whole(projected_SBP, None, states)
+            return self._full_sequence(projected_SBP, None, states)
         return self._continued(projected_SBP, states)
 
     def _continued(self, projected_SBP: Tensor, states: "_States") -> tuple[Tensor, Tensor]:
@@ -300,7 +304,7 @@ class MambaMixer(MegatronModule):
         return y.flatten(2).transpose(0, 1), z
 
     def mamba_state_shapes_per_request(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Say how large the states of one sequence are.
+        """Return the shapes of the states of one sequence.
 
         Returns:
             Shape of the convolution's state, `[channels, width]`, and of the scan's, `[n, d, state]`.
@@ -314,15 +318,15 @@ class MambaMixer(MegatronModule):
         sharded_offsets: tuple[tuple[int, int, int], ...] = (),
         metadata: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """The parameters as shards of the whole mixer's, as the engine's mixer gives them.
+        """Return the sharded state dict, the same as that of the engine's mixer.
 
         Args:
-            prefix: What names begin with.
+            prefix: Prefix of the names.
             sharded_offsets: Offsets in dims before those of the parameters.
-            metadata: The engine's.
+            metadata: Metadata of the engine.
 
         Returns:
-            Sharded tensors by name; what is made of several parts is split into them.
+            Sharded tensors by name; joined parameters are split into their parts.
         """
         found = _sharding.ensure_metadata_has_dp_cp_group(metadata)
         own: dict[str, Any] = {}
@@ -346,7 +350,7 @@ class MambaMixer(MegatronModule):
 
 
 class _States:
-    """What a mixer remembers of a sequence while tokens are added: its last inputs, and the state of the scan."""
+    """States of a mixer during generation: the last inputs of the convolution, and the state of the scan."""
 
     def __init__(self, convolution: Tensor, scan: Tensor) -> None:
         self.convolution = convolution
@@ -356,13 +360,13 @@ class _States:
 
     @classmethod
     def zeros(cls, mixer: MambaMixer, batch: int) -> "_States":
-        """Before the first token."""
+        """Return the states before the first token."""
         convolution, scan = mixer.mamba_state_shapes_per_request()
         weight = mixer.conv1d_weight
         return cls(weight.new_zeros(batch, *convolution), weight.new_zeros(batch, *scan, dtype=torch.float32))
 
     def keep(self, inputs_BCS: Tensor, last: Tensor) -> None:
-        """Take over where a whole sequence ended."""
+        """Store the states at the end of a full sequence."""
         width = self.convolution.size(-1)
         seen = nn.functional.pad(inputs_BCS, (width, 0))[..., -width:]
         self.convolution.copy_(seen)
@@ -370,12 +374,12 @@ class _States:
 
 
 def _by(part: Tensor, last: int) -> Tensor:
-    """The last dim cut into pieces of a size."""
+    """Divide the last dim into pieces of size `last`."""
     return part.reshape(*part.shape[:-1], -1, last)
 
 
 def _parameter(dtype: torch.dtype, *shape: int) -> nn.Parameter:
-    """Without values, split over the tensor ranks along its first dim."""
+    """Return an uninitialized parameter that is marked as split along its first dim."""
     parameter = nn.Parameter(torch.empty(*shape, device=torch.cuda.current_device(), dtype=dtype))
     mark_split(parameter)
     return parameter
@@ -389,7 +393,7 @@ def _mark_projected(in_proj: nn.Module, sizes: list[int]) -> None:
 
 
 def _before_softplus(value: Tensor) -> Tensor:
-    """What softplus makes `value` of: log(exp(value) - 1), without overflow."""
+    """Invert softplus: log(exp(value) - 1), without overflow."""
     return value + torch.log(-torch.expm1(-value))
 
 

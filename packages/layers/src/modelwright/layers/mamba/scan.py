@@ -1,20 +1,20 @@
-"""The scan of Mamba-2 in PyTorch, for the scan slot of a mixer: chunked, forward and backward, and one token at a time.
+"""Scan of Mamba-2 in PyTorch, for the scan slots of a mixer: chunked with its backward pass, and token by token.
 
 Dao and Gu 2024, "Transformers are SSMs", arXiv 2405.21060. Per head, with state `h` of `[d, state]`:
 
     h_t = exp(dt_t A) h_(t-1) + dt_t x_t B_t^T        y_t = h_t C_t + D x_t
 
-Section 6 and listing 1 cut the sequence into chunks: matrix products inside each chunk (`_outputs`), one state per
-chunk (`_summed`), and a recurrence over the chunks alone (`_passed`). What is `[positions, positions]` per head lives
-for a few chunks at a time and is made anew in the backward pass, so memory grows with the length alone and the products
-stay in the cache.
+Section 6 and listing 1 divide the sequence into chunks: matrix products inside each chunk (`_outputs`), one state per
+chunk (`_summed`), and a recurrence over the chunks only (`_passed`). Matrices of `[positions, positions]` per head
+exist for a few chunks at a time, and the backward pass recomputes them. So memory grows linearly with the length, and
+the products stay in the cache.
 
-Decays are differences of logarithms summed in float64; what float32 cannot hold of them becomes a factor per position
-(`_factors`). The base is 2, whose exponential PyTorch computes several times faster on a CPU, above all where results
-underflow. What a position gives to itself knows no decay and stays apart, or the gradients of decays would be small
-differences of large sums.
+Decays are differences of logarithms that are summed in float64. Their rounding errors in float32 become one factor per
+position (`_factors`). The base is 2, because PyTorch computes 2^x several times faster than e^x on a CPU, above all
+where results underflow. The contribution of a position to itself has no decay and is computed separately. Otherwise the
+gradients of decays would be small differences of large sums.
 
-Dims inside: `c` chunks of `l` positions, `g` groups, `r` heads per group, `m` = b * c.
+Names of dims: `c` chunks of `l` positions, `g` groups, `r` heads per group, `m` = b * c.
 """
 
 import math
@@ -30,10 +30,10 @@ from modelwright.layers.mamba.causal_convolution import state_rows
 from modelwright.protocols import ModelwrightError
 
 _ELEMENTS = {"cpu": 2**18}
-"""How many elements of `[positions, positions]` are held at once: on a CPU what its cache holds."""
+"""Number of elements of `[positions, positions]` matrices that exist at once; on a CPU they fit into its cache."""
 _ELEMENTS_ELSEWHERE = 2**26
 _NOTHING_LEFT = -1100.0
-"""To base 2, the decay of one position below which even float64 has zero; sums of it still round to a small part."""
+"""Logarithm to base 2 of the decay of one position below which the decay is zero even in float64."""
 
 
 def ssd_scan(  # noqa: PLR0917 - the kernel's arguments
@@ -54,32 +54,32 @@ def ssd_scan(  # noqa: PLR0917 - the kernel's arguments
     return_final_states: bool = False,
     state_dtype: torch.dtype | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Scan a sequence, in the arguments of mamba-ssm's `mamba_chunk_scan_combined`.
+    """Scan a sequence; same signature as `mamba_chunk_scan_combined` of mamba-ssm.
 
-    Computes in float32, in float64 if `x` is float64. The chunk size changes speed and memory, not the result.
+    Computes in float32, or in float64 if `x` is float64. The chunk size changes speed and memory, not the result.
 
     Args:
         x: `[b, s, n, d]`.
-        dt: `[b, s, n]`, the step sizes before `dt_bias`, softplus and limits.
-        A: `[n]`, negative.
-        B: `[b, s, groups, state]`; each group serves n / groups heads in a row.
+        dt: `[b, s, n]`, step sizes before `dt_bias`, softplus and limits.
+        A: `[n]`, negative decay rates.
+        B: `[b, s, groups, state]`; each group belongs to n / groups consecutive heads.
         C: `[b, s, groups, state]`.
-        chunk_size: Positions computed at once; need not divide `s`.
-        D: `[n]` or `[n, d]`: what of `x` passes by.
-        z: `[b, s, n, d]`, a gate: the result is multiplied by silu(z).
-        dt_bias: `[n]`.
-        initial_states: `[b, n, d, state]`, continued by the sequence of the first position; None for zeros.
-        seq_idx: `[b, s]`, which packed sequence a position belongs to, never falling along `s`.
-        dt_softplus: Whether softplus makes `dt` positive.
-        dt_limit: The smallest and the largest `dt`, after softplus.
-        return_final_states: Whether to return the states after the last position.
-        state_dtype: Type of the states returned; what was computed in when None.
+        chunk_size: Number of positions in a chunk; need not divide `s`.
+        D: `[n]` or `[n, d]`, skip coefficients. None: no skip.
+        z: `[b, s, n, d]`, gate: the result is multiplied by silu(z). None: no gate.
+        dt_bias: `[n]`, added to `dt`. None: nothing.
+        initial_states: `[b, n, d, state]`, states before the first position. None: zeros.
+        seq_idx: `[b, s]`, index of the packed sequence of each position, not decreasing along `s`. None: one sequence.
+        dt_softplus: True to apply softplus to `dt`.
+        dt_limit: Bounds of `dt` after softplus.
+        return_final_states: True to return the states after the last position too.
+        state_dtype: Dtype of the returned states. None: that of the computation.
 
     Returns:
-        `[b, s, n, d]` in the type of `x`, and with `return_final_states` the states `[b, n, d, state]`.
+        `[b, s, n, d]` in the dtype of `x`; with `return_final_states` also the states `[b, n, d, state]`.
 
     Raises:
-        ModelwrightError: Shapes that do not fit each other.
+        ModelwrightError: The shapes do not fit each other.
     """
     _check(x, dt, B, C, chunk_size)
     b, s, n, d = x.shape
@@ -93,7 +93,7 @@ def ssd_scan(  # noqa: PLR0917 - the kernel's arguments
     first = first if initial_states is None else initial_states.to(work)
     first = first.reshape(b, g, n // g, d, state_size).permute(0, 1, 4, 2, 3)
     values = _chunks(x, length, (g, n // g, d))
-    # Copies, or what both are parts of would be kept for the backward pass.
+    # Copies: a view would keep the tensor that contains both alive until the backward pass.
     keys, queries = (_chunks(part.contiguous(), length, (g, state_size)) for part in (B, C))
     sequences = None if seq_idx is None else _chunks(seq_idx, length, (), last=True)
     passing = (steps * (keys.to(work) * queries.to(work)).sum(-1, keepdim=True))[..., None]
@@ -120,28 +120,29 @@ def ssd_step(  # noqa: PLR0917 - the kernel's arguments
     state_batch_indices: Tensor | None = None,
     intermediate_ssm_states: Tensor | None = None,
 ) -> Tensor:
-    """Continue a scan by one token or a few, in the arguments of the engine's `selective_state_update`.
+    """Continue a scan by one or a few tokens; same signature as the engine's `selective_state_update`.
 
-    The recurrence as it stands; its cost does not depend on what came before. Where the engine repeats a value over `d`
-    or the state, a dim of size 1 does as well.
+    Computes the recurrence directly, at a cost that does not depend on the tokens before. Where the engine repeats a
+    value over `d` or the state, a dim of size 1 is enough.
 
     Args:
-        state: `[b, n, d, state]`, changed in place; with `state_batch_indices` as many rows as the cache has.
+        state: `[b, n, d, state]`, changed in place. With `state_batch_indices`, `[rows of the cache, n, d, state]`.
         x: `[b, n, d]`, or `[b, s, n, d]` for a few tokens.
-        dt: As `x`, or 1 for `d`; before `dt_bias` and softplus.
-        A: `[n, d, state]`, negative.
+        dt: Shape of `x`, or 1 in place of `d`; step sizes before `dt_bias` and softplus.
+        A: `[n, d, state]`, negative decay rates.
         B: `[b, groups, state]`, or `[b, s, groups, state]`.
-        C: As `B`.
-        D: `[n, d]`: what of `x` passes by.
-        z: As `x`, a gate: the result is multiplied by silu(z).
-        dt_bias: `[n, d]`.
-        dt_softplus: Whether softplus makes `dt` positive.
-        state_batch_indices: `[b]`, the row of `state` of each request; a negative one is padding, whose state is
-            neither read nor written and whose result is zero.
-        intermediate_ssm_states: `[rows, s, n, d, state]`, takes the state after each token, in the rows of `state`.
+        C: Shape of `B`.
+        D: `[n, d]`, skip coefficients. None: no skip.
+        z: Shape of `x`, gate: the result is multiplied by silu(z). None: no gate.
+        dt_bias: `[n, d]`, added to `dt`. None: nothing.
+        dt_softplus: True to apply softplus to `dt`.
+        state_batch_indices: `[b]`, row of `state` of each request. A negative row is padding: its state is neither read
+            nor written, and its result is zero. None: the rows in order.
+        intermediate_ssm_states: `[rows, s, n, d, state]`, overwritten with the state after each token, in the rows of
+            `state`. None: not stored.
 
     Returns:
-        The shape and type of `x`.
+        Tensor with the shape and dtype of `x`.
     """
     if x.dim() == 3:
         gate = None if z is None else z.unsqueeze(1)
@@ -175,12 +176,12 @@ def _check(x: Tensor, dt: Tensor, B: Tensor, C: Tensor, chunk_size: int) -> None
     if x.dim() != 4 or dt.shape != x.shape[:3]:
         raise ModelwrightError(
             f"`dt` must be [b, s, n] for `x` of [b, s, n, d], but `dt` is {list(dt.shape)} and `x` {list(x.shape)}; "
-            "give both one batch, length and number of heads."
+            "give both the same batch, length and number of heads."
         )
     if B.shape != C.shape or B.dim() != 4 or B.shape[:2] != x.shape[:2]:
         raise ModelwrightError(
             f"`B` and `C` must be [b, s, groups, state] with the `x` of [b, s, n, d], but are {list(B.shape)} and "
-            f"{list(C.shape)} with {list(x.shape)}; give all three one batch and length."
+            f"{list(C.shape)} with {list(x.shape)}; give all three the same batch and length."
         )
     if x.size(2) % B.size(2):
         raise ModelwrightError(
@@ -200,7 +201,7 @@ def _gated(y: Tensor, z: Tensor | None) -> Tensor:
 
 
 def _chunks(part: Tensor, length: int, tail: tuple[int, ...], *, last: bool = False) -> Tensor:
-    """[b, s, ...] as [b, c, l, *tail], filled up with zeros or with the last position."""
+    """Reshape `[b, s, ...]` to `[b, c, l, *tail]`, padded with zeros or with the last position."""
     fill = -part.size(1) % length
     if fill and last:
         part = torch.cat([part, part[:, -1:].expand(-1, fill)], dim=1)
@@ -210,32 +211,33 @@ def _chunks(part: Tensor, length: int, tail: tuple[int, ...], *, last: bool = Fa
 
 
 class _Factors(NamedTuple):
-    """Decays of every position, [m, l, g, r, 1] where nothing else is said; those between two positions apart."""
+    """Decays of each position; decays between two positions follow from `log`."""
 
     log: Tensor
-    """[m, g, r, l]: the decay from the beginning of the chunk, to base 2, rounded to the type of the computation."""
+    """Logarithm to base 2 of the decay from the beginning of the chunk, in the dtype of the computation,
+    `[m, g, r, l]`."""
     mask: Tensor
-    """[l, l] or [m, 1, 1, l, l]: -inf where a position does not see another."""
+    """-inf where a position does not use another, else 0; `[l, l]` or `[m, 1, 1, l, l]`."""
     low: Tensor
-    """What `log` lost by rounding, as a factor on the position that sees."""
+    """Rounding error of `log` as a factor on the later position, `[m, l, g, r, 1]`."""
     back: Tensor
-    """The same on the position that is seen."""
+    """Rounding error of `log` as a factor on the earlier position, `[m, l, g, r, 1]`."""
     enter: Tensor
-    """From the beginning of the chunk; 0 for another sequence."""
+    """Decay from the beginning of the chunk, `[m, l, g, r, 1]`; 0 if another sequence begins in between."""
     leave: Tensor
-    """To the end of the chunk; 0 for another sequence."""
+    """Decay to the end of the chunk, `[m, l, g, r, 1]`; 0 if another sequence begins in between."""
     total: Tensor
-    """[b, c, g, 1, r, 1]: over the whole chunk; 0 for another sequence."""
+    """Decay over the full chunk, `[b, c, g, 1, r, 1]`; 0 if another sequence begins in it."""
 
     def at(self, block: slice) -> "_Factors":
-        """Those of some chunks; `total` stays."""
+        """Select some chunks, except in `total`."""
         mask = self.mask if self.mask.dim() == 2 else self.mask[block]
         low, back, enter, leave = (part[block] for part in (self.low, self.back, self.enter, self.leave))
         return self._replace(log=self.log[block], mask=mask, low=low, back=back, enter=enter, leave=leave)
 
 
 def _factors(log: Tensor, sequences: Tensor | None, work: torch.dtype) -> _Factors:
-    """Decays from their summed logarithms [b, c, l, g, r], and who sees whom from the sequences [b, c, l]."""
+    """Compute decays from their summed logarithms `[b, c, l, g, r]`, and the mask from sequence indices `[b, c, l]`."""
     rounded, end = log.to(work), log[:, :, -1:]
     lost = (log - rounded).to(work)
     enter, leave, total = (part.to(work).exp2() for part in (log, end - log, end))
@@ -255,24 +257,30 @@ def _factors(log: Tensor, sequences: Tensor | None, work: torch.dtype) -> _Facto
 
 
 class _Parts(NamedTuple):
-    """What a chunk reads: [m, l, ...], the states [m, g, state, r, d], what passes by [m, l, g, r, 1 or d]."""
+    """Inputs of the chunks, or their gradients."""
 
     x: Tensor
+    """`[m, l, g, r, d]`."""
     B: Tensor
+    """`[m, l, g, state]`."""
     C: Tensor
+    """`[m, l, g, state]`."""
     steps: Tensor
+    """Step sizes, `[m, l, g, r, 1]`."""
     before: Tensor
+    """States before each chunk, `[m, g, state, r, d]`."""
     passing: Tensor
+    """Coefficients of each position's contribution to itself, `[m, l, g, r, 1 or d]`."""
 
     def at(self, block: slice) -> "_Parts":
-        """Some chunks, in the type of the computation."""
+        """Select some chunks, in the dtype of the computation."""
         return _Parts(*(part[block].to(self.steps.dtype) for part in self))
 
 
 def _parts(  # noqa: PLR0917 - as the scan takes them
     x: Tensor, dt: Tensor, B: Tensor, C: Tensor, first: Tensor, passing: Tensor, factors: _Factors
 ) -> tuple[_Parts, Tensor]:
-    """What the chunks read, the state before each of them too, and the last state."""
+    """Return the inputs of the chunks, with the state before each of them, and the last state."""
     steps = dt.flatten(0, 1)[..., None]
     inputs = _summed(B, x, steps * factors.leave)
     before, final = _passed(inputs, factors.total, first, range(x.size(1)))
@@ -281,11 +289,12 @@ def _parts(  # noqa: PLR0917 - as the scan takes them
 
 
 class _Scan(torch.autograd.Function):
-    """What each position takes from those before it and from itself, over chunks.
+    """Scan over chunks.
 
-    Takes x [b, c, l, g, r, d], dt [b, c, l, g, r], the logarithms of the decays to base 2 summed within each chunk (the
-    shape of dt, float64), B and C [b, c, l, g, state], the first states [b, g, state, r, d], what of x passes by
-    [b, c, l, g, r, 1 or d], and sequences [b, c, l] or None. Gives y in the shape of x, and the last states.
+    Arguments: x `[b, c, l, g, r, d]`; dt `[b, c, l, g, r]`; the logarithms of the decays to base 2, summed within each
+    chunk, with the shape of dt in float64; B and C `[b, c, l, g, state]`; the initial states `[b, g, state, r, d]`; the
+    coefficients of each position's contribution to itself `[b, c, l, g, r, 1 or d]`; sequence indices `[b, c, l]` or
+    None. Results: y with the shape of x, and the final states.
     """
 
     @staticmethod
@@ -300,7 +309,7 @@ class _Scan(torch.autograd.Function):
         passing: Tensor,
         sequences: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """Scan, keeping the arguments alone. Gradients are written into views of tensors like these."""
+        """Scan; saves only the arguments, which are contiguous so that `backward` can write gradients into views."""
         dt, x, keys, queries, passing = (part.contiguous() for part in (dt, x, B, C, passing))
         ctx.save_for_backward(x, dt, log, keys, queries, first, passing, sequences)
         factors = _factors(log, sequences, dt.dtype)
@@ -315,7 +324,7 @@ class _Scan(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator forgets names
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, ...]:
-        """Gradients of the first seven; the derivation stands in `_gradients`."""
+        """Return the gradients of the first seven arguments; see `_gradients` for the derivation."""
         gy, gfinal = gradients[0].contiguous(), gradients[1]
         x, dt, log, B, C, first, passing, sequences = ctx.saved_tensors
         factors = _factors(log, sequences, dt.dtype)
@@ -336,14 +345,14 @@ class _Scan(torch.autograd.Function):
 
 
 def _blocks(x: Tensor) -> list[slice]:
-    """So many chunks at once that what is [l, l] per head stays in bounds."""
+    """Divide the chunks into blocks, so that the matrices `[l, l]` per head stay below a number of elements."""
     b, c, length, g, r, _ = x.shape
     step = max(1, _ELEMENTS.get(x.device.type, _ELEMENTS_ELSEWHERE) // (length * length * g * r))
     return [slice(start, start + step) for start in range(0, b * c, step)]
 
 
 def _summed(rows: Tensor, values: Tensor, weights: Tensor) -> Tensor:
-    """Each chunk's sum over its positions of rows [.., l, g, state] times weighted values [.., l, g, r, d]."""
+    """Sum, over the positions of each chunk, rows `[.., l, g, state]` times weighted values `[.., l, g, r, d]`."""
     b, c, _, g, r, d = values.shape
     sums = torch.empty(b, c, g, rows.size(-1), r, d, dtype=weights.dtype, device=rows.device)
     for block in _blocks(values):
@@ -354,7 +363,7 @@ def _summed(rows: Tensor, values: Tensor, weights: Tensor) -> Tensor:
 
 
 def _passed(inputs: Tensor, total: Tensor, state: Tensor, order: Iterable[int]) -> tuple[Tensor, Tensor]:
-    """The recurrence over chunks: the state that each one meets, and the last one."""
+    """Run the recurrence over chunks; return the state before each chunk, and the last state."""
     met = torch.empty_like(inputs)
     for chunk in order:
         met[:, chunk] = state
@@ -363,20 +372,20 @@ def _passed(inputs: Tensor, total: Tensor, state: Tensor, order: Iterable[int]) 
 
 
 def _by_head(values: Tensor, weights: Tensor) -> Tensor:
-    """Weighted values [m, l, g, r, d] as [m, g, r, l, d]."""
+    """Return weighted values `[m, l, g, r, d]` as `[m, g, r, l, d]`."""
     m, length, g, r, d = values.shape
     made = torch.empty(m, g, r, length, d, dtype=weights.dtype, device=values.device)
     return torch.mul(values.permute(0, 2, 3, 1, 4), weights.permute(0, 2, 3, 1, 4), out=made)
 
 
 def _decays(factors: _Factors) -> Tensor:
-    """From each position to each later one, [m, g, r, l, l]: the matrix L of section 6 without its diagonal."""
+    """Return the decays from each position to each later one, `[m, g, r, l, l]`: L of section 6 without diagonal."""
     decays = factors.log[..., :, None] - factors.log[..., None, :]
     return decays.add_(factors.mask).exp2_()
 
 
 def _outputs(y: Tensor, parts: _Parts, factors: _Factors) -> None:
-    """Write y of some chunks: what positions see in their chunk, and the state before it."""
+    """Write y of some chunks, from the earlier positions of the chunk and the state before it."""
     keys, queries = parts.B.transpose(1, 2), parts.C.transpose(1, 2)
     mixing = _decays(factors).mul_((queries @ keys.mT)[:, :, None])
     inside = mixing @ _by_head(parts.x, parts.steps * factors.back)
@@ -386,11 +395,12 @@ def _outputs(y: Tensor, parts: _Parts, factors: _Factors) -> None:
 
 
 def _gradients(into: _Parts, gy: Tensor, gafter: Tensor, parts: _Parts, factors: _Factors) -> Tensor:
-    """Write the gradients of some chunks, that of dt without what goes through the decays.
+    """Write the gradients of some chunks; that of dt without its part through the decays.
 
-    That part needs no matrices of its own: y_t gy_t is how all that t sees grows with the logarithm of its decay from
-    the beginning of the chunk, x_t gx_t how all that sees t falls with it. The first is returned, [m, l, g, r]; it is
-    made of products at hand, so that no y needs to be kept. The second is that of dt times dt.
+    That part needs no further matrices. Let `log_t` be the logarithm of the decay from the beginning of the chunk to t.
+    The gradient through the positions that t uses is y_t gy_t, and through the positions that use t it is -x_t gx_t.
+    The first is returned, `[m, l, g, r]`; it follows from products that exist anyway, so y is not saved. The second is
+    the gradient of dt times dt.
     """
     keys, queries, x = parts.B.transpose(1, 2), parts.C.transpose(1, 2), parts.x
     before, gafter = parts.before.flatten(3), gafter.flatten(3)

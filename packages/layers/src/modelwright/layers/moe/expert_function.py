@@ -1,13 +1,15 @@
-"""All experts of a rank as one differentiable function, which takes each expert's rows through it while they are warm.
+"""All experts of a rank as one autograd function that processes one expert after another, to stay in the cache.
 
-Rows lie sorted by expert, or are picked out of the tokens by an index that is; then what the experts give is summed
-back into the tokens, and no tensor of rows is ever made. What a step on a processor spends beside matrix products is
-memory: fresh pages for large tensors, and rows that have left the cache between two kernels. So every expert's rows go
-through gather, fc1, activation, probability, fc2 and sum before the next expert's begin, in buffers that all experts
-share, and only what fc1 gives is kept for the backward pass. In bfloat16 an expert's rows are filled up with zeros to
-one of few numbers, for which the kernels of the products are there already (`_filled_up`).
+A row is one token of one expert. Rows are sorted by expert. They are either given in that order, or selected from the
+tokens by an index. With an index, outputs are summed back into the tokens, and no tensor of all rows is made.
 
-On a GPU the experts of a rank run in `torch.nn.functional.grouped_mm`, where one kernel does all of them.
+On a CPU the cost beside matrix products is memory: new pages for large tensors, and rows that leave the cache between
+two kernels. So the rows of one expert go through gather, fc1, activation, router probability, fc2 and sum before those
+of the next expert, in buffers that all experts share. Only the output of fc1 is saved for the backward pass. In
+bfloat16 the rows of an expert are padded with zeros to one of few counts, for which compiled kernels exist
+(`_padded_count`).
+
+On a GPU the experts of a rank run in `torch.nn.functional.grouped_mm`, one kernel for all experts.
 """
 
 import contextlib
@@ -26,25 +28,26 @@ from modelwright.layers.activations import ActivationFunction
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertActivation:
-    """What stands between fc1 and fc2."""
+    """Activation between fc1 and fc2."""
 
     function: ActivationFunction
-    """Element by element."""
+    """Elementwise function."""
     gated: bool
-    """Whether the second half of fc1's output is multiplied by the activated first half."""
+    """True if the second half of fc1's output is multiplied by the activated first half."""
     clamp: float | None = None
-    """Bounds both halves of a gated activation, the activated one only from above; None for no bounds."""
+    """Bound of both halves of a gated activation: an upper bound of the first half, and of the absolute value of the
+    second half. None: no bounds."""
     offset: float = 0.0
-    """Added to the second half of a gated activation."""
+    """Offset that is added to the second half of a gated activation."""
 
     def __call__(self, wide: Tensor) -> Tensor:
-        """Activate.
+        """Apply the activation.
 
         Args:
-            wide: [tokens, fc1's output size].
+            wide: `[rows, fc1's output size]`.
 
         Returns:
-            [tokens, ffn].
+            `[rows, ffn]`.
         """
         if not self.gated:
             return self.function(wide)
@@ -55,31 +58,31 @@ class ExpertActivation:
 
     @property
     def is_swiglu(self) -> bool:
-        """Whether it is plain SwiGLU, whose gradient is written out here."""
+        """True for plain SwiGLU, which has an explicit gradient here."""
         return self.gated and self.function is F.silu and self.clamp is None and not self.offset
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertWeights:
-    """The parameters of a rank's experts, a list entry each."""
+    """Parameters of a rank's experts, one tensor for each expert."""
 
     fc1: Sequence[Tensor]
-    """[fc1's output size, h]."""
+    """`[fc1's output size, h]`."""
     fc2: Sequence[Tensor]
-    """[h, ffn]."""
+    """`[h, ffn]`."""
     bias1: Sequence[Tensor] = ()
-    """[fc1's output size]; empty without biases."""
+    """`[fc1's output size]`; empty without biases."""
     bias2: Sequence[Tensor] = ()
-    """[h]; empty without biases."""
+    """`[h]`; empty without biases."""
 
 
 class Routes(NamedTuple):
-    """Which rows go to which expert."""
+    """Assignment of rows to experts."""
 
     counts: list[int]
-    """Rows of each expert of this rank; they lie in this order."""
+    """Number of rows of each expert of this rank; rows are sorted by expert."""
     rows: Tensor | None = None
-    """[sum of counts], the token of each row; None where the tokens are the rows already."""
+    """Index of the token of each row, `[sum of counts]`. None: the tokens are the rows."""
 
 
 def run_experts(
@@ -89,17 +92,18 @@ def run_experts(
     weights: ExpertWeights,
     activation: ExpertActivation,
 ) -> Tensor:
-    """Take every row through its expert.
+    """Compute every row by its expert.
 
     Args:
-        tokens: [tokens, h].
-        probs: [rows], what the output of each row is multiplied by.
-        routes: Which rows go to which expert.
-        weights: Of the experts of this rank.
-        activation: Between fc1 and fc2.
+        tokens: `[tokens, h]`.
+        probs: `[rows]`, factor on the output of each row.
+        routes: Assignment of rows to experts.
+        weights: Parameters of the experts of this rank.
+        activation: Activation between fc1 and fc2.
 
     Returns:
-        [tokens, h]: of each row, or summed into the tokens that the rows were picked from.
+        `[tokens, h]`: the output of each row, or, if `routes` selects rows from tokens, the sum over the rows of each
+        token.
     """
     if tokens.is_cuda and _fit_grouped(weights):
         return grouped_products(tokens, probs, routes, weights, activation)
@@ -110,7 +114,7 @@ def run_experts(
 
 
 def _fit_grouped(weights: ExpertWeights) -> bool:
-    """The kernel takes rows that begin at multiples of 16 bytes."""
+    """Return True if all rows begin at multiples of 16 bytes, as the kernel requires."""
     return all(weight.size(1) * weight.element_size() % 16 == 0 for weight in (weights.fc1[0], weights.fc2[0]))
 
 
@@ -121,7 +125,7 @@ def grouped_products(
     weights: ExpertWeights,
     activation: ExpertActivation,
 ) -> Tensor:
-    """As `run_experts`, all experts in one kernel for each product.
+    """Compute the same as `run_experts`, with one kernel for the products of all experts.
 
     Args:
         tokens: See `run_experts`.
@@ -150,7 +154,7 @@ def grouped_products(
 
 
 class _Plan(NamedTuple):
-    """What is no tensor."""
+    """Arguments that are not tensors."""
 
     routes: Routes
     activation: ExpertActivation
@@ -158,16 +162,16 @@ class _Plan(NamedTuple):
 
 
 class _Experts(torch.autograd.Function):
-    """One expert after another; keeps the tokens and what fc1 gave."""
+    """All experts, one after another; saves the tokens and the output of fc1."""
 
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, probs: Tensor, plan: _Plan, *flat: Tensor) -> Tensor:
         experts = _experts(plan, flat)
-        wide = tokens.new_empty(experts[-1].filled.stop, flat[0].size(0))
-        picked, output = _Picked(tokens, experts), _Summed(tokens, experts)
+        wide = tokens.new_empty(experts[-1].padded.stop, flat[0].size(0))
+        selected, output = _Selected(tokens, experts), _Summed(tokens, experts)
         for expert in experts:
-            wide_here, probs_here = wide[expert.filled], probs[expert.part]
-            _product(picked.of(expert), expert.fc1.t(), wide_here, expert.bias1)
+            wide_here, probs_here = wide[expert.padded], probs[expert.part]
+            _product(selected.of(expert), expert.fc1.t(), wide_here, expert.bias1)
             narrow = plan.activation(wide_here)
             narrow[: expert.count].mul_(probs_here[:, None])
             with output.of(expert) as there:
@@ -176,7 +180,7 @@ class _Experts(torch.autograd.Function):
                     there[: expert.count].addr_(probs_here.to(there.dtype), expert.bias2)
         ctx.plan = plan
         ctx.save_for_backward(tokens, probs, wide, *flat)
-        return output.whole
+        return output.total
 
     @staticmethod
     @once_differentiable
@@ -186,15 +190,15 @@ class _Experts(torch.autograd.Function):
         tokens, probs, wide, *flat = ctx.saved_tensors
         plan: _Plan = ctx.plan
         experts = _experts(plan, flat)
-        flat_grads = _room_for(flat, plan.experts, ctx.needs_input_grad[3:])
+        flat_grads = _gradient_buffers(flat, plan.experts, ctx.needs_input_grad[3:])
         grad_probs = torch.empty_like(probs)
-        picked, picked_grad, grad_tokens = (
-            _Picked(tokens, experts), _Picked(grad_outputs[0].contiguous(), experts), _Summed(tokens, experts)
+        selected, selected_grad, grad_tokens = (
+            _Selected(tokens, experts), _Selected(grad_outputs[0].contiguous(), experts), _Summed(tokens, experts)
         )  # fmt: skip
         for i, expert in enumerate(experts):
             grads = _Grads(*flat_grads[i :: plan.experts])
-            given, outer, probs_here = picked.of(expert), picked_grad.of(expert), probs[expert.part]
-            active, pull = _activated(plan.activation, wide[expert.filled])
+            given, outer, probs_here = selected.of(expert), selected_grad.of(expert), probs[expert.part]
+            active, pull = _activated(plan.activation, wide[expert.padded])
             inner = torch.mm(outer, expert.fc2)
             count = expert.count
             torch.sum(inner[:count] * active[:count], dim=-1, dtype=probs.dtype, out=grad_probs[expert.part])
@@ -206,23 +210,23 @@ class _Experts(torch.autograd.Function):
             grads.fill(given, inner, active, outer, probs_here)
             with grad_tokens.of(expert) as there:
                 torch.mm(inner, expert.fc1, out=there)
-        return grad_tokens.whole, grad_probs, None, *flat_grads
+        return grad_tokens.total, grad_probs, None, *flat_grads
 
 
 _COMPILED = (torch.bfloat16, torch.float16)
-"""Formats in which every new shape of a product on a CPU has a kernel compiled."""
+"""Dtypes for which every new shape of a matrix product on a CPU compiles a kernel."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Expert:
-    """One expert's weights and where its rows lie."""
+    """Weights of one expert, and the positions of its rows."""
 
     part: slice
-    """Its rows among those of all experts."""
-    filled: slice
-    """The same, where each expert's rows are followed by the zeros that its products have beside them."""
+    """Positions of its rows among those of all experts."""
+    padded: slice
+    """The same with padding after the rows of each expert."""
     rows: Tensor | None
-    """[rows], the token of each; None where the tokens are the rows already."""
+    """Index of the token of each row, `[rows]`. None: the tokens are the rows."""
     fc1: Tensor
     fc2: Tensor
     bias1: Tensor | None = None
@@ -234,37 +238,37 @@ class _Expert:
 
     @property
     def size(self) -> int:
-        """Rows of its products."""
-        return int(self.filled.stop - self.filled.start)
+        """Number of rows of its products, padding included."""
+        return int(self.padded.stop - self.padded.start)
 
 
 def _experts(plan: _Plan, flat: Sequence[Tensor]) -> list[_Expert]:
     made: list[_Expert] = []
-    start, start_filled, rows = 0, 0, plan.routes.rows
+    start, start_padded, rows = 0, 0, plan.routes.rows
     compiled = flat[0].device.type == "cpu" and flat[0].dtype in _COMPILED
     names = ("fc1", "fc2", "bias1", "bias2")
     for i, count in enumerate(plan.routes.counts):
         part = slice(start, start + count)
-        filled = slice(start_filled, start_filled + (_filled_up(count) if compiled else count))
+        padded = slice(start_padded, start_padded + (_padded_count(count) if compiled else count))
         weights = dict(zip(names, flat[i :: plan.experts], strict=False))
-        made.append(_Expert(part=part, filled=filled, rows=None if rows is None else rows[part], **weights))
-        start, start_filled = part.stop, filled.stop
+        made.append(_Expert(part=part, padded=padded, rows=None if rows is None else rows[part], **weights))
+        start, start_padded = part.stop, padded.stop
     return made
 
 
-def _filled_up(count: int) -> int:
-    """The next multiple of 16, and of a sixteenth of the power of two at or above the count.
+def _padded_count(count: int) -> int:
+    """Return the next multiple of 16 and of 1/16 of the power of two at or above the count.
 
-    For these formats PyTorch takes its products from oneDNN, which compiles a kernel for each new shape. That takes
-    0.6 ms, an expert's product 0.1 to 2, and in training an expert hardly ever gets the same number of rows twice. This
-    leaves at most eight numbers between one power of two and the next, for four rows more in a hundred.
+    For these dtypes PyTorch computes products with oneDNN, which compiles a kernel for each new shape. That takes
+    0.6 ms, while the product of an expert takes 0.1 to 2 ms. In training an expert hardly ever has the same number of
+    rows twice. Rounding up leaves at most eight counts between two powers of two, at the cost of 4 % more rows.
     """
     step = max(16, 1 << max(0, (count - 1).bit_length() - 4))
     return -(-count // step) * step
 
 
 class _Grads(NamedTuple):
-    """Where the gradients of one expert's weights go; None where nobody asked."""
+    """Buffers for the gradients of one expert's weights; None where no gradient is needed."""
 
     fc1: Tensor | None
     fc2: Tensor | None
@@ -272,7 +276,15 @@ class _Grads(NamedTuple):
     bias2: Tensor | None = None
 
     def fill(self, given: Tensor, inner: Tensor, narrow: Tensor, outer: Tensor, probs: Tensor) -> None:
-        """From the inputs of both linears and the gradients of their outputs, fc2's without its probability."""
+        """Compute the gradients of the weights.
+
+        Args:
+            given: Input of fc1.
+            inner: Gradient of the output of fc1.
+            narrow: Input of fc2, times the router probability.
+            outer: Gradient of the output of fc2, without the router probability.
+            probs: Router probability of each row.
+        """
         if self.fc1 is not None:
             torch.mm(inner.t(), given, out=self.fc1)
         if self.bias1 is not None:
@@ -283,27 +295,27 @@ class _Grads(NamedTuple):
             torch.mv(outer[: probs.numel()].t(), probs.to(outer.dtype), out=self.bias2)
 
 
-def _room_for(flat: Sequence[Tensor], experts: int, asked: Sequence[bool]) -> list[Tensor | None]:
-    """Room for the gradients that are asked for, those of a kind in one piece of memory."""
-    room: list[Tensor | None] = []
+def _gradient_buffers(flat: Sequence[Tensor], experts: int, asked: Sequence[bool]) -> list[Tensor | None]:
+    """Allocate buffers for the gradients that are needed, one piece of memory for each kind of weight."""
+    buffers: list[Tensor | None] = []
     for start in range(0, len(flat), experts):
         wanted = asked[start : start + experts]
-        whole = flat[start].new_empty(experts if any(wanted) else 0, *flat[start].shape)
-        room += [whole[i] if want else None for i, want in enumerate(wanted)]
-    return room
+        joined = flat[start].new_empty(experts if any(wanted) else 0, *flat[start].shape)
+        buffers += [joined[i] if want else None for i, want in enumerate(wanted)]
+    return buffers
 
 
-class _Picked:
-    """The rows of each expert, and zeros after them, in memory that all experts share."""
+class _Selected:
+    """Rows of each expert with zero padding, in a buffer that all experts share."""
 
     def __init__(self, tokens: Tensor, experts: Sequence[_Expert]) -> None:
         self.tokens = tokens
-        self.room = _shared_room(tokens, experts)
+        self.buffer = _shared_buffer(tokens, experts)
 
     def of(self, expert: _Expert) -> Tensor:
-        if self.room is None:
+        if self.buffer is None:
             return self.tokens[expert.part]
-        there = self.room[: expert.size]
+        there = self.buffer[: expert.size]
         if expert.rows is None:
             there[: expert.count] = self.tokens[expert.part]
         else:
@@ -313,28 +325,28 @@ class _Picked:
 
 
 class _Summed:
-    """What each expert gives for its rows, summed into the tokens that they were picked from."""
+    """Outputs of all rows, summed over the rows of each token."""
 
     def __init__(self, tokens: Tensor, experts: Sequence[_Expert]) -> None:
-        self.whole = torch.empty_like(tokens) if experts[0].rows is None else torch.zeros_like(tokens)
-        self.room = _shared_room(tokens, experts)
+        self.total = torch.empty_like(tokens) if experts[0].rows is None else torch.zeros_like(tokens)
+        self.buffer = _shared_buffer(tokens, experts)
 
     @contextlib.contextmanager
     def of(self, expert: _Expert) -> Generator[Tensor]:
-        """Memory for the rows of an expert and what follows them."""
-        if self.room is None:
-            yield self.whole[expert.part]
+        """Yield a buffer for the outputs of an expert and add its content to the sum."""
+        if self.buffer is None:
+            yield self.total[expert.part]
             return
-        there = self.room[: expert.size]
+        there = self.buffer[: expert.size]
         yield there
         if expert.rows is None:
-            self.whole[expert.part] = there[: expert.count]
+            self.total[expert.part] = there[: expert.count]
         else:
-            self.whole.index_add_(0, expert.rows, there[: expert.count])
+            self.total.index_add_(0, expert.rows, there[: expert.count])
 
 
-def _shared_room(tokens: Tensor, experts: Sequence[_Expert]) -> Tensor | None:
-    """Memory for the rows of any expert; None where they lie as its products want them."""
+def _shared_buffer(tokens: Tensor, experts: Sequence[_Expert]) -> Tensor | None:
+    """Allocate a buffer for the rows of any expert; None if the tokens can be used in place."""
     if all(expert.rows is None and expert.size == expert.count for expert in experts):
         return None
     return tokens.new_empty(max(expert.size for expert in experts), tokens.size(1))
@@ -348,7 +360,7 @@ def _product(rows: Tensor, matrix: Tensor, out: Tensor, bias: Tensor | None) -> 
 
 
 def _activated(activation: ExpertActivation, wide: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """What the activation gives, and what takes the gradient of that to the gradient of its input."""
+    """Return the output of the activation, and a function from the gradient of the output to that of the input."""
     if activation.is_swiglu:
         gate, linear = wide.chunk(2, dim=-1)
         silu = F.silu(gate)

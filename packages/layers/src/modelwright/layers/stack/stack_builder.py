@@ -122,7 +122,7 @@ class StackModelBuilder[ConfigT: ModelConfig](ModelBuilder[HybridModel, ConfigT]
 
 def _check_latent_experts(config: ModelConfig) -> None:
     """Refuse experts in a latent space without Transformer Engine, whose linears the engine projects with."""
-    latent = config.expert_latent_size if isinstance(config, ExpertsConfig) and MOE.symbol in config.symbols else None
+    latent = config.expert_latent_size if isinstance(config, ExpertsConfig) and config.has(MOE) else None
     if latent is not None and (missing := missing_for_te()):
         raise ModelwrightError(
             f"`expert_latent_size` must be null where the engine cannot project with Transformer Engine, but is"
