@@ -232,7 +232,7 @@ def test_a_layout_that_does_not_fit_is_refused_with_the_groups_that_do_not() -> 
 
 
 class FrozenGPTBuilder(GPTModelBuilder):
-    """A builder of one's own for the stock config."""
+    """A custom builder for the stock config."""
 
     @override
     def build_model(self, pg_collection: ProcessGroupCollection, **options: Any) -> HybridModel:
@@ -241,7 +241,7 @@ class FrozenGPTBuilder(GPTModelBuilder):
         return model
 
 
-def test_a_builder_of_ones_own(groups: ProcessGroupCollection) -> None:
+def test_a_custom_builder(groups: ProcessGroupCollection) -> None:
     assert type(builder_for(LLAMA)) is GPTModelBuilder
     (stage,) = builder_for(LLAMA, builder=FrozenGPTBuilder).build_distributed_models(groups, **ONE_RANK, seed=1)
     frozen = {name for name, parameter in stage.named_parameters() if not parameter.requires_grad}

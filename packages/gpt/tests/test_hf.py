@@ -1,10 +1,13 @@
 """The map to Llama's names covers the model that is built, and loses nothing either way."""
 
+from typing import Any
+
 import pytest
 import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import Tensor
 
+import modelwright.gpt
 from modelwright.config import replace
 from modelwright.gpt import GPTModelConfig
 from modelwright.gpt.hf import llama_map
@@ -77,6 +80,30 @@ def test_the_weights_of_another_config(groups: ProcessGroupCollection) -> None:
     with pytest.raises(WeightMapError) as caught:
         llama_map(replace(LLAMA, tie_embeddings=True)).to_engine(weights)
     assert str(caught.value) == (
-        "the weights must be exactly those of the map, but 0 are missing () and 1 are left over (lm_head.weight); is "
-        "the config the one of this checkpoint?"
+        "the weights must be exactly those of the map, but 0 are missing () and 1 are left over (lm_head.weight); "
+        "check that the config is that of this checkpoint."
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"activation": "geglu"},
+            "`activation` must be `swiglu` for `LlamaForCausalLM`, which supports nothing else, but is `geglu`",
+        ),
+        ({"normalization": "layernorm"}, "`normalization` must be `rmsnorm` for `LlamaForCausalLM`"),
+        ({"position_embedding": "learned"}, "`position_embedding` must be `rope` for `LlamaForCausalLM`"),
+        ({"rotary_percent": 0.5, "head_dim": 8}, "`rotary_percent` must be `1.0` for `LlamaForCausalLM`"),
+        ({"linear_bias": True}, "`linear_bias` must be `false` for `LlamaForCausalLM`"),
+        ({"qk_norm": True}, "`qk_norm` must be `false` for `LlamaForCausalLM`"),
+    ],
+)
+def test_a_model_that_computes_something_else_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(WeightMapError) as caught:
+        llama_map(replace(EXACT, **changes))
+    assert str(caught.value).startswith(message)
+
+
+def test_the_map_is_a_public_name() -> None:
+    assert modelwright.gpt.llama_map is llama_map

@@ -245,7 +245,7 @@ def test_a_layout_that_does_not_fit_is_refused_with_the_groups_that_do_not() -> 
 
 
 class Averaging(nn.Module):
-    """A mixer of one's own: each position becomes the mean of those up to it, times a learned scale."""
+    """A custom mixer: each position becomes the mean of those up to it, times a learned scale."""
 
     def __init__(
         self,
@@ -274,7 +274,7 @@ def test_boundaries_mean_nothing_on_one_stage(groups: ProcessGroupCollection) ->
     assert all(torch.equal(cut[name], whole[name]) for name in whole)
 
 
-def test_a_mixer_of_ones_own(groups: ProcessGroupCollection) -> None:
+def test_a_custom_mixer(groups: ProcessGroupCollection) -> None:
     averaging: MambaMixerBuilder = Averaging
     spec = with_parts(mamba_stack(HYBRID), mamba=MambaLayerSpec(mixer=averaging))
     model = build(groups, HYBRID, spec=spec)
@@ -286,7 +286,7 @@ def test_a_mixer_of_ones_own(groups: ProcessGroupCollection) -> None:
     assert shapes(build(groups, HYBRID)) == layers(MAMBA_LAYER, ATTENTION_LAYER, MLP_LAYER)
 
 
-def test_kernels_of_ones_own_keep_what_the_config_says(groups: ProcessGroupCollection) -> None:
+def test_custom_kernels_keep_the_options_of_the_config(groups: ProcessGroupCollection) -> None:
     calls: list[int] = []
 
     def counted(*given: Any, **options: Any) -> Any:

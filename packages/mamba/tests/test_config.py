@@ -27,7 +27,7 @@ from modelwright.protocols import ModelwrightError
 SMALL = MambaModelConfig(num_layers=4, hidden_size=64, mamba_head_dim=16, vocab_size=250, seq_length=64)
 HYBRID = replace(SMALL, num_layers=None, pattern="M-|M*", num_attention_heads=4, num_query_groups=2)
 EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "mamba-tiny.yaml"
-EMPTY_STAGE = "`pattern` must have a layer in every stage, but one is empty; take a `|` out, or add a layer."
+EMPTY_STAGE = "`pattern` must have a layer in every stage, but one is empty; remove a `|`, or add a layer."
 HUGE = 10**400
 
 
@@ -92,12 +92,12 @@ def pattern(text: str, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_layers": None}, "`num_layers` must be given where `pattern` is not; set one of them."),
+        ({"num_layers": None}, "`num_layers` must be set if `pattern` is not; set one of them."),
         (
             pattern("MM-XM"),
             (
-                "`pattern` must be made of `M` (Mamba-2), `*` (attention), `-` (MLP), `E` (MoE) and `|` (end of"
-                " a stage), but holds `X`.\n    MM-XM\n       ^"
+                "`pattern` must be made of `M` (Mamba-2), `*` (attention), `-` (MLP), `E` (MoE) and `|`"
+                " (stage boundary), but contains `X`.\n    MM-XM\n       ^"
             ),
         ),
         (pattern("MM||M"), f"{EMPTY_STAGE}\n    MM||M\n       ^"),
@@ -131,14 +131,14 @@ def pattern(text: str, **changes: Any) -> dict[str, Any]:
             {"hidden_size": 10},
             (
                 "`expand` × `hidden_size` must be a multiple of `mamba_head_dim`, but 2.0 × 10 is not a multiple of 16;"
-                " change one of them, or say `mamba_num_heads`."
+                " change one of them, or set `mamba_num_heads`."
             ),
         ),
         (
             {"expand": 1e308, "hidden_size": 10**15},
             (
                 "`expand` × `hidden_size` must be a multiple of `mamba_head_dim`, but 1e+308 × 1000000000000000 is not"
-                " a multiple of 16; change one of them, or say `mamba_num_heads`."
+                " a multiple of 16; change one of them, or set `mamba_num_heads`."
             ),
         ),
         (
@@ -147,21 +147,18 @@ def pattern(text: str, **changes: Any) -> dict[str, Any]:
         ),
         (
             {"a_init_range": (2.0, 1.0)},
-            (
-                "`a_init_range` must be a lower and an upper bound, but 2.0 and 1.0 were given;"
-                " give the lower one first."
-            ),
+            ("`a_init_range` must be a lower and an upper bound, but 2.0 and 1.0 were given; put the lower one first."),
         ),
         (
             {"dt_init_range": (0.1, 0.01)},
             (
                 "`dt_init_range` must be a lower and an upper bound, but 0.1 and 0.01 were given;"
-                " give the lower one first."
+                " put the lower one first."
             ),
         ),
         (
             {"dt_limit": (float("nan"), 1.0)},
-            "`dt_limit` must be a lower and an upper bound, but nan and 1.0 were given; give the lower one first.",
+            "`dt_limit` must be a lower and an upper bound, but nan and 1.0 were given; put the lower one first.",
         ),
         ({"a_init_range": (0.0, 1.0)}, "`a_init_range[0]` must be above 0.0, but 0.0 was given."),
         ({"expand": 0.0}, "`expand` must be above 0.0, but 0.0 was given."),
@@ -169,7 +166,7 @@ def pattern(text: str, **changes: Any) -> dict[str, Any]:
             (
                 {"dt_limit": (low, high)},
                 (
-                    f"`dt_limit` must leave some step sizes, which are above 0, but {low} and {high} leave none; the"
+                    f"`dt_limit` must allow some positive step sizes, but {low} and {high} allow none; the"
                     " default is 0 and infinity."
                 ),
             )
@@ -201,13 +198,13 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
     wrong = pattern("MMXM", mamba_num_groups=3, dt_limit=(1.0, 0.5))
     assert message_of(replace, SMALL, **wrong).splitlines() == [
         (
-            "`pattern` must be made of `M` (Mamba-2), `*` (attention), `-` (MLP), `E` (MoE) and `|` (end of a stage),"
-            " but holds `X`."
+            "`pattern` must be made of `M` (Mamba-2), `*` (attention), `-` (MLP), `E` (MoE) and `|` (stage boundary),"
+            " but contains `X`."
         ),
         "    MMXM",
         "      ^",
         "`mamba_num_groups` must divide `mamba_num_heads`, but 3 does not divide 8; use 1, 2, 4 or 8.",
-        "`dt_limit` must be a lower and an upper bound, but 1.0 and 0.5 were given; give the lower one first.",
+        "`dt_limit` must be a lower and an upper bound, but 1.0 and 0.5 were given; put the lower one first.",
     ]
 
 
@@ -215,8 +212,8 @@ def test_a_file_says_where() -> None:
     text = "kind: mamba\npattern: 'M-Q'\nhidden_size: 64\nvocab_size: 256\nseq_length: 64\n"
     assert message_of(loads, text).splitlines() == [
         (
-            "line 2:10: `pattern` must be made of `M` (Mamba-2), `*` (attention), `-` (MLP), `E` (MoE) and `|` (end"
-            " of a stage), but holds `Q`."
+            "line 2:10: `pattern` must be made of `M` (Mamba-2), `*` (attention), `-` (MLP), `E` (MoE) and `|`"
+            " (stage boundary), but contains `Q`."
         ),
         "    M-Q",
         "      ^",
@@ -385,12 +382,12 @@ def test_patterns_have_exactly_so_many_and_spread_them(num_layers: int) -> None:
         (
             {"attention": 3, "mlp": 2},
             (
-                "`attention` + `mlp` + `experts` must be at most `num_layers`, but 3 + 2 + 0 is more than 4; take fewer"
+                "`attention` + `mlp` + `experts` must be at most `num_layers`, but 3 + 2 + 0 is more than 4; use fewer"
                 " of them."
             ),
         ),
-        ({"attention": -1}, "`attention` must be at least 0, but -1 was given; leave it out for none."),
-        ({"attention": 6, "mlp": -3}, "`mlp` must be at least 0, but -3 was given; leave it out for none."),
+        ({"attention": -1}, "`attention` must be at least 0, but -1 was given; leave it out for 0."),
+        ({"attention": 6, "mlp": -3}, "`mlp` must be at least 0, but -3 was given; leave it out for 0."),
     ],
 )
 def test_patterns_that_cannot_be_made(counts: dict[str, int], message: str) -> None:

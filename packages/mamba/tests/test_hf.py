@@ -121,7 +121,7 @@ def test_the_weights_of_another_config(groups: ProcessGroupCollection) -> None:
     assert str(caught.value) == (
         "the weights must be exactly those of the map, but 9 are missing (backbone.layers.2.mixer.A_log, "
         "backbone.layers.2.mixer.D, backbone.layers.2.mixer.conv1d.bias, backbone.layers.2.mixer.conv1d.weight) and 1 "
-        "are left over (lm_head.weight); is the config the one of this checkpoint?"
+        "are left over (lm_head.weight); check that the config is that of this checkpoint."
     )
 
 
@@ -131,30 +131,30 @@ def test_the_weights_of_another_config(groups: ProcessGroupCollection) -> None:
         (
             mamba2_map,
             HYBRID,
-            ("`pattern` must be made of `M` alone for `Mamba2ForCausalLM`, but holds `*`; use `nemotron_h_map`."),
+            ("`pattern` must contain only `M` for `Mamba2ForCausalLM`, but contains `*`; use `nemotron_h_map`."),
         ),
         (
             mamba2_map,
             replace(MAMBA, gated_norm=False),
             (
-                "`gated_norm` must be `true` for `Mamba2ForCausalLM`, which has nothing else, but is `false`; change "
-                "it, or use a map of your own."
+                "`gated_norm` must be `true` for `Mamba2ForCausalLM`, which supports nothing else, but is `false`; "
+                "change it, or write a custom map."
             ),
         ),
         (
             mamba2_map,
             replace(MAMBA, normalization="layernorm"),
             (
-                "`normalization` must be `rmsnorm` for `Mamba2ForCausalLM`, which has nothing else, but is "
-                "`layernorm`; change it, or use a map of your own."
+                "`normalization` must be `rmsnorm` for `Mamba2ForCausalLM`, which supports nothing else, but is "
+                "`layernorm`; change it, or write a custom map."
             ),
         ),
         (
             nemotron_h_map,
             replace(HYBRID, position_embedding="rope"),
             (
-                "`position_embedding` must be `none` for `NemotronHForCausalLM`, which has nothing else, but is "
-                "`rope`; change it, or use a map of your own."
+                "`position_embedding` must be `none` for `NemotronHForCausalLM`, which supports nothing else, but is "
+                "`rope`; change it, or write a custom map."
             ),
         ),
         (
@@ -169,8 +169,8 @@ def test_the_weights_of_another_config(groups: ProcessGroupCollection) -> None:
             nemotron_h_map,
             replace(HYBRID, pattern="M*E", num_experts=4, top_k=2, activation="squared_relu"),
             (
-                "`pattern` must be made of `M`, `*` and `-` for `NemotronHForCausalLM`, but holds `E`; write a map of"
-                " your own for the experts."
+                "`pattern` must be made of `M`, `*` and `-` for `NemotronHForCausalLM`, but contains `E`; write a"
+                " custom map for the experts."
             ),
         ),
     ],

@@ -169,7 +169,7 @@ def test_in_the_engines_words() -> None:
                 SMALL,
                 {"num_layers": None, "pattern": pattern},
                 (
-                    "`pattern` must be blocks of attention (`*` or `+`) and then an MLP (`-`) or experts (`E`), with"
+                    "`pattern` must be blocks of attention (`*` or `+`) and then an MLP (`-`) or MoE layer (`E`), with"
                     f" `|` between stages, but {pattern!r} is not; {advice}.\n    {pattern}\n    {' ' * index}^"
                 ),
             )
@@ -218,13 +218,13 @@ def test_in_the_engines_words() -> None:
         (
             BY_PATTERN,
             {"pattern": "*-*-"},
-            "`pattern` must have a mixture of experts, `E`, but '*-*-' has none; add one, or use the family `gpt`.",
+            "`pattern` must contain an MoE layer, `E`, but '*-*-' has none; add one, or use the family `gpt`.",
         ),
         (
             BY_PATTERN,
             {"pattern": "*E|E"},
             (
-                "`pattern` must be blocks of attention (`*` or `+`) and then an MLP (`-`) or experts (`E`),"
+                "`pattern` must be blocks of attention (`*` or `+`) and then an MLP (`-`) or MoE layer (`E`),"
                 " with `|` between"
                 " stages, but '*E|E' is not; an example is `*-*E`.\n    *E|E\n       ^"
             ),
@@ -233,7 +233,7 @@ def test_in_the_engines_words() -> None:
             BY_PATTERN,
             {"pattern": "*-+E"},
             (
-                "`pattern` must have the attention `*` where `latent_attention` is null, but has `+`; change one"
+                "`pattern` must contain the attention `*` if `latent_attention` is null, but contains `+`; change one"
                 " of them."
             ),
         ),
@@ -241,7 +241,7 @@ def test_in_the_engines_words() -> None:
             BY_PATTERN,
             {"latent_attention": LATENT},
             (
-                "`pattern` must have the attention `+` where `latent_attention` is given, but has `*`; change one"
+                "`pattern` must contain the attention `+` if `latent_attention` is given, but contains `*`; change one"
                 " of them."
             ),
         ),
@@ -253,12 +253,12 @@ def test_in_the_engines_words() -> None:
         (
             SMALL,
             {"pattern": "*E"},
-            "`num_layers` must be left out with `pattern`, which says it, but 4 was given; leave one of them out.",
+            "`num_layers` must be left out with `pattern`, which defines it, but 4 was given; leave one of them out.",
         ),
         (
             SMALL,
             {"num_layers": None},
-            "`num_layers` must be given where `pattern` is not, but both are null; give one of them.",
+            "`num_layers` must be set if `pattern` is not, but both are null; set one of them.",
         ),
         (
             SMALL,
@@ -413,8 +413,8 @@ def test_layouts_that_fit(axes: dict[str, Any]) -> None:
             {"tensor": 2, "sequence": True},
             [
                 (
-                    "`qk_norm_over` must be `head` with `tensor` above 1, because the heads of a token are"
-                    " apart there, but"
+                    "`qk_norm_over` must be `head` with `tensor` above 1, because it separates the"
+                    " heads of a token, but"
                     " `heads` was given and `tensor` is 2."
                 )
             ],

@@ -8,7 +8,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import Tensor
 
 from modelwright.config import replace
-from modelwright.distributed import load_whole_state, local_shards
+from modelwright.distributed import load_full_state_dict, local_shards
 from modelwright.layers import WeightMapError
 from modelwright.moe import MoeModelConfig
 from modelwright.moe.hf import moe_map
@@ -65,7 +65,7 @@ def test_there_and_back_and_into_the_model(groups: ProcessGroupCollection, case:
     assert back.keys() == state.keys()
     for name, value in state.items():
         assert torch.equal(back[name], value), name
-    load_whole_state([model], back, groups)
+    load_full_state_dict([model], back, groups)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_there_and_back_and_into_the_model(groups: ProcessGroupCollection, case:
     [
         (
             {"activation": "geglu"},
-            "`activation` must be `swiglu` for `MixtralForCausalLM`, which has nothing else, but",
+            "`activation` must be `swiglu` for `MixtralForCausalLM`, which supports nothing else, but",
         ),
         ({"router_score": "sigmoid"}, "`router_score` must be `softmax` for `MixtralForCausalLM`"),
         ({"router_scaling": 2.5}, "`router_scaling` must be `null` for `MixtralForCausalLM`"),
@@ -97,6 +97,6 @@ def test_the_weights_of_another_config(groups: ProcessGroupCollection) -> None:
         "the weights must be exactly those of the map, but 2 are missing (decoder.layers.1.mlp.linear_fc1.weight,"
         " decoder.layers.1.mlp.linear_fc2.weight) and 3 are left over"
         " (decoder.layers.1.mlp.experts.experts.linear_fc1.weight,"
-        " decoder.layers.1.mlp.experts.experts.linear_fc2.weight, decoder.layers.1.mlp.router.weight); is the config"
-        " the one of this checkpoint?"
+        " decoder.layers.1.mlp.experts.experts.linear_fc2.weight, decoder.layers.1.mlp.router.weight); check that the"
+        " config is that of this checkpoint."
     )

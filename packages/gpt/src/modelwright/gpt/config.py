@@ -1,12 +1,14 @@
-"""What a GPT is: the inputs of a decoder-only transformer. No torch.
+"""`GPTModelConfig`: config of a decoder-only transformer. No torch.
 
-A GPT is the stack pattern `*-` (attention, dense MLP), once for each block. Importing this module registers the kind
+A GPT has the stack pattern `*-` (attention, dense MLP), once for each block. Importing this module registers the kind
 `gpt`.
 """
 
 from typing import ClassVar, override
 
 from modelwright.config import (
+    ATTENTION,
+    MLP,
     Count,
     DecoderConfig,
     config_class,
@@ -17,6 +19,8 @@ from modelwright.config import (
 
 __all__ = ["GPTModelConfig"]
 
+_BLOCK = ATTENTION.symbol + MLP.symbol
+
 
 @register_config
 @config_class
@@ -25,24 +29,24 @@ class GPTModelConfig(DecoderConfig):
 
     kind: ClassVar[str] = "gpt"
     builder: ClassVar[str] = "modelwright.gpt.builder:GPTModelBuilder"
-    block_size: ClassVar[int] = 2
+    block_size: ClassVar[int] = len(_BLOCK)
 
     num_layers: Count
-    """Transformer blocks, each an attention layer and an MLP layer."""
+    """Number of transformer blocks, each an attention layer and an MLP layer."""
 
     num_attention_heads: Count
-    """Query heads."""
+    """Number of query heads."""
 
     @property
     @override
     def stack_pattern(self) -> str:
-        """One symbol for each layer: `*` attention, `-` dense MLP."""
-        return "*-" * self.num_layers
+        """Stack pattern: `*-` (attention, dense MLP) for each block."""
+        return _BLOCK * self.num_layers
 
     @property
     @override
     def symbols(self) -> frozenset[str]:
-        return frozenset("*-")
+        return frozenset(_BLOCK)
 
     @property
     @override

@@ -1,12 +1,13 @@
-"""What upstream's dictionaries say of a GPT, in our words. Strings are looked up in tables; nothing is imported."""
+"""Conversion of Megatron-Core's dictionaries of a GPT to our fields, by tables of strings. Imports no upstream code."""
 
 import re
 from typing import Any
 
-from modelwright.config import UpstreamSection, register_upstream
+from modelwright.config import ATTENTION, MLP, STAGE_BOUNDARY, UpstreamSection, register_upstream
 
 __all__ = ["from_gpt", "from_hybrid"]
 
+_BLOCKS = f"({re.escape(ATTENTION.symbol + MLP.symbol)})+"
 _SAME = ("hidden_size", "num_attention_heads", "num_query_groups", "ffn_hidden_size")
 _SAME_TOO = ("attention_dropout", "hidden_dropout")
 _RENAMED = {
@@ -31,10 +32,10 @@ _OTHER_MODELS = ("num_moe_experts", "multi_latent_attention", "experimental_atte
 
 @register_upstream("megatron.training.models.gpt.GPTModelConfig")
 def from_gpt(model: UpstreamSection) -> dict[str, Any] | None:
-    """Read `GPTModelConfig`.
+    """Convert upstream's `GPTModelConfig`.
 
     Args:
-        model: Its dictionary.
+        model: Dictionary of the upstream config.
 
     Returns:
         Plain data of a `gpt`; None if the model has experts or another attention.
@@ -50,28 +51,28 @@ def from_gpt(model: UpstreamSection) -> dict[str, Any] | None:
 
 @register_upstream("megatron.training.models.hybrid.HybridModelConfig")
 def from_hybrid(model: UpstreamSection) -> dict[str, Any] | None:
-    """Read `HybridModelConfig`.
+    """Convert upstream's `HybridModelConfig`.
 
     Args:
-        model: Its dictionary.
+        model: Dictionary of the upstream config.
 
     Returns:
         Plain data of a `gpt`; None if the pattern is not attention and MLP in turn.
     """
     transformer = model.section("transformer")
     pattern = str(model.take("hybrid_layer_pattern") or model.take("hybrid_override_pattern") or "")
-    layers = pattern.replace("|", "")
-    if not re.fullmatch(r"(\*-)+", layers) or any(transformer.seen(name) for name in _OTHER_MODELS):
+    layers = pattern.replace(STAGE_BOUNDARY, "")
+    if not re.fullmatch(_BLOCKS, layers) or any(transformer.seen(name) for name in _OTHER_MODELS):
         return None
-    if "|" in pattern:
-        model.note("hybrid_layer_pattern", pattern, "`parallelism` says where the stages end")
+    if STAGE_BOUNDARY in pattern:
+        model.note("hybrid_layer_pattern", pattern, "`parallelism` decides where the stages end")
     transformer.take("num_layers")
     transformer.take("is_hybrid_model")
     return {"kind": "gpt", "num_layers": len(layers) // 2, **_shared(model, transformer)}
 
 
 def _shared(model: UpstreamSection, transformer: UpstreamSection) -> dict[str, Any]:
-    """What both classes have."""
+    """Return the fields that both upstream classes have."""
     norm, position = transformer.take("normalization"), model.take("position_embedding_type")
     found: dict[str, Any] = {
         **{name: transformer.take(name) for name in (*_SAME, *_SAME_TOO)},
@@ -91,7 +92,7 @@ def _shared(model: UpstreamSection, transformer: UpstreamSection) -> dict[str, A
 
 
 def _activation(transformer: UpstreamSection) -> str:
-    """The name of the activation; upstream's path itself if there is none, for validation to refuse."""
+    """Return the name of the activation. An unknown path is returned as it is, and validation refuses it."""
     path, gated = transformer.take("activation_func"), transformer.take("gated_linear_unit")
     if path is None:
         reason = "upstream leaves functions out of its dictionaries; gelu, its default, is assumed: set `activation`"
@@ -102,6 +103,6 @@ def _activation(transformer: UpstreamSection) -> str:
 
 
 def _vocab_multiple(model: UpstreamSection, transformer: UpstreamSection) -> int:
-    """Upstream pads to a multiple of this for every tensor rank, and only if it is told to."""
+    """Return the multiple that upstream pads the vocabulary to; 1 if `should_pad_vocab` is off."""
     multiple, pads = model.take("make_vocab_size_divisible_by"), model.take("should_pad_vocab")
     return multiple * (transformer.seen("tensor_model_parallel_size") or 1) if pads else 1

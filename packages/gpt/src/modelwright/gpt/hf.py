@@ -1,8 +1,22 @@
-"""How a GPT's weights correspond to those of Hugging Face transformers' `LlamaForCausalLM`, in both directions."""
+"""`llama_map`: weight map between a GPT and `LlamaForCausalLM` of Hugging Face transformers, in both directions."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from modelwright.gpt.config import GPTModelConfig
-from modelwright.layers import Entry, Heads, WeightMap
+from modelwright.layers import Entry, Heads, WeightMap, check_mapped
 
+# Fields with one value in `LlamaForCausalLM`.
+_NEEDED: Mapping[str, object] = MappingProxyType(
+    {
+        "activation": "swiglu",
+        "normalization": "rmsnorm",
+        "position_embedding": "rope",
+        "rotary_percent": 1.0,
+        "linear_bias": False,
+        "qk_norm": False,
+    }
+)
 _ATTENTION = "decoder.layers.{a}"
 _MLP = "decoder.layers.{b}"
 _BLOCK = "model.layers.{i}"
@@ -30,15 +44,19 @@ _QKV_BIAS = Entry(
 
 
 def llama_map(config: GPTModelConfig) -> WeightMap:
-    """The map for one config.
+    """Return the weight map of one config.
 
     Args:
-        config: With SwiGLU, RMSNorm and rope, as Llama has them; tied or not, with or without bias on queries, keys and
-            values (Qwen 2 adds it).
+        config: Config with SwiGLU, RMSNorm and rope, as in Llama. Tied embeddings and a bias on queries, keys and
+            values (as in Qwen 2) are optional.
 
     Returns:
-        A map whose `to_engine` and `from_engine` are each other's inverse.
+        The map. `to_engine` and `from_engine` are inverse to each other.
+
+    Raises:
+        WeightMapError: The weights would fit, but `LlamaForCausalLM` would compute something else.
     """
+    check_mapped(config, _NEEDED, "LlamaForCausalLM")
     entries: tuple[Entry, ...] = _WEIGHTS
     if not config.tie_embeddings:
         entries += (_OUTPUT,)

@@ -1,4 +1,4 @@
-"""Published GPT models, by name. Each function returns a new config; nothing here imports torch."""
+"""Presets: published GPT models, by name. Each function returns a new config. No torch."""
 
 from modelwright.config import Llama3RopeScaling, register_preset
 from modelwright.gpt.config import GPTModelConfig
@@ -8,7 +8,7 @@ __all__ = ["gpt2_124m", "gpt_tiny", "llama3_8b", "llama3_70b", "llama31_405b"]
 
 @register_preset
 def gpt_tiny() -> GPTModelConfig:
-    """A model of bytes that trains in minutes on two CPU cores; the one of `docs/examples/gpt-tiny.yaml`."""
+    """Byte-level model that trains in minutes on two CPU cores; the model of `docs/examples/gpt-tiny.yaml`."""
     return GPTModelConfig(
         num_layers=4, hidden_size=256, num_attention_heads=8, num_query_groups=4, vocab_size=256, seq_length=256
     )

@@ -1,6 +1,7 @@
-"""The Mamba family: Mamba-2 and hybrids of Mamba, attention and MLP; config, builder, presets and name maps.
+"""The Mamba family, Mamba-2 and hybrids: config, builder, presets and the weight maps to Hugging Face.
 
-`import modelwright.mamba` loads no torch; the builder and its spec are imported when they are first asked for.
+`import modelwright.mamba` loads no torch: `MambaModelBuilder`, `mamba_stack` and the maps are imported when they are
+first used.
 """
 
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from modelwright.mamba.builder import MambaModelBuilder, mamba_stack
     from modelwright.mamba.config import MambaModelConfig, hybrid_pattern
+    from modelwright.mamba.hf import mamba2_map, nemotron_h_map
     from modelwright.mamba.presets import hybrid_tiny, mamba2_2_7b, mamba2_130m, mamba_tiny, nemotron_h_8b
 else:
     from modelwright.protocols import lazy_door
@@ -21,7 +23,9 @@ __all__ = [
     "hybrid_tiny",
     "mamba2_2_7b",
     "mamba2_130m",
+    "mamba2_map",
     "mamba_stack",
     "mamba_tiny",
     "nemotron_h_8b",
+    "nemotron_h_map",
 ]

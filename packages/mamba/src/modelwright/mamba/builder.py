@@ -1,4 +1,4 @@
-"""`MambaModelBuilder`: a stack of Mamba-2 layers, alone or with attention and MLPs between them."""
+"""`MambaModelBuilder`: assembles a stack of Mamba-2 layers, or a hybrid with attention, MLP and MoE layers."""
 
 from dataclasses import replace
 from typing import override
@@ -20,18 +20,18 @@ from modelwright.mamba.config import MambaModelConfig
 def mamba_stack(
     config: MambaModelConfig, backend: Backend = TORCH, *, kernels: MambaKernels | None = None
 ) -> StackSpec:
-    """What fills the slots of a Mamba model: the spec to change with `dataclasses.replace`.
+    """Return the default spec of a Mamba model; change it with `dataclasses.replace`.
 
     Args:
-        config: Decides on the kernels and on all that a mixer is beyond the sizes in the engine's config.
-        backend: Whose parts fill the generic slots.
-        kernels: What convolves, scans and normalizes; what the config names when None.
+        config: Decides about the kernels and the options of the mixers.
+        backend: Backend of the generic parts.
+        kernels: Convolution, scan and gated norm. None: those that the config names.
 
     Returns:
         The spec.
 
     Raises:
-        ModelwrightError: The kernels cannot be used here; says what is missing.
+        ModelwrightError: The kernels cannot be used here. The message names what is missing.
     """
     options = MambaOptions(
         conv_width=config.conv_width,
@@ -53,7 +53,10 @@ def mamba_stack(
 
 
 class MambaModelBuilder(DecoderModelBuilder[MambaModelConfig]):
-    """Builds the model of a `MambaModelConfig`; override `build_model` or `build_distributed_models` to change how."""
+    """Builds the model of a `MambaModelConfig`.
+
+    Override `build_model` for another module, or `build_distributed_models` for another lifecycle.
+    """
 
     @override
     def default_spec(self) -> StackSpec:

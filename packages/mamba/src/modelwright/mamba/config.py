@@ -1,7 +1,7 @@
-"""What a Mamba model is: the inputs of a stack of Mamba-2 layers, alone or with attention, MLPs and experts. No torch.
+"""`MambaModelConfig`: config of a stack of Mamba-2 layers, or of a hybrid with attention, MLP and MoE layers. No torch.
 
-A stack is a pattern of one symbol per layer: `M` Mamba-2 (arXiv:2405.21060), `*` attention, `-` MLP, `E` mixture of
-experts, and `|` where a stage ends. Importing this module registers the kind `mamba`.
+The stack pattern has one symbol for each layer: `M` Mamba-2 (arXiv:2405.21060), `*` attention, `-` MLP, `E` MoE layer,
+and `|` between stages. Importing this module registers the kind `mamba`.
 """
 
 import math
@@ -35,89 +35,90 @@ _KINDS = (MAMBA, ATTENTION, MLP, MOE)
 @register_config
 @config_class
 class MambaModelConfig(ExpertsConfig):
-    """A stack of Mamba-2 layers, alone or with layers of attention, MLP and experts between them."""
+    """Stack of Mamba-2 layers, or hybrid with attention, MLP and MoE layers between them."""
 
     kind: ClassVar[str] = "mamba"
     builder: ClassVar[str] = "modelwright.mamba.builder:MambaModelBuilder"
 
     num_layers: Count | None = None
-    """Layers; with `pattern` it may be left out."""
+    """Number of layers. `null`: given by `pattern`."""
 
     num_attention_heads: Count | None = None
-    """Query heads of the attention layers; needed where the pattern has some."""
+    """Number of query heads in an attention layer. `null`: there is no attention layer."""
 
     num_experts: Count | None = None
-    """Routed experts of a layer; needed where the pattern has experts."""
+    """Number of routed experts in an MoE layer. `null`: there is no MoE layer."""
 
     top_k: Count | None = None
-    """Experts that each token is sent to; needed where the pattern has experts."""
+    """Number of routed experts for each token. `null`: there is no MoE layer."""
 
     position_embedding: Literal["rope", "learned", "none"] = "none"
-    """How positions enter: not at all, since Mamba layers know the order; rotary in attention; or a learned table."""
+    """Position embedding: rotary in attention, a learned table, or none, because Mamba-2 layers depend on the order
+    anyway."""
 
     pattern: str | None = None
-    """The layers one by one: `M` Mamba-2, `*` attention, `-` MLP, `E` experts, `|` where a stage ends;
-    None: `num_layers` times `M`. `hybrid_pattern` makes one."""
+    """Pattern of the stack: `M` Mamba-2, `*` attention, `-` MLP, `E` MoE layer, `|` between stages. `hybrid_pattern`
+    makes one. `null`: `num_layers` times `M`."""
 
     mamba_state_dim: Count = 128
-    """Size of the state that each channel keeps."""
+    """State size of each channel."""
 
     mamba_head_dim: Count = 64
-    """Channels of one head of the scan."""
+    """Number of channels in one head of the scan."""
 
     mamba_num_heads: Count | None = None
-    """Heads of the scan; None: `expand` × `hidden_size` / `mamba_head_dim`."""
+    """Number of heads of the scan. `null`: `expand` × `hidden_size` / `mamba_head_dim`."""
 
     mamba_num_groups: Count = 1
-    """Groups of heads, each with its own B and C."""
+    """Number of groups of heads. Each group has its own B and C."""
 
     expand: PositiveFloat = 2.0
-    """Channels of the scan, in multiples of `hidden_size`; without effect where `mamba_num_heads` is given."""
+    """Number of channels of the scan, as a multiple of `hidden_size`. Unused if `mamba_num_heads` is set."""
 
     conv_width: Count = 4
-    """Positions that the convolution before the scan sees, its own included."""
+    """Width of the convolution before the scan, in positions, its own included."""
 
     conv_bias: bool = True
-    """A bias after that convolution."""
+    """Use a bias in the convolution."""
 
     conv_init: PositiveFloat | None = None
-    """Bound of its uniform initial values; None: 1 / sqrt(`conv_width`)."""
+    """Bound of the uniform initial values of the convolution. `null`: 1 / sqrt(`conv_width`)."""
 
     mamba_bias: bool = False
-    """Biases in the projections of the Mamba layers."""
+    """Use biases in the projections of the Mamba-2 layers."""
 
     chunk_size: Count = 128
-    """Positions that the scan computes at once; decides on speed and memory, not on the result."""
+    """Number of positions in a chunk of the scan. It affects speed and memory, not the result."""
 
     gated_norm: bool = True
-    """Normalize what the scan gives; without it there is the gate alone."""
+    """Normalize the output of the scan. Otherwise only the gate is applied."""
 
     norm_before_gate: bool = False
-    """Whether the gate comes after that norm."""
+    """Apply the gate after the norm. Otherwise before."""
 
     d_per_channel: bool = False
-    """`D`, what passes the scan by, for each channel instead of each head."""
+    """Use one skip coefficient `D` per channel. Otherwise one per head."""
 
     a_init_range: tuple[PositiveFloat, PositiveFloat] = (1.0, 16.0)
-    """Between which the negative of `A`, the decay, is drawn."""
+    """Bounds of the uniform initial values of -`A`, the decay rate."""
 
     dt_init_range: tuple[PositiveFloat, PositiveFloat] = (0.001, 0.1)
-    """Between which the initial step sizes are drawn, their logarithms uniformly."""
+    """Bounds of the initial step sizes, which are uniform in the logarithm."""
 
     dt_init_floor: PositiveFloat = 1e-4
-    """The least initial step size."""
+    """Smallest initial step size."""
 
     dt_limit: tuple[float, float] = (0.0, math.inf)
-    """Between which step sizes are kept."""
+    """Bounds of the step sizes."""
 
     kernels: Literal["auto", "torch", "mamba_ssm"] = "auto"
-    """What computes convolution and scan: PyTorch, or the kernels of mamba-ssm and causal-conv1d, which need CUDA;
-    `auto` takes those where they can be used."""
+    """Implementation of convolution and scan: `torch` is PyTorch, `mamba_ssm` the kernels of mamba-ssm and
+    causal-conv1d, which need CUDA. `auto` uses `mamba_ssm` where it can be used."""
 
     @property
     @override
     def stack_pattern(self) -> str:
-        """One symbol for each layer: `M` Mamba-2, `*` attention, `-` MLP, `E` experts; `|` where a stage ends."""
+        """Stack pattern: `M` Mamba-2, `*` attention, `-` MLP, `E` MoE layer, `|` between stages."""
         return MAMBA.symbol * (self.num_layers or 0) if self.pattern is None else self.pattern
 
     @property
@@ -133,7 +134,7 @@ class MambaModelConfig(ExpertsConfig):
     @property
     @override
     def heads(self) -> int:
-        """`num_attention_heads`; without attention, a number that the tensor ranks divide, as the engine wants it."""
+        """`num_attention_heads`; without attention, a number that the tensor ranks divide, as the engine requires."""
         if self.has(ATTENTION):
             return super().heads
         return self.resolved_mamba_heads if self.has(MAMBA) else self.resolved_ffn_hidden_size
@@ -150,12 +151,12 @@ class MambaModelConfig(ExpertsConfig):
 
     @property
     def resolved_mamba_heads(self) -> int:
-        """`mamba_num_heads`, or what stands for it."""
+        """`mamba_num_heads` with its default resolved."""
         return self._channels // self.mamba_head_dim if self.mamba_num_heads is None else self.mamba_num_heads
 
     @property
     def _channels(self) -> int:
-        """`expand` × `hidden_size` as floats have it, which hold whole numbers up to 2**53; 0 beyond."""
+        """`expand` × `hidden_size`; 0 above 2**53, where a float is not exact."""
         channels = self.expand * self.hidden_size if self.hidden_size < 2**53 else math.inf
         return int(channels) if channels < 2**53 else 0
 
@@ -183,40 +184,40 @@ class MambaModelConfig(ExpertsConfig):
         pattern = self.pattern
         if pattern is None:
             if self.num_layers is None:
-                yield Problem("num_layers", "`num_layers` must be given where `pattern` is not; set one of them.")
+                yield Problem("num_layers", "`num_layers` must be set if `pattern` is not; set one of them.")
             return
         allowed = {STAGE_BOUNDARY, *(kind.symbol for kind in _KINDS)}
         wrong = next((i for i, symbol in enumerate(pattern) if symbol not in allowed), None)
         if wrong is not None:
             known = ", ".join(f"`{kind.symbol}` ({kind.label})" for kind in _KINDS)
-            message = f"`pattern` must be made of {known} and `|` (end of a stage), but holds `{pattern[wrong]}`."
+            message = f"`pattern` must be made of {known} and `|` (stage boundary), but contains `{pattern[wrong]}`."
             yield Problem("pattern", message, excerpt=(pattern, wrong))
             return
         empty = f"|{pattern}|".find("||")
         if empty >= 0:
-            message = "`pattern` must have a layer in every stage, but one is empty; take a `|` out, or add a layer."
+            message = "`pattern` must have a layer in every stage, but one is empty; remove a `|`, or add a layer."
             yield Problem("pattern", message, excerpt=(pattern, min(empty, max(len(pattern) - 1, 0))))
         elif self.num_layers is not None and self.num_layers != len(self.layers):
             rule = f"`num_layers` must be the number of layers in `pattern`, but {self.num_layers} is not"
             yield Problem("num_layers", f"{rule} {len(self.layers)}; leave it out.")
 
     def _scan_problems(self) -> Iterator[Problem]:
-        """Rules of the Mamba layers."""
+        """Yield problems of the Mamba-2 layers."""
         if self.mamba_num_heads is None and (not self._channels or self._channels % self.mamba_head_dim):
             rule = "`expand` × `hidden_size` must be a multiple of `mamba_head_dim`"
             given = f"{self.expand} × {self.hidden_size} is not a multiple of {self.mamba_head_dim}"
-            yield Problem("mamba_head_dim", f"{rule}, but {given}; change one of them, or say `mamba_num_heads`.")
+            yield Problem("mamba_head_dim", f"{rule}, but {given}; change one of them, or set `mamba_num_heads`.")
         else:
             yield from divides("mamba_num_groups", self.mamba_num_groups, "mamba_num_heads", self.resolved_mamba_heads)
         for name in ("a_init_range", "dt_init_range", "dt_limit"):
             low, high = getattr(self, name)
             if not low <= high:
-                given = f"{low} and {high} were given; give the lower one first."
+                given = f"{low} and {high} were given; put the lower one first."
                 yield Problem(name, f"`{name}` must be a lower and an upper bound, but {given}")
         low, high = self.dt_limit
         if high <= 0 or low == math.inf:
-            given = f"{low} and {high} leave none; the default is 0 and infinity."
-            yield Problem("dt_limit", f"`dt_limit` must leave some step sizes, which are above 0, but {given}")
+            given = f"{low} and {high} allow none; the default is 0 and infinity."
+            yield Problem("dt_limit", f"`dt_limit` must allow some positive step sizes, but {given}")
 
     @override
     def layout_problems(self, parallelism: Parallelism) -> Iterator[Problem]:
@@ -235,32 +236,32 @@ class MambaModelConfig(ExpertsConfig):
 
 
 def hybrid_pattern(num_layers: int, *, attention: int = 0, mlp: int = 0, experts: int = 0) -> str:
-    """Spread layers of other kinds evenly among Mamba layers.
+    """Return a pattern in which layers of other kinds are evenly distributed among Mamba-2 layers.
 
     Args:
-        num_layers: Layers in all.
-        attention: How many of them are attention.
-        mlp: How many of them are MLPs.
-        experts: How many of them are mixtures of experts.
+        num_layers: Total number of layers.
+        attention: Number of attention layers.
+        mlp: Number of MLP layers.
+        experts: Number of MoE layers.
 
     Returns:
-        A pattern with exactly so many of each.
+        The pattern, with exactly these numbers of layers.
 
     Raises:
-        ModelwrightError: There are more layers of other kinds than layers, or fewer than none.
+        ModelwrightError: The numbers exceed `num_layers`, or one of them is negative.
     """
     mamba = num_layers - attention - mlp - experts
     counts = {MAMBA.symbol: mamba, ATTENTION.symbol: attention, MLP.symbol: mlp, MOE.symbol: experts}
     for name, count in (("attention", attention), ("mlp", mlp), ("experts", experts)):
         if count < 0:
-            raise ModelwrightError(f"`{name}` must be at least 0, but {count} was given; leave it out for none.")
+            raise ModelwrightError(f"`{name}` must be at least 0, but {count} was given; leave it out for 0.")
     if mamba < 0:
         rule = "`attention` + `mlp` + `experts` must be at most `num_layers`"
         given = f"{attention} + {mlp} + {experts} is more than {num_layers}"
-        raise ModelwrightError(f"{rule}, but {given}; take fewer of them.")
+        raise ModelwrightError(f"{rule}, but {given}; use fewer of them.")
     pattern = ""
     for position in range(num_layers):
-        # How far each kind lags behind its even share at the middle of this position; the furthest comes next.
+        # Shortfall of each kind against an even distribution, at the middle of this position. The largest comes next.
         behind = {kind: count * (position + 0.5) / num_layers - pattern.count(kind) for kind, count in counts.items()}
         left = [kind for kind, count in counts.items() if pattern.count(kind) < count]
         pattern += max(left, key=behind.__getitem__)

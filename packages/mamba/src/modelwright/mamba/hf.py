@@ -1,89 +1,90 @@
-"""How a Mamba model's weights correspond to those of Hugging Face transformers, in both directions.
+"""Weight maps between a Mamba model and Hugging Face transformers, in both directions.
 
-`mamba2_map` is for `Mamba2ForCausalLM`, `nemotron_h_map` for `NemotronHForCausalLM`; the names of both are those of
+`mamba2_map` is for `Mamba2ForCausalLM`, and `nemotron_h_map` for `NemotronHForCausalLM`. The names in both are those of
 published checkpoints.
 """
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
-from modelwright.config import activation_is_gated
+from modelwright.config import ATTENTION, MAMBA, MLP, MOE, activation_is_gated
 from modelwright.layers import Entry, Heads, WeightMap, WeightMapError, check_mapped
 from modelwright.mamba.config import MambaModelConfig
 
-# What transformers has no choice of, for every model and for those with layers of a symbol.
+# Fields with one value in transformers: in every model, and in those with a layer kind, by its symbol.
 _NEEDED: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
         "": {"normalization": "rmsnorm", "position_embedding": "none"},
-        "M": {"gated_norm": True, "norm_before_gate": False, "d_per_channel": False},
-        "*": {"linear_bias": False, "qkv_bias": False, "qk_norm": False},
-        "-": {"linear_bias": False},
+        MAMBA.symbol: {"gated_norm": True, "norm_before_gate": False, "d_per_channel": False},
+        ATTENTION.symbol: {"linear_bias": False, "qkv_bias": False, "qk_norm": False},
+        MLP.symbol: {"linear_bias": False},
     }
 )
 _SAME = ("A_log", "D", "dt_bias", "out_proj.weight")
 
 
 def mamba2_map(config: MambaModelConfig) -> WeightMap:
-    """The map for one config.
+    """Return the weight map of one config to `Mamba2ForCausalLM`.
 
     Args:
-        config: Of Mamba layers alone, with RMSNorm, as Mamba-2 has them; tied or not, with or without biases.
+        config: Config with only Mamba-2 layers and with RMSNorm. Tied embeddings and biases are optional.
 
     Returns:
-        A map whose `to_engine` and `from_engine` are each other's inverse.
+        The map. `to_engine` and `from_engine` are inverse to each other.
 
     Raises:
-        WeightMapError: That model computes something else than the config says.
+        WeightMapError: The weights would fit, but `Mamba2ForCausalLM` would compute something else.
     """
-    other = next((symbol for symbol in config.layers if symbol != "M"), None)
+    other = next((symbol for symbol in config.layers if symbol != MAMBA.symbol), None)
     if other is not None:
-        rule = "`pattern` must be made of `M` alone for `Mamba2ForCausalLM`"
-        raise WeightMapError(f"{rule}, but holds `{other}`; use `nemotron_h_map`.")
+        rule = f"`pattern` must contain only `{MAMBA.symbol}` for `Mamba2ForCausalLM`"
+        raise WeightMapError(f"{rule}, but contains `{other}`; use `nemotron_h_map`.")
     _check_fields(config, "Mamba2ForCausalLM")
     return _map(config)
 
 
 def nemotron_h_map(config: MambaModelConfig) -> WeightMap:
-    """The map for one config.
+    """Return the weight map of one config to `NemotronHForCausalLM`.
+
+    transformers renames `backbone`, as in a checkpoint and here, to `model` when it loads, and back when it saves. It
+    also bounds step sizes by `time_step_min`; for equal results set `dt_limit` to the same bound.
 
     Args:
-        config: Of layers of Mamba, attention and MLP, with RMSNorm and an activation without a gate, as Nemotron-H has
-            them; tied or not.
+        config: Config with Mamba-2, attention and MLP layers, RMSNorm, and an activation without a gate. Tied
+            embeddings are optional.
 
     Returns:
-        A map whose `to_engine` and `from_engine` are each other's inverse. transformers calls `model` what is
-        `backbone` in a checkpoint and here, and renames it when it loads and saves. It also keeps step sizes above
-        `time_step_min`, which `dt_limit` has to say for equal results.
+        The map. `to_engine` and `from_engine` are inverse to each other.
 
     Raises:
-        WeightMapError: That model computes something else than the config says.
+        WeightMapError: The weights would fit, but `NemotronHForCausalLM` would compute something else.
     """
-    if "E" in config.symbols:
+    if config.has(MOE):
         rule = "`pattern` must be made of `M`, `*` and `-` for `NemotronHForCausalLM`"
-        raise WeightMapError(f"{rule}, but holds `E`; write a map of your own for the experts.")
+        raise WeightMapError(f"{rule}, but contains `{MOE.symbol}`; write a custom map for the experts.")
     _check_fields(config, "NemotronHForCausalLM")
-    if "-" in config.symbols and activation_is_gated(config.activation):
+    if config.has(MLP) and activation_is_gated(config.activation):
         rule = "`activation` must have no gate for `NemotronHForCausalLM`"
         raise WeightMapError(f"{rule}, but `{config.activation}` has one; it is `squared_relu` in published models.")
     return _map(config)
 
 
 def _check_fields(config: MambaModelConfig, model: str) -> None:
-    """Refuse what would load and then compute something else."""
+    """Refuse a config whose weights would load into a model that computes something else."""
     for symbol, fields in _NEEDED.items():
         if symbol in {"", *config.symbols}:
             check_mapped(config, fields, model)
 
 
 def _map(config: MambaModelConfig) -> WeightMap:
-    """Both name what they share alike."""
+    """Return the map; both models of transformers use the same names for the layers they share."""
     entries = [
         Entry("embedding.word_embeddings.weight", ("backbone.embeddings.weight",), "vocab"),
         Entry("decoder.final_norm.weight", ("backbone.norm_f.weight",)),
     ]
     if not config.tie_embeddings:
         entries.append(Entry("output_layer.weight", ("lm_head.weight",), "vocab"))
-    of_symbol = {"M": _mamba, "*": _attention, "-": _mlp}
+    of_symbol = {MAMBA.symbol: _mamba, ATTENTION.symbol: _attention, MLP.symbol: _mlp}
     for index, symbol in enumerate(config.layers):
         entries += of_symbol[symbol](config, f"decoder.layers.{index}", f"backbone.layers.{index}")
     return WeightMap(

@@ -1,4 +1,4 @@
-"""Published Mamba models and hybrids, by name. Each function returns a new config; nothing here imports torch."""
+"""Presets: published Mamba models and hybrids, by name. Each function returns a new config. No torch."""
 
 from modelwright.config import register_preset
 from modelwright.mamba.config import MambaModelConfig
@@ -8,7 +8,7 @@ __all__ = ["hybrid_tiny", "mamba2_2_7b", "mamba2_130m", "mamba_tiny", "nemotron_
 
 @register_preset
 def mamba_tiny() -> MambaModelConfig:
-    """A model of bytes that trains in minutes on two CPU cores; the one of `docs/examples/mamba-tiny.yaml`."""
+    """Byte-level model that trains in minutes on two CPU cores; the model of `docs/examples/mamba-tiny.yaml`."""
     return MambaModelConfig(
         num_layers=4,
         hidden_size=256,
@@ -23,7 +23,7 @@ def mamba_tiny() -> MambaModelConfig:
 
 @register_preset
 def hybrid_tiny() -> MambaModelConfig:
-    """A hybrid of bytes that trains in minutes on two CPU cores; the one of `docs/examples/hybrid-tiny.yaml`."""
+    """Byte-level hybrid that trains in minutes on two CPU cores; the model of `docs/examples/hybrid-tiny.yaml`."""
     return MambaModelConfig(
         pattern="M*M-M*ME",
         hidden_size=256,

@@ -1,4 +1,4 @@
-"""`MoeModelBuilder`: a decoder whose blocks are attention and then an MLP or a mixture of experts."""
+"""`MoeModelBuilder`: assembles a decoder with blocks of attention and then an MLP or MoE layer."""
 
 from dataclasses import replace
 from functools import partial
@@ -18,11 +18,11 @@ from modelwright.moe.config import MoeModelConfig
 
 
 def moe_stack(config: MoeModelConfig, backend: Backend = TORCH) -> StackSpec:
-    """What fills the slots of a model of experts: the spec to change with `dataclasses.replace`.
+    """Return the default spec of an MoE model; change it with `dataclasses.replace`.
 
     Args:
-        config: Decides on the norms of queries and keys and on the rotary scaling.
-        backend: Whose parts fill the generic slots.
+        config: Decides about norms of queries and keys, and about rotary scaling.
+        backend: Backend of the generic parts.
 
     Returns:
         The spec.
@@ -42,7 +42,10 @@ def moe_stack(config: MoeModelConfig, backend: Backend = TORCH) -> StackSpec:
 
 
 class MoeModelBuilder(DecoderModelBuilder[MoeModelConfig]):
-    """Builds the model of a `MoeModelConfig`; override `build_model` or `build_distributed_models` to change how."""
+    """Builds the model of a `MoeModelConfig`.
+
+    Override `build_model` for another module, or `build_distributed_models` for another lifecycle.
+    """
 
     @override
     def default_spec(self) -> StackSpec:

@@ -1,7 +1,7 @@
-"""What a mixture-of-experts language model is: its experts, its router, and which layers have them. No torch.
+"""`MoeModelConfig`: config of a decoder with MoE layers, their experts and their router. No torch.
 
-A block is attention and then either an MLP or a mixture of experts: `*-` or `*E` of the stack pattern, with `+` in
-place of `*` where the attention is latent. Importing this module registers the kind `moe`.
+A block is attention and then an MLP or an MoE layer: `*-` or `*E` in the stack pattern, or `+-` and `+E` with MLA.
+Importing this module registers the kind `moe`.
 """
 
 import re
@@ -35,7 +35,7 @@ _BLOCKS = re.compile(f"{_BLOCK}({re.escape(STAGE_BOUNDARY)}?{_BLOCK})*")
 
 
 def _first_wrong(pattern: str) -> int:
-    """Where a pattern that is not made of blocks stops being it; its length where it ends too early."""
+    """Return the index of the first symbol that breaks the blocks of a pattern; its length if it ends too early."""
     wanted, before = _MIXERS, ""
     for index, symbol in enumerate(pattern):
         if symbol not in (wanted + STAGE_BOUNDARY if before and before in _FEED_FORWARD else wanted):
@@ -47,19 +47,19 @@ def _first_wrong(pattern: str) -> int:
 @final
 @config_class
 class LatentAttention(Config):
-    """Attention whose queries, keys and values come out of small shared vectors (DeepSeek-V2, arXiv:2405.04434)."""
+    """Multi-head latent attention (MLA): queries, keys and values from low-rank vectors (arXiv:2405.04434)."""
 
     query_rank: Count = 1536
-    """Size of the vector that the queries come out of."""
+    """Size of the low-rank vector of the queries."""
 
     key_value_rank: Count = 512
-    """Size of the vector that keys and values come out of."""
+    """Size of the low-rank vector of keys and values."""
 
     head_dim: Count = 128
-    """Part of a query or key head that knows no position."""
+    """Size of the part of a query or key head that is not rotated."""
 
     rotary_head_dim: Count = 64
-    """Part that is rotated; all key heads share one."""
+    """Size of the part of a query or key head that is rotated. All key heads share it."""
 
     value_head_dim: Count = 128
     """Size of a value head."""
@@ -74,44 +74,44 @@ class LatentAttention(Config):
 @register_config
 @config_class
 class MoeModelConfig(ExpertsConfig):
-    """A decoder-only transformer with mixtures of experts (arXiv:1701.06538)."""
+    """Decoder-only transformer with MoE layers (arXiv:1701.06538)."""
 
     kind: ClassVar[str] = "moe"
     builder: ClassVar[str] = "modelwright.moe.builder:MoeModelBuilder"
     block_size: ClassVar[int] = 2
 
     num_layers: Count | None = None
-    """Transformer blocks, each attention and then an MLP or a mixture of experts; None where `pattern` says it."""
+    """Number of transformer blocks, each attention and then an MLP or MoE layer. `null`: given by `pattern`."""
 
     num_attention_heads: Count
-    """Query heads."""
+    """Number of query heads."""
 
     latent_attention: LatentAttention | None = None
-    """Latent attention in every block; None: attention with heads of their own."""
+    """Multi-head latent attention (MLA) in every block. `null`: ordinary attention."""
 
     qk_norm_over: Literal["head", "heads"] = "head"
-    """What `qk_norm` normalizes over: each head alone, or all heads of a token together, as OLMoE does."""
+    """Range of `qk_norm`: each head separately (`head`), or all heads of a token together (`heads`), as in OLMoE."""
 
     pattern: str | None = None
-    """The layers one by one, in place of `num_layers` and the two fields below: `*` attention, `+` latent attention,
-    `-` MLP, `E` mixture of experts, `|` where a stage ends."""
+    """Pattern of the stack, in place of `num_layers` and the next two fields: `*` attention, `+` MLA, `-` MLP, `E` MoE
+    layer, `|` between stages. `null`: given by those fields."""
 
     first_dense_layers: NonNegativeInt = 0
-    """Blocks at the beginning that have an MLP."""
+    """Number of blocks at the beginning with an MLP."""
 
     moe_every: Count = 1
-    """Of the blocks after those, one in this many has a mixture of experts."""
+    """Interval of MoE layers: every N-th block after the first dense ones has one, the others an MLP."""
 
     num_experts: Count
-    """Routed experts of a layer."""
+    """Number of routed experts in an MoE layer."""
 
     top_k: Count
-    """Experts that each token is sent to."""
+    """Number of routed experts for each token."""
 
     @property
     @override
     def stack_pattern(self) -> str:
-        """One symbol for each layer: `*` or `+` attention, `-` MLP, `E` mixture of experts."""
+        """Stack pattern: `*` attention or `+` MLA, then `-` MLP or `E` MoE layer, for each block."""
         if self.pattern is not None:
             return self.pattern
         attention = (ATTENTION if self.latent_attention is None else MLA).symbol
@@ -169,12 +169,12 @@ class MoeModelConfig(ExpertsConfig):
         yield from self._kind_of_attention_problems()
 
     def _stack_problems(self) -> Iterator[Problem]:
-        """Rules about which layers there are."""
+        """Yield problems of the fields that define the layers."""
         if self.num_layers is None and self.pattern is None:
-            message = "`num_layers` must be given where `pattern` is not, but both are null; give one of them."
+            message = "`num_layers` must be set if `pattern` is not, but both are null; set one of them."
             yield Problem("num_layers", message)
         elif self.num_layers is not None and self.pattern is not None:
-            rule = "`num_layers` must be left out with `pattern`, which says it"
+            rule = "`num_layers` must be left out with `pattern`, which defines it"
             yield Problem("num_layers", f"{rule}, but {self.num_layers} was given; leave one of them out.")
         elif self.pattern is not None:
             yield from self._pattern_problems(self.pattern)
@@ -194,7 +194,7 @@ class MoeModelConfig(ExpertsConfig):
                 )
                 yield Problem(name, message)
         if not _BLOCKS.fullmatch(pattern):
-            rule = "`pattern` must be blocks of attention (`*` or `+`) and then an MLP (`-`) or experts (`E`)"
+            rule = "`pattern` must be blocks of attention (`*` or `+`) and then an MLP (`-`) or MoE layer (`E`)"
             index = _first_wrong(pattern)
             advice = "use the family `mamba` for `M`" if pattern[index : index + 1] == "M" else "an example is `*-*E`"
             message = f"{rule}, with `|` between stages, but {pattern[:40]!r} is not; {advice}."
@@ -205,19 +205,19 @@ class MoeModelConfig(ExpertsConfig):
         if other in pattern:
             given = "null" if self.latent_attention is None else "given"
             message = (
-                f"`pattern` must have the attention `{wanted}` where `latent_attention` is {given}, but has `{other}`;"
-                " change one of them."
+                f"`pattern` must contain the attention `{wanted}` if `latent_attention` is {given}, but contains"
+                f" `{other}`; change one of them."
             )
             yield Problem("pattern", message)
         if MOE.symbol not in pattern:
             message = (
-                f"`pattern` must have a mixture of experts, `E`, but {pattern[:40]!r} has none; add one, or use the"
+                f"`pattern` must contain an MoE layer, `E`, but {pattern[:40]!r} has none; add one, or use the"
                 " family `gpt`."
             )
             yield Problem("pattern", message)
 
     def _kind_of_attention_problems(self) -> Iterator[Problem]:
-        """Rules of latent attention, and of norms that span heads."""
+        """Yield problems of MLA, and of norms over all heads."""
         if self.latent_attention is None:
             if self.qk_norm_over == "heads" and not self.qk_norm:
                 message = "`qk_norm_over: heads` needs `qk_norm: true`, but it is false; set it, or leave this one out."
@@ -245,7 +245,7 @@ class MoeModelConfig(ExpertsConfig):
         if self.latent_attention is not None:
             yield from multiple_of("num_attention_heads", self.heads, parallelism.tensor, "`tensor`", axis="tensor")
         if self.qk_norm_over == "heads" and parallelism.tensor > 1:
-            rule = "`qk_norm_over` must be `head` with `tensor` above 1, because the heads of a token are apart there"
+            rule = "`qk_norm_over` must be `head` with `tensor` above 1, because it separates the heads of a token"
             yield Problem("qk_norm_over", f"{rule}, but `heads` was given and `tensor` is {parallelism.tensor}.")
 
 

@@ -1,17 +1,18 @@
-"""How a model of experts corresponds to Hugging Face transformers' Mixtral, Qwen3-MoE and OLMoE, in both directions.
+"""`moe_map`: weight map between an MoE model and Mixtral, Qwen3-MoE and OLMoE of Hugging Face transformers, both ways.
 
-`MixtralForCausalLM`, `Qwen3MoeForCausalLM` and `OlmoeForCausalLM` hold the same weights under the same names: those of
-`model.state_dict()` in transformers 5, where the experts of a layer are one tensor with the expert in front, as in the
-engine's whole model. Saved files may name each expert; loading them with transformers gives these.
+`MixtralForCausalLM`, `Qwen3MoeForCausalLM` and `OlmoeForCausalLM` have the same weight names. The names here are those
+of `model.state_dict()` in transformers 5: the experts of a layer are one tensor with the expert as its first dim, as in
+the engine's full model. Saved files may name each expert separately. Loading them with transformers gives these names.
 """
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
+from modelwright.config import MLP, MOE
 from modelwright.layers import Entry, Heads, WeightMap, check_mapped
 from modelwright.moe.config import MoeModelConfig
 
-# What transformers has no choice of in these models.
+# Fields with one value in these models of transformers.
 _NEEDED: Mapping[str, object] = MappingProxyType(
     {
         "activation": "swiglu",
@@ -59,7 +60,7 @@ _QKV_BIAS = Entry(
     "qkv",
 )
 _SECOND = {
-    "-": (
+    MLP.symbol: (
         Entry(
             "decoder.layers.{b}.mlp.linear_fc1.weight",
             ("model.layers.{i}.mlp.gate_proj.weight", "model.layers.{i}.mlp.up_proj.weight"),
@@ -67,7 +68,7 @@ _SECOND = {
         ),
         Entry("decoder.layers.{b}.mlp.linear_fc2.weight", ("model.layers.{i}.mlp.down_proj.weight",)),
     ),
-    "E": (
+    MOE.symbol: (
         Entry("decoder.layers.{b}.mlp.router.weight", ("model.layers.{i}.mlp.gate.weight",)),
         Entry(
             "decoder.layers.{b}.mlp.experts.experts.linear_fc1.weight", ("model.layers.{i}.mlp.experts.gate_up_proj",)
@@ -75,21 +76,21 @@ _SECOND = {
         Entry("decoder.layers.{b}.mlp.experts.experts.linear_fc2.weight", ("model.layers.{i}.mlp.experts.down_proj",)),
     ),
 }
-"""What the second layer of a block holds."""
+"""Entries of the second layer of a block, by its symbol."""
 
 
 def moe_map(config: MoeModelConfig) -> WeightMap:
-    """The map for one config.
+    """Return the weight map of one config.
 
     Args:
-        config: With SwiGLU, RMSNorm, rope and routed experts alone, as these models have them; with or without norms
-            of queries and keys, a bias on queries, keys and values, tied embeddings, and blocks with an MLP.
+        config: Config with SwiGLU, RMSNorm, rope and only routed experts, as in these models. Norms of queries and
+            keys, a bias on queries, keys and values, tied embeddings, and blocks with an MLP are optional.
 
     Returns:
-        A map whose `to_engine` and `from_engine` are each other's inverse, between names in the whole models.
+        The map between names in the full models. `to_engine` and `from_engine` are inverse to each other.
 
     Raises:
-        WeightMapError: Those models compute something else than the config says.
+        WeightMapError: The weights would fit, but those models would compute something else.
     """
     check_mapped(config, _NEEDED, "MixtralForCausalLM")
     return WeightMap(
@@ -102,7 +103,7 @@ def moe_map(config: MoeModelConfig) -> WeightMap:
 
 
 def _blocks(config: MoeModelConfig) -> Iterator[Entry]:
-    """Blocks are not all alike, so each has entries of its own."""
+    """Yield the entries of each block separately, because blocks differ."""
     attention = (*_NORMS, *_ATTENTION, *(_QK_NORM if config.qk_norm else ()))
     if config.qkv_bias:
         attention += (_QKV_BIAS,)

@@ -1,4 +1,4 @@
-"""Published mixture-of-experts models, by name. Each function returns a new config; nothing here imports torch."""
+"""Presets: published MoE models, by name. Each function returns a new config. No torch."""
 
 from modelwright.config import register_preset
 from modelwright.moe.config import LatentAttention, MoeModelConfig
@@ -8,7 +8,7 @@ __all__ = ["deepseek_v3", "mixtral_8x7b", "moe_tiny", "olmoe_1b_7b", "qwen3_30b_
 
 @register_preset
 def moe_tiny() -> MoeModelConfig:
-    """A model of bytes that trains in minutes on two CPU cores; the one of `docs/examples/moe-tiny.yaml`."""
+    """Byte-level model that trains in minutes on two CPU cores; the model of `docs/examples/moe-tiny.yaml`."""
     return MoeModelConfig(
         num_layers=4,
         hidden_size=192,
@@ -85,8 +85,7 @@ def qwen3_30b_a3b() -> MoeModelConfig:
 def deepseek_v3() -> MoeModelConfig:
     """DeepSeek-V3 ("DeepSeek-V3 Technical Report", arXiv:2412.19437, section 4.2; config of DeepSeek-V3).
 
-    As it was pre-trained, on 4,096 tokens, before YaRN made the context longer, and without the module that predicts a
-    second token.
+    The model of pre-training with 4,096 tokens, before YaRN extended the context, and without multi-token prediction.
     """
     return MoeModelConfig(
         num_layers=61,
