@@ -15,7 +15,7 @@ from modelwright.testing import reference_curve
 from modelwright.testing.layout_parity import train_curve
 
 mpl.use("svg")
-import matplotlib.pyplot as plt  # noqa: E402 - after the backend is chosen
+import matplotlib.pyplot as plt
 
 STEPS = 40
 RUN = RunConfig(

@@ -10,7 +10,7 @@ from modelwright.testing import RankPool
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "docs" / f"{page}.md" for page in ("distributed", "mamba", "moe")]
-READMES = sorted([ROOT / "README.md", *PAGES, *ROOT.glob("packages/*/README.md")])
+READMES = sorted([ROOT / "README.md", *PAGES, *ROOT.glob("docs/tutorials/*.md"), *ROOT.glob("packages/*/README.md")])
 
 
 def python_blocks(readme: Path) -> str:
