@@ -1,4 +1,4 @@
-"""Every config class that files can hold: the registered families of this repository, and the sections of a run."""
+"""Every config class of a file: the registered families of this repository, and the sections of a run."""
 
 import dataclasses
 import typing
@@ -9,13 +9,13 @@ from modelwright.config.files.json_schema import _nested_classes  # pyright: ign
 
 
 def families() -> list[type[ModelConfig]]:
-    """Registered by an installed package, not by a test or an example that ran before."""
+    """Return the families of installed packages, without those of tests and examples that ran before."""
     every = [config_class_for(kind) for kind in registered_kinds()]
     return [cls for cls in every if cls.__module__.startswith("modelwright.")]
 
 
 def classes() -> list[type[Config]]:
-    """The families, the run, and everything in them."""
+    """Return the families, the run, and every class in them."""
     found: dict[type[Config], None] = {}
     waiting: list[Any] = [RunConfig, *families()]
     while waiting:

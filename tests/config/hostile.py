@@ -1,4 +1,4 @@
-"""Files that a stranger could send. Each must be refused as a `ConfigError`, and run nothing."""
+"""Untrusted files. Each must be refused with a `ConfigError`, and must run nothing."""
 
 import json
 
@@ -20,7 +20,7 @@ def _kinds() -> dict[str, str]:
 
 
 def _dotted_paths() -> dict[str, str]:
-    """A dotted path wherever a file can hold a string, and the keys by which other loaders are told to import."""
+    """Return files with a dotted path in place of each string, and with the keys that make other loaders import."""
     found: dict[str, str] = {}
     for path in PATHS:
         found[f"wrap kind {path}"] = f"{HEAD}wrap: {{kind: {json.dumps(path)}}}\n"
@@ -154,7 +154,7 @@ def _bytes() -> dict[str, bytes]:
 
 
 def files() -> dict[str, bytes]:
-    """Every file by its name."""
+    """Return the content of every file by its name."""
     found = dict(_bytes())
     groups = {"yaml": {**_kinds(), **_dotted_paths(), **_yaml()}, "json": _json(), "toml": _toml()}
     for suffix, texts in groups.items():
@@ -164,6 +164,6 @@ def files() -> dict[str, bytes]:
 
 
 def names() -> dict[str, str]:
-    """What each numbered file is, for messages."""
+    """Return the description of each numbered file, for messages."""
     groups = {"yaml": {**_kinds(), **_dotted_paths(), **_yaml()}, "json": _json(), "toml": _toml()}
     return {f"{number:03}.{suffix}": name for suffix, texts in groups.items() for number, name in enumerate(texts)}

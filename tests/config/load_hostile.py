@@ -19,7 +19,7 @@ watched: list[str] = []
 
 
 def hook(event: str, arguments: tuple[object, ...]) -> None:
-    """Note what happens while a file is watched."""
+    """Record the events during the load of a file."""
     if watched and event.startswith(REFUSED):
         target = arguments[0] if arguments else ""
         if not (event == "open" and isinstance(target, str | os.PathLike) and os.fspath(target) == watched[0]):
@@ -27,7 +27,7 @@ def hook(event: str, arguments: tuple[object, ...]) -> None:
 
 
 def warm(folder: Path) -> None:
-    """Import what any load imports: the readers and the installed families, whatever a file says."""
+    """Import the modules that every load needs: the readers and the installed families."""
     registered_kinds()
     text = dumps(preset("gpt_tiny"), format="json")
     (folder / "warm.json").write_text(text)
@@ -69,7 +69,7 @@ def attempt(path: Path) -> dict[str, object]:
 
 
 def main(folder: Path) -> None:
-    """Every file of the folder."""
+    """Load every file of the folder."""
     other = folder.parent / "warm"
     other.mkdir()
     warm(other)

@@ -21,7 +21,7 @@ FINGERPRINT = re.compile(r"\b[0-9a-f]{64}\b")
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """One example."""
+    """One example of a page."""
 
     sort: str
     name: str | None
@@ -29,13 +29,13 @@ class Block:
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """The examples of a page, from top to bottom."""
+    """Return the examples of a page, from top to bottom."""
     for match in BLOCK.finditer(page.read_text(encoding="utf-8")):
         yield Block(match[1], match[2], match[3])
 
 
 def run(page: Path, folder: Path) -> list[tuple[str, str]]:
-    """Run a page in a folder that is the working directory; pairs of what was printed and what the page says."""
+    """Run a page in the working directory, and return pairs of the printed and the expected output."""
     printed, pairs, names = "", list[tuple[str, str]](), dict[str, Any]()
     for block in blocks(page):
         if block.name is not None:

@@ -1,4 +1,4 @@
-"""The reference in `docs/config/`: every field of every class, from the classes themselves."""
+"""The reference in `docs/config/`: every field of every class, generated from the classes."""
 
 import dataclasses
 import inspect
@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parents[2] / "docs" / "config"
 
 
 def pages() -> dict[str, str]:
-    """Text by file name."""
+    """Return the text of each page by file name."""
     own = set(families())
     run = [cls for cls in classes() if cls not in own and not _belongs_to_family(cls)]
     found = {"run.md": _page("A run", "What a file with `modelwright: 1` holds.", "run", run)}
@@ -28,7 +28,7 @@ def pages() -> dict[str, str]:
 
 
 def _belongs_to_family(cls: type) -> bool:
-    """Whether a section stands in models only."""
+    """Return True if a section occurs only in models."""
     return cls.__name__ not in {"RunConfig", *locked("run")["classes"]}
 
 
@@ -63,7 +63,7 @@ def _code(value: object) -> str:
 
 
 def _type(schema: dict[str, Any]) -> str:
-    """A schema in a few words."""
+    """Return a short description of a schema."""
     options = schema.get("oneOf") or schema.get("anyOf")
     if options:
         return ", ".join(dict.fromkeys(map(_type, options)))

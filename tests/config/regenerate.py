@@ -1,8 +1,8 @@
-"""Write what is generated: the schema locks, the reference in `docs/config/`, the table of upstream's defaults.
+"""Write the generated files: the schema locks, the reference in `docs/config/`, the table of upstream's defaults.
 
     uv run python -m tests.config.regenerate
 
-A lock whose fields changed without a new version is not written; the message says what to do first.
+A lock is not written if its fields changed without a new version. The message says what to do first.
 """
 
 import json
@@ -12,7 +12,7 @@ from tests.config import reference, schema_lock, upstream_defaults
 
 
 def main() -> int:
-    """Write everything; 1 if a lock is refused."""
+    """Write all files. Return 1 if a lock is refused."""
     refused = [message for kind in schema_lock.kinds() if (message := _lock(kind))]
     reference.FOLDER.mkdir(exist_ok=True)
     for name, text in reference.pages().items():

@@ -1,7 +1,7 @@
-"""The fields of every kind of file, as the last version of it had them, and what may change without a new version.
+"""Locks: the fields of every kind of file in its current version, and the changes that need a new version.
 
-`tests/config/schemas/KIND.json` holds them. A change after which a file of the same version is refused, or means
-something else, needs a new version and a migration. A new field with a default, or a wider choice, does not.
+`tests/config/schemas/KIND.json` contains them. A change needs a new version and a migration if a file of the same
+version is then refused or has another meaning. A new field with a default does not, and neither does a wider choice.
 """
 
 import json
@@ -19,17 +19,17 @@ WORDS = ("description", "title")
 
 
 def kinds() -> list[str]:
-    """Every kind of file of this repository."""
+    """Return every kind of file of this repository."""
     return ["run", *(cls.kind for cls in families())]
 
 
 def version_of(kind: str) -> int:
-    """The version that is written now."""
+    """Return the current version of a kind."""
     return FILE_VERSION if kind == "run" else config_class_for(kind).version
 
 
 def locked(kind: str) -> dict[str, Any]:
-    """What the lock file of a kind has to hold."""
+    """Return the content of the lock file of a kind."""
     schema = json_schema(kind)
     definitions = schema.pop("$defs")
     if kind == "run":
@@ -39,7 +39,7 @@ def locked(kind: str) -> dict[str, Any]:
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """What differs: first what a file of the same version would feel, then the rest."""
+    """Return the breaking and the harmless differences between two locks."""
     breaking, harmless = list[str](), list[str]()
     for name in sorted({*old["classes"], *new["classes"]}):
         before, after = old["classes"].get(name), new["classes"].get(name)
@@ -58,7 +58,7 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], list[s
 
 
 def verdict(kind: str, old: dict[str, Any], new: dict[str, Any]) -> str:
-    """What to do about a difference; "" if there is none."""
+    """Return the required action for a difference; "" if there is no difference."""
     breaking, harmless = changes(old, new)
     if breaking and old["version"] == new["version"]:
         number = new["version"]
@@ -79,7 +79,7 @@ def verdict(kind: str, old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def text(data: dict[str, Any]) -> str:
-    """A lock as its file has it."""
+    """Return the text of a lock file."""
     return json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
@@ -95,7 +95,7 @@ def _fields(definition: dict[str, Any]) -> dict[str, Any]:
 
 
 def _bare(schema: Any) -> Any:
-    """A schema without words for people."""
+    """Return a schema without descriptions and titles."""
     if isinstance(schema, dict):
         return {key: _bare(value) for key, value in schema.items() if key not in WORDS}
     return [_bare(item) for item in schema] if isinstance(schema, list) else schema
@@ -124,12 +124,12 @@ def _references(schema: Any) -> Iterator[str]:
 
 
 def _of_choices(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema, with one fixed value told as a choice of one."""
+    """Return the schema with a constant as a choice of one value."""
     return {"enum" if key == "const" else key: [value] if key == "const" else value for key, value in schema.items()}
 
 
 def _is_wider(was: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether every value that was valid is valid still, and the default is the same."""
+    """Return True if every valid value remains valid, and the default remains the same."""
     if was["required"] < now["required"]:
         return False
     before, after = _of_choices(was["schema"]), _of_choices(now["schema"])

@@ -60,13 +60,13 @@ SIZES = st.sampled_from([1, 2, 3, 4, 8, 16, 64, 128, 256]) | st.integers(min_val
 @register_config
 @config_class
 class HolderConfig(ModelConfig):
-    """A model without rules, so that a run with it can hold any section."""
+    """A model without rules, so that a run with it can contain any section."""
 
     kind: ClassVar[str] = "holder"
 
 
 def values(cls: type, field: str) -> st.SearchStrategy[Any]:
-    """Values of a field, most of them valid alone."""
+    """Return a strategy for the values of a field, most of them valid alone."""
     hint = typing.get_type_hints(cls, include_extras=True)[field]
     if field == "model":
         return st.one_of(*[configs(family) for family in families()])
@@ -82,7 +82,7 @@ def values(cls: type, field: str) -> st.SearchStrategy[Any]:
 
 
 def of_hint(hint: Any) -> st.SearchStrategy[Any]:
-    """Values of an annotation."""
+    """Return a strategy for the values of an annotation."""
     nested = _nested_classes(hint)
     if nested:
         inner: st.SearchStrategy[Any] = st.one_of(*[configs(cls) for cls in nested])
@@ -103,7 +103,7 @@ def of_hint(hint: Any) -> st.SearchStrategy[Any]:
 
 
 def annotated(base: Any, markers: tuple[Any, ...]) -> st.SearchStrategy[Any]:
-    """Numbers within their bounds, and the free mapping of `engine`."""
+    """Return a strategy for numbers within their bounds, and for the free mapping of `engine`."""
     if any(isinstance(marker, PlainValidator) for marker in markers):
         return (
             st.just(1)
@@ -129,7 +129,7 @@ def annotated(base: Any, markers: tuple[Any, ...]) -> st.SearchStrategy[Any]:
 
 @functools.cache
 def start(cls: type[Config]) -> Config:
-    """A valid config to change."""
+    """Return a valid config to change."""
     if cls is RunConfig:
         return RunConfig(model=preset("gpt_tiny"))
     # Where the number of layers has a default, it stands against another way to say which layers there are.
@@ -139,7 +139,7 @@ def start(cls: type[Config]) -> Config:
 
 @st.composite
 def configs(draw: st.DrawFn, cls: type[Config]) -> Config:
-    """A config with some fields moved, each move kept if the config is still valid."""
+    """Draw a config with some changed fields; a change is kept if the config remains valid."""
     made = start(cls)
     names = [field.name for field in dataclasses.fields(cls)]
     for name in draw(st.lists(st.sampled_from(names), max_size=6, unique=True)) if names else []:
@@ -148,7 +148,7 @@ def configs(draw: st.DrawFn, cls: type[Config]) -> Config:
 
 
 def moved(config: Config, name: str, value: Any) -> Config:
-    """The config with one field changed, or as it is if that breaks a rule."""
+    """Return the config with one field changed, or unchanged if the change breaks a rule."""
     try:
         return replace(config, **{name: value})
     except ConfigError:
@@ -156,5 +156,5 @@ def moved(config: Config, name: str, value: Any) -> Config:
 
 
 def documents() -> st.SearchStrategy[RunConfig | ModelConfig]:
-    """What a file can hold."""
+    """Return a strategy for the configs of a file."""
     return st.one_of(*[configs(cls) for cls in (RunConfig, *families())])  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Whatever a text holds, reading it gives a config or a `ConfigError`, and never anything else.
+"""Reading any text gives a config or a `ConfigError`, and nothing else.
 
 2,000 texts here; `nox -s fuzz` runs 100,000 by setting MODELWRIGHT_FUZZ. Plain data and overrides get fewer.
 """
@@ -61,7 +61,7 @@ TOKENS = [
 
 @st.composite
 def mangled(draw: st.DrawFn) -> str:
-    """A document with pieces cut out, doubled, moved, or replaced by what parsers trip over."""
+    """Draw a document with parts removed, doubled, moved, or replaced by text that is difficult for parsers."""
     text = draw(st.sampled_from(SEEDS))
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(text)))
@@ -75,7 +75,7 @@ TEXTS = mangled() | st.lists(st.sampled_from(TOKENS), max_size=30).map("".join) 
 
 
 def refusal(function: Callable[..., Any], *arguments: Any, **options: Any) -> ConfigError | None:
-    """The one exception that may come."""
+    """Return the only exception that is allowed, if it is raised."""
     try:
         function(*arguments, **options)
     except ConfigError as error:
@@ -109,7 +109,7 @@ JSON = st.recursive(
 
 @st.composite
 def wrong(draw: st.DrawFn) -> dict[str, Any]:
-    """Plain data of a valid document, with values of any type put anywhere."""
+    """Draw plain data of a valid document, with values of any type at any place."""
     config = draw(documents())
     data: Any = json.loads(dumps(config, format="json", full=True))
     for _ in range(draw(st.integers(1, 3))):

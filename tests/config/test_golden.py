@@ -32,21 +32,21 @@ FILES = sorted(path.name for path in FOLDER.iterdir() if path.is_file())
 
 @config_class
 class Dropouts(Config):
-    """What one field became in version 3."""
+    """The section that replaces one field in version 3."""
 
     kind: ClassVar[str] = "dropouts"
 
     attention: Fraction = 0.0
-    """Of the weights."""
+    """Dropout of the weights."""
 
     hidden: Fraction = 0.0
-    """Of the residual stream."""
+    """Dropout of the residual stream."""
 
 
 @register_config
 @config_class
 class GoldenToyConfig(ModelConfig):
-    """A family that has come to version 3."""
+    """A family in version 3."""
 
     kind: ClassVar[str] = "golden-toy"
     version: ClassVar[int] = 3

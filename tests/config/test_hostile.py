@@ -1,4 +1,4 @@
-"""Loading a stranger's file imports nothing, opens nothing else, runs nothing, and says no in a `ConfigError`."""
+"""Loading an untrusted file imports nothing, opens no other file, runs nothing, and raises a `ConfigError`."""
 
 import contextlib
 import copy
@@ -55,12 +55,12 @@ def test_nothing_happens_beyond_reading_the_file(loaded: list[dict[str, Any]]) -
 
 
 def test_none_takes_long(loaded: list[dict[str, Any]]) -> None:
-    """The worst is a file just below the limit of size; a parser that is quadratic in anything takes minutes."""
+    """The worst case is a file just below the size limit: a parser with quadratic time needs minutes for it."""
     assert told([one for one in loaded if one["seconds"] > 60]) == []
 
 
 def test_the_hook_sees_what_it_should(tmp_path: Path) -> None:
-    """A hook that sees nothing would prove nothing: a family that imports on load is caught."""
+    """The hook is tested too: it detects a family that imports something when it is loaded."""
     code = f"""
 import sys
 from pathlib import Path
@@ -90,7 +90,7 @@ print(found["outcome"], sorted({{event.split()[0] for event in found["events"]}}
 
 
 def numbers(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of every number in plain data."""
+    """Return the path of every number in plain data."""
     if isinstance(data, dict):
         for key, value in data.items():
             yield from numbers(value, (*path, key))
@@ -106,7 +106,7 @@ RUN = json.loads(dumps(RunConfig(model=preset("llama31_405b")), format="json", f
 )
 @pytest.mark.parametrize("path", list(numbers(RUN)), ids=".".join)
 def test_a_huge_number_in_any_field(path: tuple[str, ...], number: int) -> None:
-    """Rules compute with it before anything is known to be wrong: no overflow, and no loop as long as the number."""
+    """Rules compute with the number before it is refused: there must be no overflow, and no loop of that length."""
     data = copy.deepcopy(RUN)
     *holders, last = path
     functools.reduce(dict.__getitem__, holders, data)[last] = number

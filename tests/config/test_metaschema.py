@@ -1,4 +1,4 @@
-"""The schemas are schemas, and say of files what loading says."""
+"""The JSON Schemas are valid, and accept and refuse the same files as loading."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Twenty mistakes in one file are twenty entries, each where it stands; and no file is too broken for words."""
+"""Twenty mistakes in one file give twenty problems, each with its place, and any broken file gives a message."""
 
 import time
 from pathlib import Path

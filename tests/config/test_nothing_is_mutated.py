@@ -1,4 +1,4 @@
-"""A config is the same after it was resolved and a model was built from it, to the last bit of its fingerprint."""
+"""Resolving a config and building a model from it does not change the config, by its fingerprint."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`docs/config.md` says what happens."""
+"""The examples of `docs/config.md` give the output that the page shows."""
 
 from pathlib import Path
 

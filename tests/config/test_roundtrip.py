@@ -1,4 +1,4 @@
-"""What is written comes back equal: every field of every registered config, alone and together, in every format."""
+"""A config that is written and read again is equal: every field of every registered config, in every format."""
 
 import dataclasses
 import math
@@ -55,7 +55,7 @@ def check(config: RunConfig | ModelConfig, *, full: bool) -> None:
 
 
 def document_of(config: Config) -> RunConfig | ModelConfig | None:
-    """A document that holds a section."""
+    """Return a document that contains a section."""
     if isinstance(config, RunConfig | ModelConfig):
         return config
     for whole in (RunConfig(model=HolderConfig()), *map(start, families())):

@@ -1,4 +1,4 @@
-"""A field does not change by accident: the locks say what a version's files hold."""
+"""A field does not change by accident: the locks contain the fields of every version."""
 
 import copy
 import dataclasses

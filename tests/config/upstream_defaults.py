@@ -1,4 +1,4 @@
-"""What upstream's config classes make of fields that nobody sets: the table that `convert` compares with."""
+"""The defaults of upstream's config classes: the table with which `convert` compares."""
 
 import dataclasses
 from pathlib import Path
@@ -13,7 +13,7 @@ SIZES = {"num_layers", "hidden_size", "num_attention_heads", "num_query_groups",
 
 
 def table() -> dict[str, dict[str, list[Any]]]:
-    """By class and field: the declared default, and the value after the class has derived its own."""
+    """Return by class and field: the declared default, and the value after the class has derived its fields."""
     from megatron.core.distributed import DistributedDataParallelConfig
     from megatron.core.optimizer import OptimizerConfig
     from megatron.core.transformer import TransformerConfig
@@ -59,7 +59,7 @@ def _fields(cls: Any, made: Any) -> dict[str, list[Any]]:
 
 
 def text() -> str:
-    """The table as the file has it: one line a field."""
+    """Return the text of the file, with one line for each field."""
     import json
 
     classes = []

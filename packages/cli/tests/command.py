@@ -1,11 +1,11 @@
-"""The command, run as a user runs it, and a family of the tests that reaches it by `--import`."""
+"""The command in a subprocess, and custom parts for it: a family and a stack."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-# What a user's own modules look like: a kind and a preset, which need no engine, and a stack, which does.
+# Custom modules: one with a kind and a preset, which need no engine, and one with a stack, which does.
 PARTS = '''\
 from typing import ClassVar
 
@@ -35,7 +35,7 @@ BYTES = "modelwright: 1\nmodel:\n  kind: bytes\n  seq_length: 8\n"
 
 
 def modelwright(*args: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end."""
+    """Run the command, and wait for its end."""
     clean = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
     return subprocess.run(
         [sys.executable, "-m", "modelwright.cli", *args],

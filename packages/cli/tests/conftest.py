@@ -1,4 +1,4 @@
-"""A working folder as a user's: modules of parts and a file that needs one of them."""
+"""A working folder: modules with custom parts, and a file that needs one of them."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from packages.cli.tests.command import BYTES, PARTS, STACK
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Holds `my_parts.py`, `my_stack.py` and `bytes.yaml`."""
+    """Return a folder with `my_parts.py`, `my_stack.py` and `bytes.yaml`."""
     (tmp_path / "my_parts.py").write_text(PARTS)
     (tmp_path / "my_stack.py").write_text(STACK)
     (tmp_path / "bytes.yaml").write_text(BYTES)

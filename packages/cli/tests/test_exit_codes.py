@@ -1,4 +1,4 @@
-"""What the user can mend: one message on stderr, exit code 2, no traceback unless `--debug`."""
+"""User errors: one message on stderr, exit code 2, no traceback without `--debug`."""
 
 from importlib.util import find_spec
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`--import`: a user's own parts, from the working folder or anywhere on the path, and only when they are named."""
+"""`--import`: custom parts, from the working folder or the path, imported only if they are named."""
 
 from pathlib import Path
 

@@ -1,21 +1,22 @@
-"""`doctor` lists everything that matters here: its version, or how to get it."""
+"""`doctor` lists every package that matters here: its version, or the command that installs it."""
 
 from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 
+from modelwright.engine import OPTIONAL_PACKAGES
 from packages.cli.tests.command import modelwright
 
 COMPONENTS = {
     "torch": "pip install torch",
     "megatron-core": "pip install 'megatron-core>=0.19.2,<0.20'",
-    "psutil": "pip install psutil",
-    "transformer-engine": "pip install --no-build-isolation 'modelwright-layers[te]'",
-    "mamba-ssm": "pip install --no-build-isolation 'modelwright-mamba[kernels]'",
-    "causal-conv1d": "pip install --no-build-isolation 'modelwright-mamba[kernels]'",
-    "einops": "pip install einops",
-    "transformers": "pip install transformers",
+    **{name: entry.install for name, entry in OPTIONAL_PACKAGES.items()},
 }
+
+
+def test_every_component_is_known() -> None:
+    named = {"psutil", "transformer-engine", "mamba-ssm", "causal-conv1d", "einops", "transformers"}
+    assert named <= set(OPTIONAL_PACKAGES)
 
 
 @pytest.fixture(scope="module")

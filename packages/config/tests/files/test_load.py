@@ -1,4 +1,4 @@
-"""What is written comes back equal, every field, in both formats, full and minimal."""
+"""A config that is written and read again is equal: every field, in both formats, full and minimal."""
 
 import dataclasses
 import json

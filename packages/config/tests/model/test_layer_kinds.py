@@ -1,6 +1,8 @@
 """The table of layer kinds: one entry for each symbol of the engine, and an error for any other symbol."""
 
+import ast
 import re
+from pathlib import Path
 
 import pytest
 
@@ -27,3 +29,22 @@ def test_the_config_fields_exist() -> None:
 def test_a_symbol_without_a_kind_is_refused(symbol: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(f"`{symbol}`")):
         layer_kind(symbol)
+
+
+def strings(file: Path) -> list[str]:
+    """Return the strings of a file that are symbols, without the parts of f-strings."""
+    nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    parts = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
+    constants = [node.value for node in nodes if isinstance(node, ast.Constant) and id(node) not in parts]
+    return [text for text in constants if isinstance(text, str) and text in {*LAYER_KINDS, STAGE_BOUNDARY}]
+
+
+def test_the_alphabet_is_written_nowhere_else() -> None:
+    """No other file of models, presets or pictures has a string that is a symbol."""
+    root = Path(__file__).parents[4]
+    files = [
+        *(root / "packages/config/src/modelwright/config/model").glob("*.py"),
+        *(root / "packages/cli/src/modelwright/cli").rglob("*.py"),
+    ]
+    found = [f"{file.name}: {text}" for file in files if file.name != "layer_kinds.py" for text in strings(file)]
+    assert found == []

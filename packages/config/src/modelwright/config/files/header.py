@@ -13,12 +13,10 @@ from modelwright.config.model.kind_registry import RUN, RegisteredKind
 from modelwright.config.run import run
 from modelwright.config.run.run import RunConfig
 from modelwright.config.strict.migrations import migrated
+from modelwright.config.strict.plain_data import RUN_KEY
 from modelwright.config.strict.validate import key_problem, validated
 
-__all__ = ["RUN_KEY", "config_of", "current_data"]
-
-RUN_KEY = "modelwright"
-"""Key at the top of a run; its value is the version of the file format."""
+__all__ = ["config_of", "current_data"]
 
 
 def config_of(data: Mapping[str, object]) -> RunConfig | ModelConfig:

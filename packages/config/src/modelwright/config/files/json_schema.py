@@ -19,7 +19,7 @@ from modelwright.config.model.kind_registry import RUN, config_class_for
 from modelwright.config.run.run import RunConfig
 from modelwright.config.strict.by_kind import ByKind
 from modelwright.config.strict.config_class import Config
-from modelwright.config.strict.plain_data import plain_value
+from modelwright.config.strict.plain_data import RUN_KEY, plain_value
 
 __all__ = ["field_descriptions", "json_schema"]
 
@@ -156,13 +156,13 @@ def _required_tags(cls: type) -> list[str]:
     required = ["kind"] if getattr(cls, "kind", None) is not None else []
     if issubclass(cls, ModelConfig) and cls.version > 1:
         required.append("version")
-    return ["modelwright"] if cls is RunConfig else required
+    return [RUN_KEY] if cls is RunConfig else required
 
 
 def _finished(schema: dict[str, Any], field: "dataclasses.Field[Any]", text: str | None) -> dict[str, Any]:
     """Add the description and the default of a field to its schema."""
     schema.pop("default", None)
-    if field.name == RUN_VERSION:
+    if field.name == RUN_KEY:
         schema["const"] = field.default
     if text:
         schema["description"] = " ".join(text.split())
@@ -171,10 +171,6 @@ def _finished(schema: dict[str, Any], field: "dataclasses.Field[Any]", text: str
         if _is_finite(default):
             schema["default"] = default
     return schema
-
-
-RUN_VERSION = "modelwright"
-"""Field of a run that contains the version of the file format."""
 
 
 def _is_finite(value: object) -> bool:

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from modelwright.config.files.document import Document
-from modelwright.config.files.header import RUN_KEY, config_of, current_data
+from modelwright.config.files.header import config_of, current_data
 from modelwright.config.files.reader import Format, ReadFormat, read_file, read_text, written_format
 from modelwright.config.files.yaml_writer import write_yaml
 from modelwright.config.model.base import ModelConfig
 from modelwright.config.problems.problem import ConfigError
 from modelwright.config.problems.wording import described, quoted_list
 from modelwright.config.run.run import RunConfig
-from modelwright.config.strict.plain_data import canonical, to_plain
+from modelwright.config.strict.plain_data import RUN_KEY, canonical, to_plain
 from modelwright.protocols import did_you_mean
 
 __all__ = ["dumps", "fingerprint", "load", "loads", "migrate", "save"]

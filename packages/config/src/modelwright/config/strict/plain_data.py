@@ -15,10 +15,22 @@ from modelwright.config.problems.problem import Problem
 from modelwright.config.problems.wording import Loc, described, dotted
 from modelwright.config.strict.config_class import Config
 
-__all__ = ["DEPTH_LIMIT", "canonical", "is_half_pair", "nests_too_deep", "not_plain", "plain_value", "to_plain"]
+__all__ = [
+    "DEPTH_LIMIT",
+    "RUN_KEY",
+    "canonical",
+    "is_half_pair",
+    "nests_too_deep",
+    "not_plain",
+    "plain_value",
+    "to_plain",
+]
 
 DEPTH_LIMIT = 64
 """Maximum depth of nested mappings and lists in a document."""
+
+RUN_KEY = "modelwright"
+"""Key at the top of a run; its value is the version of the file format, which is always written."""
 
 
 def to_plain(config: Config, *, full: bool) -> dict[str, Any]:
@@ -39,7 +51,7 @@ def to_plain(config: Config, *, full: bool) -> dict[str, Any]:
         data["version"] = version
     for field in _ordered(config):
         value = getattr(config, field.name)
-        if full or field.name == "modelwright" or not _is_default(value, field):
+        if full or field.name == RUN_KEY or not _is_default(value, field):
             data[field.name] = plain_value(value, full=full)
     return data
 
