@@ -18,11 +18,11 @@ def pages() -> dict[str, str]:
     """Return the text of each page by file name."""
     own = set(families())
     run = [cls for cls in classes() if cls not in own and not _belongs_to_family(cls)]
-    found = {"run.md": _page("A run", "What a file with `modelwright: 1` holds.", "run", run)}
+    found = {"run.md": _page("A run", "Fields of a file with `modelwright: 1`.", "run", run)}
     for family in families():
         held = json_schema(family.kind)["$defs"]
         parts = [family, *(cls for cls in classes() if _belongs_to_family(cls) and cls.__name__ in held)]
-        line = f"What a file with `kind: {family.kind}` holds, or the section `model` of a run. "
+        line = f"Fields of a file with `kind: {family.kind}`, and of the section `model` of a run. "
         found[f"{family.kind}.md"] = _page(f"`{family.kind}`", line + f"Version {family.version}.", family.kind, parts)
     return found
 
