@@ -161,6 +161,13 @@ def integration(session: nox.Session) -> None:
     uv(session, "run", "python", "-m", "pytest", *targets, *session.posargs, env=ONE_THREAD)
 
 
+@nox.session(venv_backend="none")
+def docs(session: nox.Session) -> None:
+    """Build the documentation site from docs/ into .nox/docs-site; a warning is an error."""
+    options = ("-q", "-E", "-W", "--keep-going")
+    uv(session, "run", "python", "-m", "sphinx", *options, "docs", ".nox/docs-site", env=ONE_THREAD)
+
+
 @nox.session(venv_backend="none", default=False)
 def parity(session: nox.Session) -> None:
     """Train on every layout of four ranks and compare each step with one rank."""
