@@ -348,8 +348,8 @@ class LatentRotaryEmbeddingInterface(Protocol):
 class LatentRotaryEmbeddingBuilder(Protocol):
     """Builder of the rotary embedding of MLA if `config.rope_type` is `"rope"`.
 
-    Call sites: `multi_latent_attention.py`, `MultiLatentAttention.__init__`; `absorbed_mla.py`; `dsa.py`,
-    `DSAIndexer.__init__`. The class is fixed in all of them (`RotaryEmbedding`).
+    Call sites: `MultiLatentAttention.__init__` in `multi_latent_attention.py`, `AbsorbedMLASelfAttention.__init__` in
+    `absorbed_mla.py`, and `DSAIndexer.__init__` in `dsa.py`. The class is fixed in all of them (`RotaryEmbedding`).
     """
 
     def __call__(
