@@ -1,4 +1,4 @@
-"""From a command to its ranks: `run_on_ranks` starts the processes of a job, or joins those of a launcher.
+"""The ranks of a command: `run_on_ranks` starts the processes of a job, or joins those of a launcher.
 
 A `Job` is everything that a rank needs, frozen and pickled: the config is validated once, by the command.
 """

@@ -24,7 +24,7 @@ class OptionalPackage:
     package: str
     """Name of the distribution."""
     enables: str
-    """What the package is needed for, as a noun phrase."""
+    """Purpose of the package, as a noun phrase."""
     extra: str | None = None
     """Requirement whose extra includes the package, such as `modelwright-layers[te]`. None: there is no extra."""
     install: str

@@ -1,4 +1,4 @@
-"""What `train` calls while it runs: a callback that follows the run, and a callback that adds metrics to each step."""
+"""The callbacks of `train`: one follows the run, another adds metrics to each step."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields

@@ -87,7 +87,7 @@ class UpstreamSection:
             name: The key.
 
         Returns:
-            The value; upstream's default if the key is missing; None if there is no known default either.
+            The value. If the key is missing, upstream's default, or None without a known default.
         """
         return self._left.pop(name, next(iter(self._defaults.get(name, ())), None))
 

@@ -1,1 +1,1 @@
-"""What a model reads in training and validation."""
+"""Data for training and validation."""

@@ -1,4 +1,4 @@
-"""Sampling: how the next token is chosen from the logits."""
+"""Sampling: the choice of the next token from the logits."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from modelwright.protocols import ModelwrightError
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the next token is chosen.
+    """Options of the choice of the next token.
 
     Raises:
         ModelwrightError: A value is out of its range.
