@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from modelwright.protocols.conformance.legacy_specs import LegacySpec, from_module_spec
     from modelwright.protocols.door import lazy_door
     from modelwright.protocols.engine_config import EngineConfig
-    from modelwright.protocols.errors import ConformanceError, ModelwrightError, did_you_mean
+    from modelwright.protocols.errors import ConformanceError, ModelwrightError
     from modelwright.protocols.not_fillable_yet.cross_attention import (
         CrossAttentionBuilder,
         CrossAttentionInterface,
@@ -180,6 +180,7 @@ if TYPE_CHECKING:
     )
     from modelwright.protocols.slots.rotary import RotaryEmbeddingBuilder, RotaryEmbeddingInterface
     from modelwright.protocols.slots.stack import StackBuilder, StackInterface
+    from modelwright.protocols.suggestions import did_you_mean
 else:
     from modelwright.protocols.door import lazy_door
 

@@ -1,15 +1,9 @@
-"""The base class of all exceptions of modelwright, and the wording that their messages share.
+"""The base class of all exceptions of modelwright.
 
-A message names the thing in backticks, the rule, the value, the alternatives and the remedy. `did_you_mean` adds the
-nearest existing name, with the same words in every package.
+A message names the thing in backticks, the rule, the value, the alternatives and the remedy.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 class ModelwrightError(Exception):
@@ -41,19 +35,3 @@ class ConformanceError(ModelwrightError):
     def __reduce__(self) -> tuple[type[ConformanceError], tuple[str, list[str]]]:
         """Pickle both arguments, because a rank sends its error to the process that started it."""
         return type(self), (self.subject, list(self.problems))
-
-
-def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """Return the end of a message about an unknown name.
-
-    Args:
-        word: The unknown name.
-        options: The existing names.
-
-    Returns:
-        `"; did you mean `x`?"` with the most similar of `options`, or "" if none is similar.
-    """
-    import difflib  # only a message about an error needs it
-
-    near = difflib.get_close_matches(word, list(options), n=1, cutoff=0.6)
-    return f"; did you mean `{near[0]}`?" if near else ""

@@ -10,7 +10,8 @@ from typing import Any
 
 from modelwright.protocols.conformance.adapted import Adapted, Source, name_of, read_signature
 from modelwright.protocols.conformance.check import check_conformance
-from modelwright.protocols.errors import ConformanceError, did_you_mean
+from modelwright.protocols.errors import ConformanceError
+from modelwright.protocols.suggestions import did_you_mean
 
 
 def adapt[T](

@@ -14,7 +14,8 @@ from typing import Any
 from modelwright.protocols.conformance.adapted import Adapted, asked_names, name_of, read_signature
 from modelwright.protocols.conformance.annotations import class_named_by, contradicts
 from modelwright.protocols.conformance.signatures import annotation_text, signature_problems, without_annotations
-from modelwright.protocols.errors import ConformanceError, did_you_mean
+from modelwright.protocols.errors import ConformanceError
+from modelwright.protocols.suggestions import did_you_mean
 
 type _AnyCallable = Callable[..., Any]
 
