@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from modelwright.config import RunConfig, TrainConfig
 from modelwright.distributed import finalize
 from modelwright.engine import device_runtime
-from modelwright.layers import MoeLayerSpec, MoeSpec, StackSpec, register_stack
+from modelwright.layers import MoeLayerSpec, MoeSpec, StackSpec, mark_sequence_parallel, register_stack
 from modelwright.moe import MoeModelConfig, moe_stack
 from modelwright.protocols import RouterBuilder
 from modelwright.training import StepRecord, train
@@ -43,7 +43,7 @@ class CosineRouter(nn.Module):
         if config.init_method is not None:
             config.init_method(self.directions)
         # Under sequence parallelism each rank routes its own tokens. The engine all-reduces gradients with this mark.
-        setattr(self.directions, "sequence_parallel", config.sequence_parallel)  # noqa: B010
+        mark_sequence_parallel(self.directions, enabled=config.sequence_parallel)
 
     def set_layer_number(self, layer_number: int, /) -> None:
         """Ignore the layer number, under which the engine's routers log their losses."""

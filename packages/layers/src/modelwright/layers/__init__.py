@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from modelwright.layers.moe.routing_recorder import LayerRouting, RoutingRecorder
     from modelwright.layers.moe.token_dispatcher import LocalTokenDispatcher, token_dispatcher
     from modelwright.layers.norm import TorchNorm
+    from modelwright.layers.parameter_marks import mark_sequence_parallel
     from modelwright.layers.rotary import ScaledRotaryEmbedding
     from modelwright.layers.slot_check import check_slots
     from modelwright.layers.stack.assembly import LanguageModelShape, build_stage
@@ -121,6 +122,7 @@ __all__ = [
     "find_backend",
     "find_kernels",
     "mamba_layer_spec",
+    "mark_sequence_parallel",
     "missing_for_kernels",
     "missing_for_te",
     "register_activation",

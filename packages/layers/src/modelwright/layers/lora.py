@@ -84,9 +84,9 @@ class LoraLinear(nn.Module):
         made: dict[str, Any] = {"dtype": config.params_dtype, "device": torch.cuda.current_device()}
         self.lora_a = nn.Parameter(torch.empty(rank, columns, **made))
         self.lora_b = nn.Parameter(torch.zeros(rows, rank, **made))
-        whole, part, dim = (self.lora_a, self.lora_b, 0) if split == "output" else (self.lora_b, self.lora_a, 1)
+        replicated, part, dim = (self.lora_a, self.lora_b, 0) if split == "output" else (self.lora_b, self.lora_a, 1)
         tensor_parallel.set_tensor_model_parallel_attributes(part, is_parallel=True, dim=dim, stride=stride)
-        mark_sequence_parallel(whole, enabled=self.sequence_parallel)
+        mark_sequence_parallel(replicated, enabled=self.sequence_parallel)
         NormalInit(1 / math.sqrt(input_size))(self.lora_a)
 
     def forward(self, hidden_SBH: Tensor, /) -> tuple[Tensor, Tensor | None]:

@@ -26,7 +26,7 @@ from modelwright.layers.parameter_marks import mark_partition_sizes, mark_split
 from modelwright.protocols import GatedNormInterface, InProjBuilder, ModelwrightError, OutProjBuilder
 
 if TYPE_CHECKING:
-    from megatron.core.inference.contexts import BaseInferenceContext
+    from megatron.core.inference.contexts import BaseInferenceContext, StaticInferenceContext
     from megatron.core.packed_seq_params import PackedSeqParams
     from megatron.core.process_groups_config import ProcessGroupCollection
     from megatron.core.transformer import TransformerConfig
@@ -114,12 +114,12 @@ class MambaMixer(MegatronModule):
         heads = config.mamba_num_heads or 2 * d_model // self.head_dim
         ranks = pg_collection.tp.size()
         self._check(heads, config.mamba_num_groups, ranks, pg_collection.cp.size())
-        whole = Sizes(heads * self.head_dim, config.mamba_num_groups * self.state_size, heads)
-        self.local = Sizes(whole.inner // ranks, whole.states // ranks, heads // ranks)
+        full = Sizes(heads * self.head_dim, config.mamba_num_groups * self.state_size, heads)
+        self.local = Sizes(full.inner // ranks, full.states // ranks, heads // ranks)
         self.context = HeadsOverContext(self.local, state_size=self.state_size, cp_group=pg_collection.cp)
         shared: dict[str, Any] = {"config": config, "bias": options.bias, "is_expert": False, "tp_group": self.tp_group}
         self.in_proj = in_proj(
-            d_model, sum(whole.projected), init_method=cast("_InitMethod", config.init_method), gather_output=False,
+            d_model, sum(full.projected), init_method=cast("_InitMethod", config.init_method), gather_output=False,
             skip_bias_add=False, tp_comm_buffer_name="fc1", name=name and f"{name}.in_proj", **shared,
         )  # fmt: skip
         _mark_projected(cast("nn.Module", self.in_proj), self.local.projected)
@@ -127,7 +127,7 @@ class MambaMixer(MegatronModule):
         if options.gated_norm:
             self.norm = self._gated_norm(config)
         self.out_proj = out_proj(
-            whole.inner, d_model, init_method=cast("_InitMethod", config.output_layer_init_method),
+            full.inner, d_model, init_method=cast("_InitMethod", config.output_layer_init_method),
             input_is_parallel=True, skip_bias_add=True, tp_comm_buffer_name="fc2", name=name and f"{name}.out_proj",
             **shared,
         )  # fmt: skip
@@ -157,9 +157,9 @@ class MambaMixer(MegatronModule):
         local = groups // tensor
         if local and context % local:
             rules.append(("The context ranks must divide `mamba_num_groups` of a tensor rank", context, local))
-        for rule, divisor, whole in rules:
-            if whole % divisor:
-                raise ModelwrightError(f"{rule}, but {divisor} does not divide {whole}; change one of them.")
+        for rule, divisor, number in rules:
+            if number % divisor:
+                raise ModelwrightError(f"{rule}, but {divisor} does not divide {number}; change one of them.")
 
     def _make_parameters(self, config: "TransformerConfig") -> None:
         """Make the parameters of convolution and scan, with the initial distributions of the engine's mixer."""
@@ -264,13 +264,14 @@ class MambaMixer(MegatronModule):
         skip = self.context.of_heads(self.D).float()
         return _by(skip, self.head_dim) if self.options.d_per_channel else skip
 
-    def _generated(self, projected_SBP: Tensor, context: Any) -> tuple[Tensor, Tensor]:
+    def _generated(self, projected_SBP: Tensor, context: "BaseInferenceContext") -> tuple[Tensor, Tensor]:
         """Process a prompt, or continue from the states that the engine's context stores for this layer."""
-        known: dict[int, Any] = context.key_value_memory_dict
+        static = cast("StaticInferenceContext", context)
+        known: dict[int, _States] = static.key_value_memory_dict
         if self.layer_number not in known:
             known[self.layer_number] = _States.zeros(self, projected_SBP.size(1))
-        states: _States = known[self.layer_number]
-        if not context.sequence_len_offset:
+        states = known[self.layer_number]
+        if not static.sequence_len_offset:
             return self._full_sequence(projected_SBP, None, states)
         return self._continued(projected_SBP, states)
 

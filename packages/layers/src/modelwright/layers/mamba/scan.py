@@ -277,7 +277,7 @@ class _Parts(NamedTuple):
         return _Parts(*(part[block].to(self.steps.dtype) for part in self))
 
 
-def _parts(  # noqa: PLR0917 - as the scan takes them
+def _parts(  # noqa: PLR0917 - as the arguments of the scan
     x: Tensor, dt: Tensor, B: Tensor, C: Tensor, first: Tensor, passing: Tensor, factors: _Factors
 ) -> tuple[_Parts, Tensor]:
     """Return the inputs of the chunks, with the state before each of them, and the last state."""

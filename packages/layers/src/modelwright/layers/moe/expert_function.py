@@ -295,11 +295,11 @@ class _Grads(NamedTuple):
             torch.mv(outer[: probs.numel()].t(), probs.to(outer.dtype), out=self.bias2)
 
 
-def _gradient_buffers(flat: Sequence[Tensor], experts: int, asked: Sequence[bool]) -> list[Tensor | None]:
+def _gradient_buffers(flat: Sequence[Tensor], experts: int, needed: Sequence[bool]) -> list[Tensor | None]:
     """Allocate buffers for the gradients that are needed, one piece of memory for each kind of weight."""
     buffers: list[Tensor | None] = []
     for start in range(0, len(flat), experts):
-        wanted = asked[start : start + experts]
+        wanted = needed[start : start + experts]
         joined = flat[start].new_empty(experts if any(wanted) else 0, *flat[start].shape)
         buffers += [joined[i] if want else None for i, want in enumerate(wanted)]
     return buffers
