@@ -94,7 +94,7 @@ OVERRIDES = {
     "short data file": (
         ["train.data=short.txt"],
         (
-            "error: `train.data` must hold more than `model.seq_length` = 32 bytes for validation, but short.txt holds "
+            "error: `train.data` must have more than `model.seq_length` = 32 bytes for validation, but short.txt has "
             "5; use a longer text, a shorter `seq_length`, or another `train.validation_fraction`."
         ),
     ),
@@ -149,7 +149,8 @@ def test_resume_of_nothing(tmp_path: Path) -> None:
     )
     (tmp_path / "empty").mkdir()
     assert refused(tmp_path, "--resume", "empty") == (
-        "error: `empty` must hold a checkpoint, but there is none under `checkpoints/`; a run saves one at its end and "
+        "error: `empty` must contain a checkpoint, but there is none under `checkpoints/`; a run saves one at its "
+        "end and "
         "every `train.checkpoint_interval` steps."
     )
 
@@ -174,12 +175,13 @@ def test_a_checkpoint_that_was_cut_off(run_dir: Path) -> None:
     newest = run_dir / "checkpoints" / "step-00000006"
     (newest / ".metadata").unlink()
     assert refused(run_dir.parent, "--resume", "run", "--steps", "9") == (
-        "error: `run/checkpoints/step-00000006` must be a whole checkpoint, but .metadata is missing: it was cut off "
-        "or changed; delete that folder to go on from an older one (the one before it is `step-00000003`)."
+        "error: `run/checkpoints/step-00000006` must be a complete checkpoint, but .metadata is missing: it was cut "
+        "off "
+        "or changed; delete that folder to resume from an older one (the one before it is `step-00000003`)."
     )
     done = modelwright("generate", run_dir)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"error: `{newest}` must be a whole checkpoint, but .metadata is missing: ")
+    assert done.stderr.startswith(f"error: `{newest}` must be a complete checkpoint, but .metadata is missing: ")
 
 
 def test_a_checkpoint_whose_data_was_cut_short(run_dir: Path) -> None:

@@ -151,7 +151,9 @@ def test_ranks_that_build_different_models(two_ranks: RankPool) -> None:
 def test_groups_that_are_wrong_on_one_rank(two_ranks: RankPool) -> None:
     (first, _), (second, _) = two_ranks.run(build, "build", "other groups")
     assert first == second
-    assert first.startswith("BuildError: on rank 1: `pg_collection` must contain the groups of the parallelism, but `dp`")
+    assert first.startswith(
+        "BuildError: on rank 1: `pg_collection` must contain the groups of the parallelism, but `dp`"
+    )
 
 
 def build_in_bfloat16(pattern: str) -> str:

@@ -64,13 +64,13 @@ class Watcher:
         self.stages: list[nn.Module] = []
         self.first: dict[str, Tensor] = {}
 
-    def started(self, run: RunConfig, stages: list[nn.Module], first_step: int) -> None:
+    def on_start(self, run: RunConfig, stages: list[nn.Module], first_step: int) -> None:
         self.stages = stages
         self.first = {name: value.detach().clone() for name, value in stages[0].named_parameters()}
 
-    def stepped(self, record: object) -> None: ...
+    def on_step(self, record: object) -> None: ...
 
-    def saved(self, path: Path, step: int) -> None: ...
+    def on_checkpoint(self, path: Path, step: int) -> None: ...
 
 
 def changed(run: RunConfig) -> tuple[set[str], set[str]]:

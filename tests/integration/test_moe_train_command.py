@@ -65,9 +65,9 @@ def test_a_run_goes_on_where_experts_have_the_same_sort_of_optimizer(trained: tu
     refused = modelwright("train", "--resume", trained[1], "--steps", "14", *settings("parallelism.expert=1"))
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-1] == (
-        f"error: `{trained[1]}/checkpoints/step-00000013` holds the state of another optimizer: where "
-        "`parallelism.expert` is above 1 or `expert_tensor` is not `tensor`, experts have an optimizer of their own, "
-        "and this run has none where that one has them. Go on with a layout that agrees in this."
+        f"error: `{trained[1]}/checkpoints/step-00000013` cannot be resumed with this layout: expert parameters have a "
+        "separate optimizer where `parallelism.expert` is above 1 or `expert_tensor` is not `tensor`, so this layout "
+        "has a single one and the checkpoint has two; use a layout that agrees in this, or start a new run."
     )
 
 

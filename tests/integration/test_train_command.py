@@ -157,7 +157,7 @@ def test_a_drawing_that_could_not_be_written(tmp_path: Path) -> None:
     missing = tmp_path / "missing" / "split.svg"
     done = modelwright("build", tiny_file(tmp_path), "--svg", missing)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: `--svg` must name a file in a folder that exists, but `{missing}` is not one.\n"
+    assert done.stderr == f"error: `--svg` must name a file in an existing folder, but `{missing}` is not one.\n"
 
 
 def test_build_cuts_every_matrix(tmp_path: Path) -> None:

@@ -41,7 +41,6 @@ from modelwright.config import (
     preset,
     replace,
 )
-from modelwright.config.from_megatron.run_files import _OURS
 from modelwright.gpt import GPTModelConfig
 from modelwright.layers import resolve
 from tests.config import upstream_defaults
@@ -230,7 +229,7 @@ def test_a_hybrid_of_attention_and_mlp_is_a_gpt() -> None:
     ],
 )
 def test_a_model_that_no_family_can_be_is_refused(data: Any) -> None:
-    with pytest.raises(ConfigError, match="describes a model that .* cannot convert"):
+    with pytest.raises(ConfigError, match=r"describes a model that .* cannot convert"):
         convert(data())
 
 
@@ -292,14 +291,15 @@ def test_the_table_of_defaults_is_that_of_the_installed_upstream() -> None:
 
 def test_what_convert_holds_back_is_what_resolve_decides() -> None:
     """A field that `resolve` refuses in `engine:` must be mapped or held back, or a converted file would not build."""
-    from modelwright.layers.stack.resolution import FIXED_FIELDS, _parallel_fields, _precision_fields
+    from modelwright.config import FIXED_ENGINE_FIELDS
+    from modelwright.layers.stack.resolution import _parallel_fields, _precision_fields
 
     run = convert(llama().as_dict()).config
-    owned = {*FIXED_FIELDS, *run.model.engine_fields(), *_parallel_fields(run.parallelism), *_precision_fields(run.precision)}
+    computed = {*_parallel_fields(run.parallelism), *_precision_fields(run.precision)}
+    owned = {*FIXED_ENGINE_FIELDS, *run.model.engine_fields(), *computed}
     data = llama().as_dict()
     for name in sorted(owned - {"activation"}):
         value = data["transformer"].get(name)
         data["transformer"][name] = (not value) if isinstance(value, bool) else value
     data["transformer"] |= {"tensor_model_parallel_size": 1, "sequence_parallel": False, "fp16": False, "bf16": False}
     assert set(convert(data).config.model.engine) & owned == set()
-    assert set(_OURS) >= set(FIXED_FIELDS)

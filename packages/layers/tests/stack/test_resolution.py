@@ -9,9 +9,9 @@ from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.enums import AttnBackend
 from torch.nn import functional as F
 
-from modelwright.config import ModelConfig, Parallelism, Precision, fingerprint, replace
+from modelwright.config import FIXED_ENGINE_FIELDS, ModelConfig, Parallelism, Precision, fingerprint, replace
 from modelwright.distributed import NormalInit
-from modelwright.layers import FIXED_FIELDS, EngineFieldError, resolve
+from modelwright.layers import EngineFieldError, resolve
 from packages.layers.tests.toy import ToyConfig
 
 
@@ -145,10 +145,10 @@ def test_a_field_with_another_owner(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", FIXED_FIELDS)
+@pytest.mark.parametrize("name", FIXED_ENGINE_FIELDS)
 def test_a_field_with_one_value_in_every_model(name: str) -> None:
     """No field of ours sets it, so the message says that it is fixed, and why."""
-    fixed = FIXED_FIELDS[name]
+    fixed = FIXED_ENGINE_FIELDS[name]
     assert getattr(resolve(ToyConfig(), Parallelism(), Precision()), name) is fixed.value
     assert refused(**{name: not fixed.value}) == (
         f"`engine.{name}` must be left out, because modelwright fixes it to {fixed.value}: {fixed.reason}."

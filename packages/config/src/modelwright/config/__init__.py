@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from modelwright.config.model.base import ModelConfig
     from modelwright.config.model.decoder import DecoderConfig
     from modelwright.config.model.experts import ExpertsConfig
+    from modelwright.config.model.fixed_engine_fields import COMPUTED_ENGINE_FIELDS, FIXED_ENGINE_FIELDS, FixedField
     from modelwright.config.model.kind_registry import config_class_for, register_config, registered_kinds
     from modelwright.config.model.layer_kinds import (
         ATTENTION,
@@ -85,6 +86,8 @@ else:
 __all__ = [
     "ABSENT",
     "ATTENTION",
+    "COMPUTED_ENGINE_FIELDS",
+    "FIXED_ENGINE_FIELDS",
     "GATED_DELTA_NET",
     "LAYER_KINDS",
     "MAMBA",
@@ -103,6 +106,7 @@ __all__ = [
     "DecoderConfig",
     "Difference",
     "ExpertsConfig",
+    "FixedField",
     "Fraction",
     "FrozenMapping",
     "LayerKind",

@@ -5,6 +5,7 @@ The engine keeps groups in module globals that several of its paths read even wh
 """
 
 import datetime
+import gc
 import os
 
 import torch
@@ -64,7 +65,8 @@ def initialize(
 def finalize() -> None:
     """Leave the job: destroy the groups of the engine and torch, and undo what `initialize` changed in the process.
 
-    Nothing happens when there are no groups.
+    Each gloo group is a thread that polls until its last reference is gone. Models and optimizers refer to groups in
+    cycles, so Python's garbage collector runs here. Nothing happens when there are no groups.
     """
     parallel_state.destroy_model_parallel()
     parallel_state.destroy_global_memory_buffer()
@@ -73,6 +75,7 @@ def finalize() -> None:
         BridgeCommunicator.destroy_broadcast_pgs()
         BridgeCommunicator.destroy_bridge_pgs()
         torch.distributed.destroy_process_group()
+        gc.collect()
     restore_router_loss_tracker()
     restore_interfaces()
 

@@ -9,7 +9,7 @@ names it to gloo and NCCL.
 import os
 import socket
 from types import TracebackType
-from typing import Self, final
+from typing import Any, Self, final
 
 import torch
 
@@ -75,7 +75,8 @@ class LocalStore:
             listener.listen(1024)
             self.port: int = listener.getsockname()[1]
             # The store owns the descriptor from here on, and closes it.
-            self._store: torch.distributed.TCPStore | None = torch.distributed.TCPStore(
+            dist: Any = torch.distributed  # re-exports the store without saying so
+            self._store: object = dist.TCPStore(
                 LOOPBACK,
                 self.port,
                 is_master=True,

@@ -10,12 +10,13 @@ if TYPE_CHECKING:
     from modelwright.layers.activations import Activation, ActivationFunction, activation, register_activation
     from modelwright.layers.attention.attention_layer import AttentionLayerSpec, SelfAttentionSpec
     from modelwright.layers.attention.heads_norm import HeadsNorm
-    from modelwright.layers.attention.latent_attention import (
+    from modelwright.layers.attention.mla import (
         DuplicatedLinear,
         LatentAttentionLayerSpec,
         LatentAttentionSpec,
     )
     from modelwright.layers.attention.sdpa import SdpaCoreAttention
+    from modelwright.layers.layer_spec import FUSED_NAMES, LayerSpec
     from modelwright.layers.lora import ColumnLora, LinearSlot, LoraLinear, RowLora, with_lora
     from modelwright.layers.mamba.causal_convolution import causal_conv, causal_conv_step
     from modelwright.layers.mamba.gated_norm import GatedRMSNorm
@@ -49,8 +50,7 @@ if TYPE_CHECKING:
         stack_spec,
     )
     from modelwright.layers.stack.decoder_builder import DecoderModelBuilder, decoder_stack
-    from modelwright.layers.stack.layer_spec import FUSED_NAMES, LayerSpec
-    from modelwright.layers.stack.resolution import FIXED_FIELDS, EngineFieldError, resolve
+    from modelwright.layers.stack.resolution import EngineFieldError, resolve
     from modelwright.layers.stack.spec import StackSpec
     from modelwright.layers.stack.stack_builder import StackModelBuilder
     from modelwright.layers.stack.stack_registry import StackFunction, register_stack, registered_stack
@@ -62,7 +62,6 @@ else:
     __getattr__, __dir__ = lazy_door(__name__, __file__, before=load_engine)
 
 __all__ = [
-    "FIXED_FIELDS",
     "FUSED_NAMES",
     "TORCH",
     "TORCH_KERNELS",

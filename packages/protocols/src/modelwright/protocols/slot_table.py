@@ -120,7 +120,7 @@ SLOTS: tuple[Slot, ...] = (
         "cross_attention",
         cross_attention.CrossAttentionBuilder,
         _LAYER,
-        ("transformer.cross_attention.CrossAttention", "transformer.identity_op.IdentityOp"),
+        ("transformer.attention.CrossAttention", "transformer.identity_op.IdentityOp"),
     ),
     Slot(
         "TransformerLayerSubmodules",

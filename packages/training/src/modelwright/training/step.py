@@ -58,7 +58,7 @@ def clear_gradients(stages: Sequence[nn.Module], optimizer: MegatronOptimizer) -
     """Set all gradients of this rank to zero, those in the buffers of Megatron's wrappers too."""
     for stage in stages:
         if isinstance(stage, _BaseDataParallel):
-            stage.zero_grad_buffer()  # type: ignore[no-untyped-call]
+            stage.zero_grad_buffer()
     optimizer.zero_grad()
 
 

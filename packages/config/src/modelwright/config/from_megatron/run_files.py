@@ -17,6 +17,7 @@ from modelwright.config.from_megatron.dictionaries import (
     plain_upstream,
     upstream_defaults,
 )
+from modelwright.config.model.fixed_engine_fields import COMPUTED_ENGINE_FIELDS, FIXED_ENGINE_FIELDS
 from modelwright.config.problems.problem import ConfigError, Problem
 from modelwright.config.problems.wording import described
 from modelwright.config.run.run import RunConfig
@@ -63,23 +64,8 @@ _DERIVED = {
     "embedding_init_method_std": "init_method_std",
     "moe_ffn_hidden_size": "ffn_hidden_size",
 }
-# Fields that `modelwright.layers.resolve` sets itself, and refuses in `engine:`.
-_OURS = {
-    "apply_rope_fusion",
-    "batch_p2p_comm",
-    "bias_activation_fusion",
-    "bias_dropout_fusion",
-    "gradient_accumulation_fusion",
-    "init_method",
-    "is_hybrid_model",
-    "masked_softmax_fusion",
-    "output_layer_init_method",
-    "overlap_p2p_comm",
-    "perform_initialization",
-    "persist_layer_norm",
-    "transformer_impl",
-    "use_cpu_initialization",
-}
+# Fields that `modelwright.layers.resolve` sets itself; the backend decides about `transformer_impl`.
+_SET_BY_RESOLVE = {*FIXED_ENGINE_FIELDS, *COMPUTED_ENGINE_FIELDS, "transformer_impl"}
 
 
 @final
@@ -181,7 +167,7 @@ def _engine(section: UpstreamSection) -> dict[str, object]:
     for name, value in section.changed().items():
         if name in sources and value == sources[name]:
             continue
-        if name in _OURS:
+        if name in _SET_BY_RESOLVE:
             section.note(name, value, "modelwright sets it itself")
         elif name not in known:
             section.note(name, value, "not a field of the engine's `TransformerConfig`")

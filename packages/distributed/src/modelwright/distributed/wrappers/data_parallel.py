@@ -6,7 +6,6 @@ added by `wrap_stages.register(MyWrap)`.
 
 import functools
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from torch import nn
 
 from modelwright.config import MegatronDDP, MegatronFSDP, NoWrap, Precision, TorchFSDP2
 from modelwright.distributed.wrappers.torch_fsdp2 import FullyShardedStage
+from modelwright.engine import OPTIONAL_PACKAGES
 from modelwright.protocols import ModelwrightError
 
 
@@ -139,8 +139,9 @@ def _(strategy: TorchFSDP2, precision: Precision) -> Iterator[str]:
 @wrap_problems.register
 def _(strategy: MegatronFSDP, precision: Precision) -> Iterator[str]:
     missing: list[str] = []
-    if find_spec("einops") is None:
-        missing.append("einops is not installed (pip install einops)")
+    einops = OPTIONAL_PACKAGES["einops"]
+    if not einops.is_installed:
+        missing.append(f"einops is not installed ({einops.install})")
     if not torch.cuda.is_available():
         missing.append("CUDA is not usable: it orders its communication by CUDA streams and events")
     if missing:

@@ -14,12 +14,13 @@ import contextlib
 import queue
 from collections.abc import Generator
 from importlib import import_module
+from typing import Any
 
 
 @contextlib.contextmanager
 def results_in_this_process() -> Generator[None]:
     """Keep the engine from starting a manager process until the end of the block."""
-    module = import_module("megatron.core.dist_checkpointing.strategies.filesystem_async")
+    module: Any = import_module("megatron.core.dist_checkpointing.strategies.filesystem_async")
     before = module._results_queue
     module._results_queue = queue.Queue()
     try:

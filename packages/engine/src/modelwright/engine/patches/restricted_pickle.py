@@ -71,7 +71,8 @@ def load_metadata(file: IO[bytes]) -> Any:
         pickle.UnpicklingError: It asks for anything but descriptions of tensors, or names a file outside its folder.
     """
     metadata: Any = _MetadataUnpickler(file).load()
-    for place in (getattr(metadata, "storage_data", None) or {}).values():
+    places: dict[object, Any] = getattr(metadata, "storage_data", None) or {}
+    for place in places.values():
         name = str(place.relative_path)
         if name != Path(name).name or name in ("", ".", ".."):
             raise pickle.UnpicklingError(f"it names the file `{name}`, which is not in its folder")

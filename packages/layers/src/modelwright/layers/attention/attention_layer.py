@@ -9,10 +9,10 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_layer import TransformerLayer
 
 from modelwright.layers.attention.sdpa import SdpaCoreAttention
+from modelwright.layers.layer_spec import LayerSpec
 from modelwright.layers.norm import TorchNorm
 from modelwright.layers.residual import bias_dropout_add
 from modelwright.layers.slot_check import check_slots
-from modelwright.layers.stack.layer_spec import LayerSpec
 from modelwright.protocols import (
     AttentionLayerInterface,
     BiasDropoutAddBuilder,

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, cast
 from megatron.core.ssm.mamba_layer import MambaLayer, MambaLayerSubmodules
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 
+from modelwright.layers.layer_spec import LayerSpec
 from modelwright.layers.mamba.kernels import TORCH_KERNELS, MambaKernels
 from modelwright.layers.mamba.mixer import MambaMixer, MambaOptions
 from modelwright.layers.norm import TorchNorm
 from modelwright.layers.residual import mamba_bias_dropout_add
 from modelwright.layers.slot_check import check_slots
-from modelwright.layers.stack.layer_spec import LayerSpec
 from modelwright.protocols import (
     InProjBuilder,
     MambaBiasDropoutAddBuilder,

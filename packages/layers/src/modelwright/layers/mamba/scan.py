@@ -291,10 +291,14 @@ def _parts(  # noqa: PLR0917 - as the arguments of the scan
 class _Scan(torch.autograd.Function):
     """Scan over chunks.
 
-    Arguments: x `[b, c, l, g, r, d]`; dt `[b, c, l, g, r]`; the logarithms of the decays to base 2, summed within each
-    chunk, with the shape of dt in float64; B and C `[b, c, l, g, state]`; the initial states `[b, g, state, r, d]`; the
-    coefficients of each position's contribution to itself `[b, c, l, g, r, 1 or d]`; sequence indices `[b, c, l]` or
-    None. Results: y with the shape of x, and the final states.
+    Arguments, in order:
+    - x, `[b, c, l, g, r, d]`, and dt, `[b, c, l, g, r]`
+    - the logarithms of the decays to base 2, summed within each chunk, with the shape of dt in float64
+    - B and C, `[b, c, l, g, state]`, and the initial states, `[b, g, state, r, d]`
+    - the coefficients of each position's contribution to itself, `[b, c, l, g, r, 1 or d]`
+    - sequence indices, `[b, c, l]` or None
+
+    Results: y with the shape of x, and the final states.
     """
 
     @staticmethod

@@ -7,10 +7,10 @@ from megatron.core.ssm.mlp_layer import MLPLayer
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 
+from modelwright.layers.layer_spec import LayerSpec
 from modelwright.layers.norm import TorchNorm
 from modelwright.layers.residual import bias_dropout_add
 from modelwright.layers.slot_check import check_slots
-from modelwright.layers.stack.layer_spec import LayerSpec
 from modelwright.protocols import (
     BiasDropoutAddBuilder,
     LinearFc1Builder,

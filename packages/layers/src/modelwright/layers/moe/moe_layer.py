@@ -18,13 +18,13 @@ from megatron.core.transformer.transformer_layer import MoETransformerLayer
 from torch import Tensor, nn
 
 from modelwright.engine import track_losses_of_every_model
+from modelwright.layers.layer_spec import LayerSpec
 from modelwright.layers.mlp.mlp_layer import mlp_parts
 from modelwright.layers.moe.grouped_experts import GroupedExperts
 from modelwright.layers.moe.token_dispatcher import LocalTokenDispatcher, token_dispatcher
 from modelwright.layers.norm import TorchNorm
 from modelwright.layers.residual import bias_dropout_add
 from modelwright.layers.slot_check import check_slots
-from modelwright.layers.stack.layer_spec import LayerSpec
 from modelwright.protocols import (
     BiasDropoutAddBuilder,
     ExpertsBuilder,

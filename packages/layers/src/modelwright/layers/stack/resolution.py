@@ -12,48 +12,25 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal, final
+from typing import Any, Literal
 
 import torch
 from megatron.core.transformer import MLATransformerConfig, TransformerConfig
 
-from modelwright.config import ConfigError, ModelConfig, Parallelism, Precision, Problem, quoted_list
+from modelwright.config import (
+    FIXED_ENGINE_FIELDS,
+    ConfigError,
+    ModelConfig,
+    Parallelism,
+    Precision,
+    Problem,
+    quoted_list,
+)
 from modelwright.distributed import NormalInit, virtual_stages
 from modelwright.layers.activations import activation
 from modelwright.protocols import did_you_mean
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@final
-@dataclass(frozen=True)
-class FixedField:
-    """Engine field that has one value in every model of modelwright."""
-
-    value: bool
-    """The value."""
-    reason: str
-    """Why no other value works, as a clause."""
-
-
-_INITIAL_VALUES = "initial values depend on the seed and the names of the parameters alone"
-_KERNELS = "this fusion needs a GPU compiler or GPU kernels, and no backend of modelwright uses it"
-
-FIXED_FIELDS: Final[Mapping[str, FixedField]] = types.MappingProxyType(
-    {
-        "is_hybrid_model": FixedField(value=True, reason="every model is built as the engine's `HybridModel`"),
-        "use_cpu_initialization": FixedField(value=False, reason=_INITIAL_VALUES),
-        "perform_initialization": FixedField(value=True, reason=_INITIAL_VALUES),
-        "gradient_accumulation_fusion": FixedField(value=False, reason=_KERNELS),
-        "bias_activation_fusion": FixedField(value=False, reason=_KERNELS),
-        "bias_dropout_fusion": FixedField(value=False, reason=_KERNELS),
-        "masked_softmax_fusion": FixedField(value=False, reason=_KERNELS),
-        "apply_rope_fusion": FixedField(value=False, reason=_KERNELS),
-        "persist_layer_norm": FixedField(value=False, reason=_KERNELS),
-    }
-)
-"""Engine fields with one value in every model, by name."""
 
 
 class EngineFieldError(ConfigError):
@@ -76,7 +53,7 @@ def resolve(config: ModelConfig, parallelism: Parallelism, precision: Precision)
             the combination of all fields.
     """
     _check_engine_fields(config)
-    fields: dict[str, Any] = {name: field.value for name, field in FIXED_FIELDS.items()}
+    fields: dict[str, Any] = {name: field.value for name, field in FIXED_ENGINE_FIELDS.items()}
     fields |= dict(config.engine_fields()) | _parallel_fields(parallelism) | _precision_fields(precision)
     chosen = activation(fields.pop("activation"))
     fields |= {"activation_func": chosen.function, "gated_linear_unit": chosen.gated}
@@ -141,8 +118,8 @@ def _passed_through(made: type[TransformerConfig], given: Mapping[str, Any], *, 
     known = {field.name for field in dataclasses.fields(made) if not field.name.startswith("_")}
     values, problems = dict[str, Any](), list[Problem]()
     for name, value in given.items():
-        if name in FIXED_FIELDS:
-            fixed = FIXED_FIELDS[name]
+        if name in FIXED_ENGINE_FIELDS:
+            fixed = FIXED_ENGINE_FIELDS[name]
             message = (
                 f"`engine.{name}` must be left out, because modelwright fixes it to {fixed.value}: {fixed.reason}."
             )

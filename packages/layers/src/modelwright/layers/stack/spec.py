@@ -14,7 +14,7 @@ from megatron.core.models.hybrid.hybrid_block import HybridStack, HybridStackSub
 from modelwright.config import LAYER_KINDS
 from modelwright.engine import as_module_spec
 from modelwright.layers.attention.attention_layer import AttentionLayerSpec
-from modelwright.layers.attention.latent_attention import LatentAttentionLayerSpec
+from modelwright.layers.attention.mla import LatentAttentionLayerSpec
 from modelwright.layers.mamba.mamba_layer import MambaLayerSpec
 from modelwright.layers.mlp.mlp_layer import MlpLayerSpec
 from modelwright.layers.moe.moe_layer import MoeLayerSpec

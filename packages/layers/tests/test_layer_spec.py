@@ -8,6 +8,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import ColumnParallelLinear
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.identity_op import IdentityOp
+from packages.layers.tests.attention.test_latent_attention import LatentConfig
 from torch import nn
 
 from modelwright.config import LAYER_KINDS, Parallelism, Precision
@@ -26,7 +27,6 @@ from modelwright.layers import (
     StackSpec,
     resolve,
 )
-from packages.layers.tests.attention.test_latent_attention import LatentConfig
 from packages.layers.tests.moe.moe_toy import MoeToyConfig
 from packages.layers.tests.toy import ToyConfig
 

@@ -6,7 +6,7 @@ Seam: Megatron-Core accepts only classes of its own list for the down-projection
 no Transformer Engine is its column-parallel linear. That class is wrong over several tensor ranks: all heads share the
 rotated part of the keys, and its gradient is not summed over the ranks. So the engine builds its attention with that
 class, and `LatentAttentionSpec` then replaces both down-projections by those of the spec.
-`packages/layers/tests/attention/test_latent_attention.py` fails when the engine builds or calls them differently.
+`packages/layers/tests/attention/test_mla.py` fails when the engine builds or calls them differently.
 """
 
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from modelwright.engine import as_module_spec
 from modelwright.layers.attention.sdpa import SdpaCoreAttention
+from modelwright.layers.layer_spec import LayerSpec
 from modelwright.layers.norm import TorchNorm
 from modelwright.layers.parameter_marks import mark_sequence_parallel
 from modelwright.layers.residual import bias_dropout_add
 from modelwright.layers.slot_check import check_slots
-from modelwright.layers.stack.layer_spec import LayerSpec
 from modelwright.protocols import (
     BiasDropoutAddBuilder,
     LatentAttentionBuilder,
