@@ -60,3 +60,10 @@ def test_a_way_is_short_and_true(title: str):
             if isinstance(target, ast.Name)
         }
         assert name in defined, f"{file} does not define {name}"
+
+
+def test_the_size_of_a_tile_on_the_page_is_that_of_the_code():
+    """The page had half of it once."""
+    code = source("distributed/initialization/layout_free.py").read_text(encoding="utf-8")
+    size = int(re.findall(r"^_TILE = ([\d_]+)", code, flags=re.MULTILINE)[0])
+    assert f"{size:,} elements" in (ROOT / "docs" / "distributed.md").read_text(encoding="utf-8")

@@ -4,8 +4,6 @@ Known differences ahead: from megatron-core 0.20 on, the engine's stack is built
 (`layer_config_list`) instead of a list of layer types. The code that builds it is in `modelwright.layers`.
 """
 
-import torch
-
 from modelwright.protocols import ModelwrightError
 
 OLDEST_TORCH = (2, 11)
@@ -18,6 +16,8 @@ def check_torch() -> None:
     Raises:
         ModelwrightError: torch is older than `OLDEST_TORCH`.
     """
+    import torch
+
     version = str(torch.__version__)
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_TORCH:
         oldest = ".".join(map(str, OLDEST_TORCH))

@@ -17,8 +17,6 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 
-import torch
-
 from modelwright.engine.thread_patch import Change, ThreadPatch
 from modelwright.engine.versions import check_torch
 
@@ -33,6 +31,8 @@ def load_engine() -> None:
     """
     if _WHOLE_MODEL in sys.modules:
         return
+    import torch  # the doors of all packages above import this file, and must stay light
+
     check_torch()
     if torch.cuda.is_available():
         import_module(_WHOLE_MODEL)
@@ -47,6 +47,8 @@ def _as_written(function: Callable[..., Any] | None = None, **_: object) -> Any:
 
 
 def _changes() -> Iterator[Change]:
+    import torch
+
     yield torch, "compile", _as_written
 
 
