@@ -118,7 +118,7 @@ class BigramBuilder(ModelBuilder[Bigram, BigramConfig]):
         seed: int = 1234,
     ) -> list[nn.Module]:
         return build_stages(
-            lambda _: self.build_model(pg_collection),
+            lambda vp_stage: self.build_model(pg_collection),
             config=self.config,
             pg_collection=pg_collection,
             parallelism=parallelism,

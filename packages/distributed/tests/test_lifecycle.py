@@ -165,7 +165,12 @@ def test_what_is_kept_in_float32_was_never_cast_down(groups: ProcessGroupCollect
     whole = build(groups, seed=3)
     precision = Precision(params="bfloat16", keep_float32=("linear.w*",))
     stage = unwrapped(
-        build(groups, seed=3, precision=precision, build_stage=lambda _: TinyStage(groups, engine_config(bf16=True)))
+        build(
+            groups,
+            seed=3,
+            precision=precision,
+            build_stage=lambda vp_stage: TinyStage(groups, engine_config(bf16=True)),
+        )
     )
     assert stage.linear.weight.dtype is torch.float32
     assert torch.equal(stage.linear.weight, whole.linear.weight)
@@ -175,7 +180,7 @@ def test_what_is_kept_in_float32_was_never_cast_down(groups: ProcessGroupCollect
 def test_a_pattern_that_names_nothing_is_refused(groups: ProcessGroupCollection) -> None:
     precision = Precision(params="bfloat16", keep_float32=("*linaer*",))
     with pytest.raises(PrecisionError) as caught:
-        build(groups, precision=precision, build_stage=lambda _: TinyStage(groups, engine_config(bf16=True)))
+        build(groups, precision=precision, build_stage=lambda vp_stage: TinyStage(groups, engine_config(bf16=True)))
     assert str(caught.value) == (
         "`precision.keep_float32` must match parameters of the model, but '*linaer*' matches none of its 3; they are "
         "named like `linear.bias`."

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from modelwright.distributed.initialization.layout_free import InitializationError, initialize_parameters
     from modelwright.distributed.initialization.meta_device import MetaBuild, MetaError
     from modelwright.distributed.initialization.shards import local_shards
-    from modelwright.distributed.lifecycle import build_stages
+    from modelwright.distributed.lifecycle import StageFunction, build_stages
     from modelwright.distributed.phase_barrier import BuildError, PhaseBarrier
     from modelwright.distributed.pipeline_split import StageError, layers_of, staged_pattern
     from modelwright.distributed.rank_pool import RankError, RankPool, run_ranks
@@ -63,6 +63,7 @@ __all__ = [
     "RankError",
     "RankPool",
     "StageError",
+    "StageFunction",
     "StateDictError",
     "UniformInit",
     "WrapError",

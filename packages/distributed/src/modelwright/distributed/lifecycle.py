@@ -8,8 +8,8 @@ and nothing overwrites them later. All ranks reach the end of each phase, or all
 import contextlib
 import datetime
 import gc
-from collections.abc import Callable, Generator, Sequence
-from typing import Any
+from collections.abc import Generator, Sequence
+from typing import Any, Protocol
 
 import torch
 from megatron.core import tensor_parallel
@@ -27,7 +27,17 @@ from modelwright.distributed.initialization.meta_device import MetaBuild
 from modelwright.distributed.phase_barrier import DEFAULT_TIMEOUT, PhaseBarrier
 from modelwright.distributed.wrappers.data_parallel import wrap_stages
 
-type StageFunction = Callable[[int | None], nn.Module]
+
+class StageFunction(Protocol):
+    """Builds one stage; a bound `ModelBuilder.build_model` is one."""
+
+    def __call__(self, *, vp_stage: int | None) -> nn.Module:
+        """Build a stage.
+
+        Args:
+            vp_stage: Virtual stage of this rank, from 0. None: there are no virtual stages.
+        """
+        ...
 
 
 @contextlib.contextmanager
@@ -60,7 +70,7 @@ def build_stages(
     """Build all stages of this rank, initialized and wrapped.
 
     Args:
-        build_stage: Builds one stage; its argument is the virtual stage, None where there are none.
+        build_stage: Builds one stage.
         config: Config of the model, passed to the hooks.
         pg_collection: The process groups of this rank.
         parallelism: Sizes of the axes.
@@ -123,7 +133,7 @@ def _built(build_stage: StageFunction, virtual: int | None, *, meta: bool) -> li
 
     def build() -> list[nn.Module]:
         # A part that names no device was made on the CPU.
-        stages = [build_stage(i if virtual else None).cuda() for i in range(virtual or 1)]
+        stages = [build_stage(vp_stage=i if virtual else None).cuda() for i in range(virtual or 1)]
         mark_rewrapped(stages)
         return stages
 

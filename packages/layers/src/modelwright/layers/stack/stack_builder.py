@@ -6,6 +6,7 @@ all stages of a rank, is defined here.
 
 import abc
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, override
 
 from megatron.core.models.hybrid.hybrid_model import HybridModel
@@ -106,9 +107,7 @@ class StackModelBuilder[ConfigT: ModelConfig](ModelBuilder[HybridModel, ConfigT]
         seed: int = 1234,
     ) -> list[nn.Module]:
         return build_stages(
-            lambda vp_stage: self.build_model(
-                pg_collection, parallelism=parallelism, precision=precision, vp_stage=vp_stage
-            ),
+            partial(self.build_model, pg_collection, parallelism=parallelism, precision=precision),
             config=self.config,
             pg_collection=pg_collection,
             parallelism=parallelism,
