@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from modelwright.testing import RankError, RankPool, run_ranks
+from modelwright.distributed import RankError, RankPool, run_ranks
 from packages.distributed.tests import jobs
 
 

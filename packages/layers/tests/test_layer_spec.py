@@ -8,7 +8,6 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import ColumnParallelLinear
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.identity_op import IdentityOp
-from packages.layers.tests.attention.test_latent_attention import LatentConfig
 from torch import nn
 
 from modelwright.config import LAYER_KINDS, Parallelism, Precision
@@ -27,6 +26,7 @@ from modelwright.layers import (
     StackSpec,
     resolve,
 )
+from packages.layers.tests.attention.test_mla import LatentConfig
 from packages.layers.tests.moe.moe_toy import MoeToyConfig
 from packages.layers.tests.toy import ToyConfig
 
