@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from megatron.core.process_groups_config import ProcessGroupCollection
 
-from modelwright.config import ModelConfig, Parallelism, Precision, Wrap
+from modelwright.config import ModelConfig, Parallelism, Precision, TorchFSDP2, Wrap
 from modelwright.distributed.wrappers.data_parallel import wrap_problems
 
 
@@ -33,6 +33,18 @@ def build_problems(
     yield from group_problems(pg_collection, parallelism)
     yield from (str(problem) for problem in config.layout_problems(parallelism))
     yield from wrap_problems(wrap, precision)
+    yield from _expert_wrap_problems(wrap, parallelism)
+
+
+def _expert_wrap_problems(wrap: Wrap, parallelism: Parallelism) -> Iterator[str]:
+    """Refuse FSDP2, which shards and averages all parameters over one group, where experts have other data ranks."""
+    separate = parallelism.expert > 1 or parallelism.expert_tensor_size != parallelism.tensor
+    if isinstance(wrap, TorchFSDP2) and separate:
+        yield (
+            "`wrap.kind: fsdp2` shards all parameters over one group, but with `parallelism.expert` "
+            f"{parallelism.expert} and `expert_tensor` {parallelism.expert_tensor_size} experts have another one; use "
+            "`ddp`."
+        )
 
 
 def group_problems(pg_collection: ProcessGroupCollection, parallelism: Parallelism) -> Iterator[str]:
