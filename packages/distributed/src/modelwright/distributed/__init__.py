@@ -2,7 +2,7 @@
 
 `initialize(parallelism)` joins the job and makes the groups. `build_stages` is the lifecycle that the builder of every
 family runs. `CompositeModelBuilder` builds several modules, each on its own ranks. Each name is imported when it is
-first used, so that starting local ranks does not load Megatron-Core.
+first used, so that a process that only starts local ranks does not load Megatron-Core.
 """
 
 from typing import TYPE_CHECKING

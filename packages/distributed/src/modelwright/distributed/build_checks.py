@@ -1,4 +1,4 @@
-"""Problems of a build that are known before anything is allocated, from config, process groups and wrapper."""
+"""Checks of config, process groups and wrapper that need no built model, made before anything is allocated."""
 
 import dataclasses
 import hashlib
@@ -37,7 +37,7 @@ def build_problems(
 
 
 def _expert_wrap_problems(wrap: Wrap, parallelism: Parallelism) -> Iterator[str]:
-    """Refuse FSDP2, which shards and averages all parameters over one group, where experts have other data ranks."""
+    """Yield a problem if FSDP2, with one group for all parameters, is used where experts have other data ranks."""
     separate = parallelism.expert > 1 or parallelism.expert_tensor_size != parallelism.tensor
     if isinstance(wrap, TorchFSDP2) and separate:
         yield (
@@ -48,7 +48,7 @@ def _expert_wrap_problems(wrap: Wrap, parallelism: Parallelism) -> Iterator[str]
 
 
 def group_problems(pg_collection: ProcessGroupCollection, parallelism: Parallelism) -> Iterator[str]:
-    """Compare the given groups with the sizes of the axes.
+    """Compare the process groups with the sizes of the axes.
 
     The engine's own check uses `hasattr`, which is true for a group that is None.
 
@@ -57,7 +57,7 @@ def group_problems(pg_collection: ProcessGroupCollection, parallelism: Paralleli
         parallelism: Sizes of the axes.
 
     Yields:
-        One sentence with every group that is missing or has another size, if there is one.
+        One sentence that lists every group that is missing or has another size. Nothing if all groups fit.
     """
     found = [f"`{name}` is not set" for name in _NEEDED if _size(pg_collection, name) is None]
     for name, wanted in _sizes(pg_collection, parallelism).items():
@@ -75,7 +75,7 @@ _NEEDED = ("tp", "pp", "cp", "ep", "dp", "dp_cp")
 
 
 def _sizes(pg_collection: ProcessGroupCollection, parallelism: Parallelism) -> dict[str, int]:
-    """Return the size of each group; where `data` is None, that of the given data-parallel group counts."""
+    """Return the size that each group must have. If `data` is None, the size of the given `dp` group is used for it."""
     sizes = {"tp": parallelism.tensor, "pp": parallelism.pipeline, "cp": parallelism.context, "ep": parallelism.expert}
     data = parallelism.data or _size(pg_collection, "dp")
     if data is None:
@@ -88,7 +88,7 @@ def _sizes(pg_collection: ProcessGroupCollection, parallelism: Parallelism) -> d
 
 
 def _size(pg_collection: ProcessGroupCollection, name: str) -> int | None:
-    """Return the number of ranks of a group, None where it is not set; the engine types every group as set."""
+    """Return the number of ranks of a group. None: it is not set, which the engine's annotation does not allow for."""
     group = getattr(pg_collection, name)
     return None if group is None else int(group.size())
 
@@ -97,7 +97,10 @@ def facts(**values: object) -> dict[str, str]:
     """Return a digest of each value that must be the same on every rank, short enough to send.
 
     Args:
-        **values: Dataclasses and plain values by name; of any other object only the class counts.
+        **values: Dataclasses and integers by name. Of any other object only the class is compared.
+
+    Returns:
+        Hexadecimal digests by name.
     """
     return {name: hashlib.sha256(_written(value).encode()).hexdigest() for name, value in values.items()}
 

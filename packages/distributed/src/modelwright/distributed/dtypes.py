@@ -1,7 +1,7 @@
 """Dtypes of a stage's parameters, and which of them stay in float32.
 
-A parameter that stays in float32 is float32 before it is initialized, so it is drawn in float32 and never cast down and
-back.
+A parameter that stays in float32 is made float32 before it is initialized. Its values are drawn in float32 and never
+rounded to another dtype.
 """
 
 import functools
@@ -19,18 +19,18 @@ from modelwright.protocols import ModelwrightError
 
 
 class PrecisionError(ModelwrightError):
-    """A pattern that matches no parameter, or a precision that nothing implements."""
+    """A pattern that matches no parameter, or an object that is not a `Precision`."""
 
 
 def kept_in_float32(stage: nn.Module, precision: Precision) -> list[nn.Parameter]:
-    """Make the declared parameters of a stage float32.
+    """Convert to float32 the parameters of a stage that `keep_float32` matches.
 
     Args:
         stage: The built stage, not yet initialized.
-        precision: Dtype of the parameters; its `keep_float32` declares which stay.
+        precision: Dtype of the parameters. Its `keep_float32` contains the patterns of those that stay in float32.
 
     Returns:
-        The parameters that stay, for `with_precision`. Empty when all are float32 anyway.
+        The matching parameters, for `with_precision`. Empty if `precision` is float32 for all parameters.
     """
     if precision.params == "float32":
         return []
@@ -63,7 +63,7 @@ def check_patterns(stages: Sequence[nn.Module], precision: Precision, pipeline: 
 def in_precision(precision: object, stage: nn.Module) -> nn.Module:
     """Cast a stage to its dtype, in a wrapper that also casts its inputs and outputs.
 
-    A class derived from `Precision` registers a custom wrapper: `in_precision.register(MyPrecision)`.
+    Register a custom wrapper for a class derived from `Precision` by `in_precision.register(MyPrecision)`.
 
     Args:
         precision: Dtype of the parameters.

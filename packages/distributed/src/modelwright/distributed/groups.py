@@ -1,6 +1,6 @@
 """Process groups: joining the job, and making the engine's collection of groups from the sizes of the axes.
 
-The engine keeps groups in module globals that several of its paths read even when a collection is passed, so
+The engine stores groups in module globals. Some of its code reads them even when a collection is passed, so
 `initialize` fills both from one description and `finalize` empties both.
 """
 
@@ -40,7 +40,7 @@ def initialize(
         timeout: Time after which a collective that waits for a dead rank fails.
 
     Returns:
-        The groups of this rank.
+        The process groups of this rank.
 
     Raises:
         ConfigError: The number of processes is not a multiple of what the parallelism needs.
@@ -65,8 +65,8 @@ def initialize(
 def finalize() -> None:
     """Leave the job: destroy the groups of the engine and torch, and undo what `initialize` changed in the process.
 
-    Each gloo group is a thread that polls until its last reference is gone. Models and optimizers refer to groups in
-    cycles, so Python's garbage collector runs here. Nothing happens when there are no groups.
+    A gloo group has a thread that polls until the last reference to the group is gone. Models and optimizers refer to
+    groups in cycles, so Python's garbage collector runs here. Without groups there is nothing to destroy.
     """
     parallel_state.destroy_model_parallel()
     parallel_state.destroy_global_memory_buffer()
@@ -81,7 +81,7 @@ def finalize() -> None:
 
 
 def virtual_stages(parallelism: Parallelism) -> int | None:
-    """Return the number of virtual stages in the engine's form: None for one."""
+    """Return the number of virtual stages as the engine expects it: None instead of 1."""
     return parallelism.virtual_pipeline if parallelism.virtual_pipeline > 1 else None
 
 

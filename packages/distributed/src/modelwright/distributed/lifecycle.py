@@ -2,7 +2,7 @@
 
 The order is: check everything that can be checked, build the stages, initialize them, run the `before_wrap` hooks, set
 tensor-parallel attributes, cast to the dtype, wrap, run the `after_wrap` hooks. A `before_wrap` hook sees real values,
-and nothing overwrites them later. All ranks reach the end of each phase, or all learn which one did not.
+and nothing overwrites them later. All ranks reach the end of each phase, or the others report the one that did not.
 """
 
 import contextlib
@@ -29,20 +29,23 @@ from modelwright.distributed.wrappers.data_parallel import wrap_stages
 
 
 class StageFunction(Protocol):
-    """Builds one stage; a bound `ModelBuilder.build_model` is one."""
+    """Builds one stage. The method `build_model` of a `ModelBuilder` with its other arguments bound is one."""
 
     def __call__(self, *, vp_stage: int | None) -> nn.Module:
         """Build a stage.
 
         Args:
             vp_stage: Virtual stage of this rank, from 0. None: there are no virtual stages.
+
+        Returns:
+            The stage without a data-parallel wrapper.
         """
         ...
 
 
 @contextlib.contextmanager
 def _collector_paused() -> Generator[None]:
-    """Pause Python's garbage collector: one full round over the objects of the engine's import takes 0.2 s."""
+    """Pause Python's garbage collector: a full collection over the objects of the imported engine takes 0.2 s."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -77,8 +80,8 @@ def build_stages(
         precision: Dtype of the parameters.
         wrap: Data-parallel wrapper of the stages.
         hooks: Hooks, run in order, each in its phase.
-        seed: Seed of the initial values, which depend on it and on a parameter's full name only.
-        meta: Build on the meta device first, so that no memory is allocated before the whole model is known to build.
+        seed: Seed of the initial values. They depend only on it and on a parameter's name in the unsharded model.
+        meta: Build on the meta device first, so that no memory is allocated before all stages of this rank are built.
         ranks: Ranks of the job that build this model. None: those of the groups.
         timeout: Longest time that a rank waits for the others at the end of a phase.
 
@@ -123,13 +126,13 @@ def build_stages(
 
 
 def _ranks_of(pg_collection: ProcessGroupCollection) -> list[int] | None:
-    """Return all ranks of the model, which the engine has in one group for its optimizer; None where it is not set."""
+    """Return the ranks of `intra_dist_opt`, which are all ranks of the model. None: the group is not set."""
     group: Any = pg_collection.intra_dist_opt  # typed as set
     return None if group is None else torch.distributed.get_process_group_ranks(group)
 
 
 def _built(build_stage: StageFunction, virtual: int | None, *, meta: bool) -> list[nn.Module]:
-    """Return the stages with memory; their weights are marked with their distribution and not yet drawn."""
+    """Build the stages and allocate them. Weights are marked with their distribution and not drawn yet."""
 
     def build() -> list[nn.Module]:
         # A part that names no device was made on the CPU.

@@ -1,4 +1,4 @@
-"""Patterns of parameter names. A pattern that matches nothing is an error, since it would silently change nothing."""
+"""Patterns of parameter names. A pattern that matches nothing is an error, because it would silently do nothing."""
 
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
@@ -8,22 +8,27 @@ from torch.distributed import ProcessGroup
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Return True if a name matches one of the patterns (those of `fnmatch`)."""
+    """Return True if a name matches one of the patterns.
+
+    Args:
+        name: Name of a parameter.
+        patterns: Patterns in the syntax of `fnmatch`, case-sensitive.
+    """
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def idle_patterns(patterns: Sequence[str], names: Iterable[str], pipeline: ProcessGroup) -> str | None:
     """Return the end of an error message about patterns that match on no stage of the pipeline.
 
-    A collective of the pipeline: every rank returns the same.
+    This is a collective of the pipeline. Every rank returns the same text.
 
     Args:
-        patterns: Patterns as the user gave them.
+        patterns: Patterns that the user passed.
         names: Names of the parameters of this rank.
         pipeline: The group of the pipeline's stages.
 
     Returns:
-        The end of a sentence. None: every pattern matches somewhere.
+        The end of a sentence. None: every pattern matches on some stage.
     """
     if not patterns:
         return None

@@ -1,9 +1,11 @@
-"""`PhaseBarrier`: every rank reaches the end of a build phase, or every rank learns which one did not.
+"""`PhaseBarrier`: every rank reaches the end of a build phase, or the other ranks report which one did not.
 
 The engine's collectives wait for a missing rank until the process groups time out, and then name no rank. The barrier
-uses the store that the job was started with, not the process groups that may be wrong. Each rank reports there that it
-finished a phase or failed in it, and waits for the others for a limited time. A phase costs a rank four requests to the
-store, however many ranks there are.
+uses the store that the job was started with, because the process groups may be wrong. Each rank reports there that it
+finished a phase or failed in it, and waits for the others for a limited time. The number of requests that a rank makes
+in a phase does not depend on the number of ranks.
+
+Seam: `_get_default_store` is the only way to the store of a job.
 """
 
 import contextlib
@@ -21,7 +23,7 @@ DEFAULT_TIMEOUT = datetime.timedelta(minutes=10)
 
 
 class BuildError(ModelwrightError):
-    """A build that does not fit its config and groups, or in which another rank failed."""
+    """Config, groups and wrapper do not fit each other, or another rank failed or timed out."""
 
 
 @final
@@ -29,7 +31,7 @@ class PhaseBarrier:
     """The barrier of the ranks that build one model.
 
     Args:
-        ranks: Numbers of these ranks in the job. None: all ranks.
+        ranks: Ranks of the job that take part. None: all ranks.
         timeout: Longest time that a rank waits for the others at the end of a phase.
     """
 
@@ -56,8 +58,8 @@ class PhaseBarrier:
             **facts: Values by name that must be the same on every rank.
 
         Raises:
-            BuildError: A rank has a problem, or its facts differ from those of the first rank. The message is the same
-                on every rank.
+            BuildError: A rank has a problem, its facts differ from those of the first rank, or it timed out. Except for
+                a timeout, the message is the same on every rank.
         """
         found = list(problems)
         if not self._alone:
@@ -77,7 +79,7 @@ class PhaseBarrier:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Generator[None]:
-        """Run a part of the build; no rank leaves the block before all ranks have reached its end.
+        """Run a phase of the build. No rank leaves the block before all ranks have reached its end, or one has failed.
 
         Args:
             name: Name of the phase, for errors.
@@ -134,7 +136,7 @@ class PhaseBarrier:
 
 
 def _refusal(reported: dict[int, list[str]], ranks: int) -> str:
-    """Return all problems of all ranks in one message; a problem that every rank has appears once."""
+    """Return all problems of all ranks in one message. A problem that several ranks have appears once."""
     by_problem: dict[str, list[int]] = {}
     for rank, problems in reported.items():
         for problem in problems:

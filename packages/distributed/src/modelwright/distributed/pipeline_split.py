@@ -1,6 +1,6 @@
-"""The pipeline split: which layers of a stack pattern each stage contains.
+"""The pipeline split: the layers of a stack pattern that each stage contains.
 
-The engine accepts a pattern with `|` between stages and gives segment `vp_stage * pipeline + pp_rank` to each stage.
+The engine accepts a pattern with `|` between stages and builds segment `vp_stage * pipeline + pp_rank` in each stage.
 `staged_pattern` inserts boundaries into a pattern without them, evenly or by `stages`. `layers_of` returns the layers
 of one stage.
 """
@@ -21,8 +21,8 @@ def staged_pattern(pattern: str, parallelism: Parallelism, *, unit: int = 1) -> 
     """Insert a boundary between each stage and the next.
 
     Args:
-        pattern: One symbol per layer. Boundaries in it are kept, except that one stage has none: a model that was
-            trained on a pipeline can be loaded by one process.
+        pattern: One symbol per layer. Boundaries in it are kept. With a single stage they are removed, so that one
+            process can load a model that was trained on a pipeline.
         parallelism: Sizes of the axes.
         unit: Number of symbols that stay together (2 for a transformer block of attention and MLP).
 
@@ -30,7 +30,8 @@ def staged_pattern(pattern: str, parallelism: Parallelism, *, unit: int = 1) -> 
         The pattern with `pipeline * virtual_pipeline - 1` boundaries.
 
     Raises:
-        StageError: The units cannot be divided into the stages, or the pattern has boundaries for another number.
+        StageError: The units cannot be divided into the stages, or the pattern has boundaries for another number of
+            stages.
     """
     count = parallelism.pipeline * parallelism.virtual_pipeline
     if count == 1:

@@ -1,8 +1,8 @@
-"""`RankPool`: real processes that run one distributed function after another.
+"""`RankPool`: processes that run distributed functions, one after another.
 
 Starting a process and importing the engine costs more than most tests, so a pool starts its processes once. Each `run`
-gives them a new store, runs a function on every rank (inside the CPU runtime where there is no GPU), and destroys the
-process groups that the function made.
+makes a new store for them, runs a function on every rank (inside the CPU runtime where there is no GPU), and destroys
+the process groups that the function made.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ DEFAULT_TIMEOUT = 300.0
 
 
 class RankError(AssertionError):
-    """A rank raised, died or timed out; the message contains the traceback of each."""
+    """A rank raised, died or timed out. The message contains the tracebacks."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,14 @@ class RankPool:
                 process groups. Its result must be picklable, with tensors on the CPU.
             *args: Picklable arguments of the function.
             ranks: Number of processes of the pool that take part. None: all.
-            timeout: Seconds after which the pool is ended.
+            timeout: Longest time without an answer from any rank, in seconds. After it the pool is ended.
 
         Returns:
             The result of each rank, by rank.
 
         Raises:
-            RankError: A rank failed. The pool starts new processes at the next run.
+            RankError: A rank failed or timed out, or `ranks` is out of range. After a failure the pool starts new
+                processes at the next run.
         """
         count = self.ranks if ranks is None else ranks
         if not 1 <= count <= self.ranks:
@@ -94,7 +95,7 @@ class RankPool:
         return [answers[rank][1] for rank in range(count)]
 
     def _collect(self, count: int, timeout: float) -> dict[int, tuple[bool, Any]]:
-        """Return answers by rank, up to the first failure, since the other ranks may wait for that rank forever."""
+        """Return answers by rank, up to the first failure, because other ranks may wait forever for the failed one."""
         answers: dict[int, tuple[bool, Any]] = {}
         waiting = {rank: pipe for rank, (_, pipe) in enumerate(self._workers[:count])}
         while waiting and all(ok for ok, _ in answers.values()):
@@ -177,13 +178,13 @@ def run_ranks[ResultT](
         function: A function that can be imported by name; called once per rank with `args`.
         *args: Picklable arguments of the function.
         ranks: Number of processes.
-        timeout: Seconds after which they are ended.
+        timeout: Longest time without an answer from any rank, in seconds. After it the processes are ended.
 
     Returns:
         The result of each rank, by rank.
 
     Raises:
-        RankError: A rank failed.
+        RankError: A rank failed or timed out.
     """
     with RankPool(ranks) as pool:
         return pool.run(function, *args, timeout=timeout)

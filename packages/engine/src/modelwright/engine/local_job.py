@@ -3,7 +3,7 @@
 Two things listen while ranks work: the store through which they find each other, and the transport of their
 collectives. By default the store accepts connections on every interface, and gloo listens on the address that the host
 name resolves to. Here both are bound to the loopback interface: `LocalStore` serves a store on it, and `only_loopback`
-names it to gloo and NCCL.
+tells gloo and NCCL to use that interface.
 """
 
 import os
@@ -15,7 +15,7 @@ import torch
 
 LOOPBACK = "127.0.0.1"
 _INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-# Values of the process environment that `only_loopback` replaced, until `restore_interfaces`.
+# Environment variables that `only_loopback` replaced, with their earlier values, for `restore_interfaces`.
 _replaced: dict[str, str | None] = {}
 
 
@@ -31,17 +31,20 @@ def is_launched() -> bool:
 
 
 def job_size() -> int:
-    """Return the number of ranks of the job: of the one that was joined, else of the launcher's, else 1."""
+    """Return the number of ranks of the job.
+
+    That is the world size of the process group if there is one, else the `WORLD_SIZE` of the launcher, else 1.
+    """
     if torch.distributed.is_initialized():
         return torch.distributed.get_world_size()
     return int(os.environ["WORLD_SIZE"]) if is_launched() else 1
 
 
 def on_one_machine() -> bool:
-    """Return True if every rank of the job runs on this machine, by what the launcher set in the environment.
+    """Return True if the launcher's environment variables show that every rank of the job runs on this machine.
 
-    Without a launcher the job is this process. `torchrun` sets `LOCAL_WORLD_SIZE`; a launcher that does not may have
-    ranks elsewhere.
+    Without a launcher this process is the whole job. `torchrun` sets `LOCAL_WORLD_SIZE`. A launcher that does not set
+    it may have started ranks on other machines.
     """
     if not is_launched():
         return True

@@ -11,9 +11,10 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 
 
 class _Built:
-    """Class for the engine to construct: its construction calls a builder and returns what that builds.
+    """Class that the engine constructs: its `__new__` calls a builder and returns the part that the builder makes.
 
-    Seam: `build_module` constructs `spec.module(*args, **spec.params, **kwargs)` and uses the result whatever its type.
+    Seam: `build_module` constructs `spec.module(*args, **spec.params, **kwargs)` and uses the result whatever type it
+        has.
     `packages/layers/tests/stack/test_swapping.py` fails when the engine changes this.
     """
 
@@ -36,7 +37,7 @@ def as_module_spec(builder: Callable[..., Any]) -> ModuleSpec:
 def as_function_spec(function: Callable[..., Any]) -> ModuleSpec:
     """Wrap a function that is itself the part, for an untyped slot of the engine.
 
-    The engine would otherwise call anything but a plain function to construct the part.
+    The engine's `build_module` returns a plain function as it is, but does not accept other callable objects.
 
     Args:
         function: Function that the layer calls in every forward pass.

@@ -1,4 +1,4 @@
-"""Optional packages: the one table of what can be installed beside modelwright, what it enables, and how to install it.
+"""Optional packages: the table of packages that modelwright can use, what each enables, and how to install it.
 
 Backends, kernels and `modelwright doctor` read their install commands here.
 """

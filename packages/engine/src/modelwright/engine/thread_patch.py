@@ -1,8 +1,8 @@
-"""`ThreadPatch`: replaced attributes that hold for the threads that entered the patch, and for no other.
+"""`ThreadPatch`: replacements of attributes that apply only in the threads that entered the patch.
 
-An attribute of a module or class belongs to the whole process, so a plain `setattr` changes what every other thread
-calls. Each replacement here asks first whether its own thread has entered; other threads get the original. The first
-thread that enters sets the attributes, the last one that leaves puts the originals back.
+An attribute of a module or class belongs to the whole process, so a plain `setattr` changes it for every thread. Each
+replacement here checks first whether the calling thread has entered, and calls the original in other threads. The first
+thread that enters sets the attributes, and the last one that leaves restores the originals.
 """
 
 import contextlib
@@ -17,12 +17,13 @@ type Change = tuple[Any, str, Any]
 
 @final
 class ThreadPatch:
-    """A set of replaced attributes, entered as `with patch():`; nests, in one thread and across threads.
+    """A set of replaced attributes, entered by `with patch():`. Blocks can be nested, and overlap across threads.
 
     Args:
-        changes: Called when the first thread enters. A replacement that is a class is set as it is, for all threads,
-            since classes are also used in `isinstance`; so is one that cannot be called.
-        around: Makes a context that is entered with the first thread and left with the last.
+        changes: Returns the replacements; called when the first thread enters. A class is set as it is, for all
+            threads, because `isinstance` needs the class itself. An object that cannot be called is set for all threads
+            too.
+        around: Makes a context that the first thread enters and the last one leaves.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class ThreadPatch:
                     self._undo.close()
 
     def _install(self) -> None:
-        """Set every attribute; when one fails, put back those before it."""
+        """Set every attribute. If one fails, restore those that were set before it."""
         with contextlib.ExitStack() as undo:
             changes = list(self._changes())
             for owner, name, replacement in changes:
@@ -70,7 +71,7 @@ class ThreadPatch:
             self._undo = undo.pop_all()
 
     def _replace(self, owner: Any, name: str, replacement: Any) -> Callable[[], None]:
-        """Set an attribute and return the call that puts it back; an inherited one is put back by removal."""
+        """Set an attribute and return the call that restores it. An inherited attribute is restored by deletion."""
         own = name in vars(owner)
         before = getattr(owner, name)
         plain = isinstance(replacement, type) or not callable(replacement)

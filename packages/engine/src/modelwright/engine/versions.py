@@ -1,6 +1,6 @@
 """The versions of torch and Megatron-Core that this library runs with, and what differs between them.
 
-Known differences ahead: from megatron-core 0.20 on, the engine's stack is built from one config per layer
+Upcoming difference: from megatron-core 0.20 on, the engine's stack is built from one config per layer
 (`layer_config_list`) instead of a list of layer types. The code that builds it is in `modelwright.layers`.
 """
 
@@ -11,7 +11,9 @@ OLDEST_TORCH = (2, 11)
 
 
 def check_torch() -> None:
-    """Refuse a torch that is too old; an index would, but a container that brings its own torch does not.
+    """Refuse a torch that is too old.
+
+    Package metadata states the same bound, but a container may bring its own torch.
 
     Raises:
         ModelwrightError: torch is older than `OLDEST_TORCH`.

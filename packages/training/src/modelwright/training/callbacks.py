@@ -1,4 +1,4 @@
-"""The callbacks of `train`: one follows the run, another adds metrics to each step."""
+"""The callbacks of `train`: one receives the events of a run, the other adds metrics to each step."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -27,7 +27,7 @@ class StepRecord:
     lr: float
     """Learning rate of the step."""
     tokens_per_s: float
-    """Tokens per second of the whole job."""
+    """Tokens per second of the whole job, by this rank's clock."""
     val_loss: float | None = None
     """Mean loss on the held-out text, in nats per token. None: not measured at this step."""
     more: Mapping[str, object] = field(default_factory=dict[str, object])
@@ -38,10 +38,13 @@ _RESERVED = {it.name for it in fields(StepRecord)} - {"more"}
 
 
 def checked_metrics(metrics: Mapping[str, object]) -> Mapping[str, object]:
-    """Return the metrics of a metrics callback, after refusing names that a step record already has.
+    """Refuse metrics with names that a step record already has.
 
     Args:
-        metrics: Values by name.
+        metrics: Values by name, from a metrics callback.
+
+    Returns:
+        `metrics`.
 
     Raises:
         ModelwrightError: A name is one of the fields of `StepRecord`.
@@ -56,7 +59,7 @@ def checked_metrics(metrics: Mapping[str, object]) -> Mapping[str, object]:
 
 
 class Callback(Protocol):
-    """Follows a run. `train` calls it on every rank that passes one, in the same order."""
+    """Receives the events of a run. `train` calls it on every rank that passes one, in the same order."""
 
     def on_start(self, run: RunConfig, stages: list[nn.Module], first_step: int) -> None:
         """Receive the built model, before the first step.
@@ -73,7 +76,12 @@ class Callback(Protocol):
         ...
 
     def on_checkpoint(self, path: Path, step: int) -> None:
-        """Receive the folder of a checkpoint that is complete, and its step."""
+        """Receive a checkpoint that is complete.
+
+        Args:
+            path: Folder of the checkpoint.
+            step: Number of steps done.
+        """
         ...
 
 
@@ -83,7 +91,7 @@ class MetricsCallback(Protocol):
     def __call__(
         self, stages: Sequence[nn.Module], pg_collection: "ProcessGroupCollection", /
     ) -> Callable[[], Mapping[str, object]]:
-        """Inspect the model once, after it is built.
+        """Inspect the built model once, and return the function that measures.
 
         Args:
             stages: The wrapped stages of this rank.
@@ -91,6 +99,6 @@ class MetricsCallback(Protocol):
 
         Returns:
             A function that `train` calls on every rank after each step. It returns metrics by name, the same on all
-            ranks; no name may be a field of `StepRecord`.
+            ranks. No name may be a field of `StepRecord`.
         """
         ...

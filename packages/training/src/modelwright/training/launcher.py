@@ -1,6 +1,7 @@
 """`launch`: the ranks of a job on this machine, and one readable error when one of them fails.
 
-Under `torchrun`, or any launcher that sets `RANK`, nothing is started: this process is a rank of the job already.
+Under `torchrun`, or any launcher that sets `RANK`, this process is a rank already: call the function, not `launch`.
+`modelwright.engine.is_launched` reports which case applies.
 """
 
 import json
@@ -27,29 +28,31 @@ from modelwright.engine import LocalStore
 from modelwright.protocols import ModelwrightError
 
 _POLL_SECONDS = 0.2
-# The rank that is first seen dead is reported as the cause. One that fails because another was killed waits this long.
+# The rank that is seen dead first is reported as the cause. A rank with an unexpected error waits this long before it
+# ends, since the error may be the consequence of another rank that was killed.
 _CONSEQUENCE_SECONDS = 5 * _POLL_SECONDS
 # By default glibc maps every tensor above 32 MB anew and unmaps it when it is freed, so that each step faults in the
-# same pages again: half the time of a sequence of 16,384 tokens. With these (man 3 mallopt) a rank keeps freed memory.
+# same pages again. That is half the time of a step on 16,384 tokens. With these (man 3 mallopt) a rank keeps freed
+# memory.
 _KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
 
 @dataclass(frozen=True)
 class RankFailure:
-    """The end of one rank."""
+    """The failure of one rank."""
 
     rank: int
     """Number of the rank in the job."""
     message: str
     """One line, or the message of a `ModelwrightError`."""
     trace: str
-    """The traceback. Empty: the process was killed."""
+    """The traceback. Empty: the process ended without reporting an error."""
     user_error: bool
-    """True when the message is about something that the user wrote."""
+    """True for a `ModelwrightError`, which is about something that the user wrote."""
 
 
 class LaunchError(Exception):
-    """A rank failed. `failures` lists the ends of the ranks, the first cause first."""
+    """A rank failed. `failures` contains the failure of each rank, the cause first."""
 
     def __init__(self, failures: list[RankFailure]) -> None:
         super().__init__(failures[0].message)
@@ -59,8 +62,8 @@ class LaunchError(Exception):
 def launch(function: Callable[..., None], *args: Any, ranks: int, threads: int | None = None) -> None:
     """Run a function as every rank of a job on this machine, and wait until all have ended.
 
-    Nothing that the job listens on can be reached from another machine. Without a GPU a rank keeps freed memory for its
-    next tensors, unless the environment sets glibc's allocator (`MALLOC_MMAP_MAX_`, `MALLOC_TRIM_THRESHOLD_`).
+    All ports of the job are bound to the loopback interface. Without a GPU a rank keeps freed memory for its next
+    tensors, unless the environment sets glibc's allocator (`MALLOC_MMAP_MAX_`, `MALLOC_TRIM_THRESHOLD_`).
 
     Args:
         function: A function that can be imported by name; called once per rank with `args`.
@@ -69,9 +72,9 @@ def launch(function: Callable[..., None], *args: Any, ranks: int, threads: int |
         threads: CPU threads per process. None: the cores divided by `ranks`.
 
     Raises:
-        LaunchError: A rank failed; the others have been ended.
-        KeyboardInterrupt: Ctrl-C; the ranks have been ended.
-        SystemExit: Another signal that ends processes; the ranks have been ended.
+        LaunchError: A rank failed. The others have been ended.
+        KeyboardInterrupt: Ctrl-C was pressed. The ranks have been ended.
+        SystemExit: Another terminating signal arrived. The ranks have been ended.
     """
     threads = threads or max(1, (os.cpu_count() or 1) // ranks)
     for name, value in _rank_environment(threads).items():
@@ -98,7 +101,7 @@ def launch(function: Callable[..., None], *args: Any, ranks: int, threads: int |
 
 
 def _rank_environment(threads: int) -> dict[str, str]:
-    """Return variables that a rank finds in its environment where the user has not set them."""
+    """Return the defaults of the environment variables of a rank; those that the user has set take precedence."""
     return {"OMP_NUM_THREADS": str(threads)} | ({} if torch.cuda.is_available() else _KEEP_FREED_MEMORY)
 
 
@@ -122,7 +125,7 @@ def _guarded(function: Callable[..., None], args: tuple[Any, ...], errors: str) 
 
 
 def _failures(ended: dict[int, ProcessFailure], errors: Path) -> list[RankFailure]:
-    """Return the failures that the ranks reported, in order of time; before them, those of killed ranks."""
+    """Return first the failures of killed ranks, then those that ranks reported, in order of time."""
     reports = sorted(errors.glob("*.json"), key=lambda path: path.stat().st_mtime)
     reported = [RankFailure(rank=int(path.stem), **json.loads(path.read_text())) for path in reports]
     known = {failure.rank for failure in reported}

@@ -1,7 +1,8 @@
 """`train`: a run from its config to its checkpoints.
 
-Everything that computes is the engine's. Here is the order of the calls: `train` builds and loops, `Trainer.step` is
-one step, `step.py` runs forward and backward, `optimizer.py` and `lr_schedule.py` make what updates the parameters.
+The engine does all the computing; this file calls it in order. `train` builds the model and loops, and `Trainer.step`
+trains one step. `step.py` runs forward and backward. `optimizer.py` and `lr_schedule.py` make the engine's optimizer
+and schedule.
 """
 
 import time
@@ -35,9 +36,12 @@ def builder_of(run: RunConfig, *, spec: "StackSpec | None" = None, hooks: Sequen
     """Return the builder of a run's model.
 
     Args:
-        run: The config; its `stack:` names a registered spec, its `backend:` the library of the parts.
+        run: The config. Its `stack:` is the name of a registered spec, its `backend:` the library of the parts.
         spec: A stack spec to use instead of the one that the config selects. None: that of the config.
         hooks: Hooks that run around the data-parallel wrapper, in order.
+
+    Returns:
+        The builder that is registered for the config.
 
     Raises:
         BuilderError: The builder does not support the spec or the backend.
@@ -63,11 +67,11 @@ def train(
         resume: Folder of a run to resume from its newest checkpoint. None: start from initial values.
         spec: A stack spec to use instead of the one that the config selects. None: that of the config.
         hooks: Hooks that run around the data-parallel wrapper, in order.
-        callback: Follows the run; may be passed on some ranks only.
-        metrics_callback: Makes the function that measures more metrics; must be passed on every rank or on none.
+        callback: Receives the events of the run. It may be passed on some ranks only.
+        metrics_callback: Makes the function that measures additional metrics. Pass it on every rank or on none.
 
     Returns:
-        The record of each step of this call, the same on every rank.
+        The record of each step of this call, the same on every rank except for `tokens_per_s`.
 
     Raises:
         ModelwrightError: The config does not fit the processes, the text or the checkpoint.
@@ -104,7 +108,7 @@ class Trainer:
         stages: The wrapped stages of this rank.
         groups: The process groups of this rank.
         text: The text to train on.
-        metrics_callback: Makes the function that measures more metrics. None: there are no more.
+        metrics_callback: Makes the function that measures additional metrics. None: there are none.
     """
 
     def __init__(
@@ -126,21 +130,39 @@ class Trainer:
         configure_schedule(stages, self.optimizer, groups)
 
     def resume(self, run_dir: Path) -> int:
-        """Load the newest checkpoint of a run and return its step."""
+        """Load the newest checkpoint of a run.
+
+        Args:
+            run_dir: Folder of the run.
+
+        Returns:
+            Number of steps done.
+
+        Raises:
+            CheckpointError: There is no complete checkpoint, or it is of another model or optimizer.
+        """
         step, path = latest_checkpoint(run_dir)
         check_resumable(self.run, path)
         load_checkpoint(self.state, path)
         return step
 
     def is_due(self, step: int, interval: int | None) -> bool:
-        """Return True at the last step and at every multiple of the interval."""
+        """Return True at the last step and at every multiple of the interval.
+
+        Args:
+            step: Number of the step, from 1.
+            interval: Number of steps. None: only the last step is due.
+        """
         return step == self.run.train.steps or (interval is not None and step % interval == 0)
 
     def step(self, step: int) -> StepRecord:
-        """Train one step and return its metrics.
+        """Train one step.
 
         Args:
             step: Number of the step, from 1; selects the batch and the random states.
+
+        Returns:
+            The metrics of the step.
         """
         train, (_, seq_length) = self.run.train, language_shape(self.run)
         start = time.perf_counter()

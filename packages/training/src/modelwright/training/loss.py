@@ -26,7 +26,7 @@ def token_mean_loss(losses_BS: Tensor, *, context_size: int) -> tuple[Tensor, di
 
 
 def mean_over_ranks(losses: list[Tensor], model_ranks: ProcessGroup) -> float:
-    """Return the mean of the micro-batch losses of all ranks; only the last pipeline stage has any.
+    """Return the mean of the micro-batch losses of all ranks. Only the last pipeline stage has losses.
 
     Args:
         losses: The mean losses of this rank's micro-batches, scalars; empty on other stages.

@@ -7,10 +7,10 @@ from modelwright.config import TrainConfig
 
 
 def make_lr_schedule(optimizer: MegatronOptimizer, train: TrainConfig) -> OptimizerParamScheduler:
-    """Make the engine's schedule, which sets the learning rate of the first step at once.
+    """Make the engine's schedule. It sets the learning rate of the first step immediately.
 
     Args:
-        optimizer: The optimizer that it sets the learning rate of.
+        optimizer: Optimizer that receives the learning rate.
         train: Learning rate, weight decay, steps, and the kind of schedule.
 
     Returns:
@@ -31,8 +31,8 @@ def make_lr_schedule(optimizer: MegatronOptimizer, train: TrainConfig) -> Optimi
         end_wd=train.weight_decay,
         wd_incr_steps=train.steps,
         wd_incr_style="constant",
-        # A resumed run follows its own config. By the numbers of the first run, a longer one would keep the last
-        # learning rate to its end.
+        # A resumed run follows its own config. With the numbers of the first run, a longer run would stay at
+        # the final learning rate.
         use_checkpoint_opt_param_scheduler=False,
         override_opt_param_scheduler=True,
     )

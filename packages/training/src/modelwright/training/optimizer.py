@@ -1,4 +1,4 @@
-"""The engine's optimizer, from a `TrainConfig`; it clips the gradient norm before each step."""
+"""The engine's optimizer, from a `TrainConfig`. Its `step` clips the gradient norm first."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
 
 
-# The default of torch.amp.GradScaler. From the engine's 2**32 the first fifteen steps of a float16 run only halve it.
+# The default of torch.amp.GradScaler. With the engine's 2**32, the first fifteen steps of a float16 run overflow and do
+# nothing but halve the scale.
 _INITIAL_LOSS_SCALE = 2.0**16
 
 
@@ -57,6 +58,6 @@ def make_optimizer(
 
 
 def _is_distributed(stage: Any) -> bool:
-    """Return True where the wrapper laid parameters out for an optimizer with state split over the data ranks."""
+    """Return True if the wrapper was made for the distributed optimizer, which shards its state over data ranks."""
     ddp_config = getattr(stage, "ddp_config", None)
     return ddp_config is not None and bool(ddp_config.use_distributed_optimizer)

@@ -28,11 +28,13 @@ if TYPE_CHECKING:
 def configure_schedule(
     stages: Sequence[nn.Module], optimizer: MegatronOptimizer | None, pg_collection: "ProcessGroupCollection"
 ) -> None:
-    """Set how gradients are scaled, reduced and finalized, on the engine's config that the schedule reads.
+    """Set the functions by which the schedule scales, reduces and finalizes gradients, on the engine's config.
+
+    Seam: the schedule reads `finalize_model_grads_func`, `grad_scale_func`, `no_sync_func` and `grad_sync_func` there.
 
     Args:
         stages: The wrapped stages of this rank.
-        optimizer: From `make_optimizer`. None: only losses are wanted.
+        optimizer: From `make_optimizer`. None: losses are not scaled, because no optimizer step follows.
         pg_collection: The process groups of this rank.
     """
     config = engine_config(unwrapped(stages[0]))
@@ -55,7 +57,12 @@ def _finalize(
 
 
 def clear_gradients(stages: Sequence[nn.Module], optimizer: MegatronOptimizer) -> None:
-    """Set all gradients of this rank to zero, those in the buffers of Megatron's wrappers too."""
+    """Set all gradients of this rank to zero, including those in the buffers of Megatron's wrappers.
+
+    Args:
+        stages: The wrapped stages of this rank.
+        optimizer: From `make_optimizer`.
+    """
     for stage in stages:
         if isinstance(stage, _BaseDataParallel):
             stage.zero_grad_buffer()
@@ -74,7 +81,7 @@ def run_batch(
     """Run forward, and backward unless `forward_only` is set, over one global batch.
 
     Args:
-        stages: The wrapped stages of this rank; gradients are left in their buffers.
+        stages: The wrapped stages of this rank. Gradients are accumulated in them.
         batch: The whole global batch, the same on every rank.
         pg_collection: The process groups of this rank.
         parallelism: Sizes of the axes.
@@ -98,7 +105,7 @@ def run_batch(
         seq_length=batch.tokens_BS.size(1),
         micro_batch_size=micro_batch,
         forward_only=forward_only,
-        # Without these two the engine uses the groups of its module globals.
+        # Without these two the engine uses the groups in its module globals.
         p2p_communicator=P2PCommunicator(pg_collection.pp, engine_config(unwrapped(stages[0]))),
         pg_collection=pg_collection,
     )

@@ -1,9 +1,9 @@
 """`CompositeModelBuilder`: a model of several modules, each with its own ranks, layout, groups, hooks and wrapper.
 
-A module is the result of any builder for any config. `initialize` joins the job and makes the groups of every module.
-`build_distributed_models` builds each module of this rank with its own builder, exactly as the same module alone. The
-communication between modules is up to the caller: the engine's communicators, such as bridge_communicator.py, accept
-the grids of the modules.
+A module may be of any config that has a builder. `initialize` joins the job and makes the groups of every module.
+`build_distributed_models` builds each module of this rank with its own builder, exactly as if it were the only module.
+The communication between modules is left to the caller. The engine's communicators, such as the one in
+bridge_communicator.py, accept the grids of the modules.
 
 The engine's module globals describe one layout of a whole job, which a composite model does not have. They are left
 empty, so that engine code that reads them fails instead of communicating with the wrong ranks.
@@ -58,7 +58,7 @@ class CompositeModelBuilder:
             The grid of each module on every rank, and its groups on the ranks of the module.
 
         Raises:
-            CompositeError: The modules do not fit into the job or to each other; nothing has been joined.
+            CompositeError: The modules do not fit into the job or to each other. This process has not joined the job.
             BuildError: Another rank has other modules, or timed out.
         """
         check_plans(self.modules, job_size())
@@ -79,7 +79,7 @@ class CompositeModelBuilder:
             The modules of this rank by name.
 
         Raises:
-            CompositeError: The groups are of other modules.
+            CompositeError: The groups belong to other modules.
             BuildError: A module does not fit its groups, or another rank failed or timed out.
             HookError: A hook failed.
         """
@@ -105,7 +105,10 @@ def _build(plan: ModulePlan, pg_collection: ProcessGroupCollection) -> BuiltModu
 
 
 def _renew_memory_buffer() -> None:
-    """Renew the buffer into which sequence parallelism gathers; the engine makes it together with its groups."""
+    """Renew the buffer into which sequence parallelism gathers.
+
+    Seam: the engine makes this buffer only together with its global groups, by a private function.
+    """
     parallel_state.destroy_global_memory_buffer()
     parallel_state._set_global_memory_buffer()  # pyright: ignore[reportPrivateUsage]
 

@@ -1,8 +1,8 @@
 """The process groups of one module of a composite model, over its range of ranks.
 
-The ranks of a module are a grid of the engine (hyper_comm_grid.py), in the order of a whole job: tensor ranks next to
-each other, then context, data, pipeline. Experts divide the same ranks a second way. Making a group is a collective of
-the whole job, so every rank makes the groups of every module, in the same order.
+The ranks of a module form a grid of the engine (hyper_comm_grid.py), in the same order as those of a job with one
+model: tensor ranks next to each other, then context, data, pipeline. The expert axes divide the same ranks in another
+way. Making a group is a collective of the whole job, so every rank makes the groups of every module, in the same order.
 """
 
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ def _grid(ranks: range, parallelism: Parallelism) -> HyperCommGrid:
 
 
 def _groups(grid: HyperCommGrid) -> dict[str, ProcessGroup | None]:
-    """Return every field of the engine's collection: first the distinct groups, then those that equal one of them."""
+    """Return the groups of the engine's collection by field: the distinct ones, then those that equal one of them."""
 
     def expert(*axes: str) -> ProcessGroup | None:
         return grid.create_pg(list(axes), view=_EXPERT)
@@ -82,7 +82,7 @@ def _groups(grid: HyperCommGrid) -> dict[str, ProcessGroup | None]:
         "embd": _member_of([sorted({ranks[0], ranks[-1]}) for ranks in pipelines]),
         "pos_embd": _member_of([ranks[:1] for ranks in pipelines]),
     }
-    # There is one instance of the distributed optimizer, and no other axis splits weights.
+    # With one instance of the distributed optimizer and no `gtp` axis, these groups equal others.
     return groups | {
         "intra_dp_cp": groups["dp_cp"],
         "dp_cp_gtp_remat": groups["dp_cp"],
@@ -93,7 +93,7 @@ def _groups(grid: HyperCommGrid) -> dict[str, ProcessGroup | None]:
 
 
 def _member_of(rank_lists: list[list[int]]) -> ProcessGroup | None:
-    """Make a group of each list, and return the group of this rank; None when it is in no list."""
+    """Make a group of each list of ranks, and return the one of this rank. None: this rank is in no list."""
     make: Any = torch.distributed.new_subgroups_by_enumeration  # its annotation leaves out None
     group: ProcessGroup | None = make(rank_lists)[0]
     return group
@@ -103,7 +103,7 @@ def seed_random_states(pg_collection: ProcessGroupCollection, *, seed: int) -> N
     """Seed the random states that dropout uses, for this rank of one module.
 
     The engine has one set of random states in a process. Where modules share ranks, call this before the forward pass
-    of each. Otherwise a module draws with the ranks of the module that was built last.
+    of each. Otherwise its dropout uses the random states of the module that was built last.
 
     Args:
         pg_collection: The groups of this rank in the module.

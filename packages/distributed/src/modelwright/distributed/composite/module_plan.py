@@ -1,7 +1,7 @@
-"""The plans of a composite model: ranks and layout of each module, and whether they fit together.
+"""The plans of a composite model: ranks and layout of each module, and the checks that they fit together.
 
-A module is on a range of ranks. Two modules share a range, or have no rank in common. Together they cover the job. All
-of this is arithmetic on ranges, and is checked before a process joins the job.
+A module is on a range of ranks. Two modules have the same range, or no rank in common. Together they cover the job.
+All of this is arithmetic on ranges, so it is checked before a process joins the job.
 """
 
 import dataclasses
@@ -37,9 +37,10 @@ class ModulePlan:
     hooks: Sequence[Hook] = ()
     """Hooks that run around the wrapper of this module, in order."""
     builder: BuilderClass | None = None
-    """Builder class, with options bound by `functools.partial`. None: the registered one."""
+    """Builder class; arguments may be bound by `functools.partial`. None: the class registered for `config`."""
     seed: int = 1234
-    """Seed of the initial values and the random states. Two modules with equal configs and seeds start equal."""
+    """Seed of the initial values and the random states. Two modules with equal configs and seeds start
+    with equal values."""
 
 
 def check_plans(modules: Mapping[str, ModulePlan], world_size: int) -> None:
@@ -50,7 +51,7 @@ def check_plans(modules: Mapping[str, ModulePlan], world_size: int) -> None:
         world_size: Number of ranks of the job.
 
     Raises:
-        CompositeError: They do not fit; the message lists every problem.
+        CompositeError: The modules do not fit. The message lists every problem.
     """
     problems = tuple(_problems(modules, world_size))
     if problems:

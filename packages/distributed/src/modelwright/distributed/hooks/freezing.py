@@ -1,7 +1,7 @@
 """Freezing: hooks that select which parameters are trained, before the wrapper reads `requires_grad`.
 
 Patterns match names in the unsharded model, with global layer indices, as in checkpoints. One pattern freezes the same
-weights on every layout, and a tied embedding on both of its stages.
+weights on every layout. It freezes a tied embedding on the first and the last stage.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from modelwright.protocols import ModelwrightError
 
 
 class FreezeError(ModelwrightError):
-    """A pattern that matches no parameter of the model."""
+    """No patterns, or a pattern that matches no parameter of the model."""
 
 
 def freeze(*patterns: str) -> Hook:
@@ -26,7 +26,10 @@ def freeze(*patterns: str) -> Hook:
         *patterns: Patterns of names in the unsharded model, such as `embedding.*` or `decoder.layers.[01].*`.
 
     Returns:
-        A hook of the phase `before_wrap`; a pattern that matches on no stage fails the build.
+        A hook of the phase `before_wrap`. The build fails if a pattern matches on no stage.
+
+    Raises:
+        FreezeError: There are no patterns.
     """
     return _hook("freeze", patterns, trained=False)
 
@@ -38,7 +41,10 @@ def train_only(*patterns: str) -> Hook:
         *patterns: Patterns of names in the unsharded model, such as `*.lora_?`.
 
     Returns:
-        A hook of the phase `before_wrap`; a pattern that matches on no stage fails the build.
+        A hook of the phase `before_wrap`. The build fails if a pattern matches on no stage.
+
+    Raises:
+        FreezeError: There are no patterns.
     """
     return _hook("train_only", patterns, trained=True)
 
@@ -66,7 +72,7 @@ def _set_trained(
 
 
 def _full_names(stage: nn.Module, context: BuildContext) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield every parameter with its name in the unsharded model; one that is several parts appears several times."""
+    """Yield every parameter with its name in the unsharded model. One with several shards is yielded for each."""
     parameters = {parameter.untyped_storage().data_ptr(): parameter for parameter in stage.parameters()}
     for shard, local in local_shards(stage, context.pg_collection):
         parameter = parameters.get(local.untyped_storage().data_ptr())

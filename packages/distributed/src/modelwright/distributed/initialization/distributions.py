@@ -1,8 +1,8 @@
 """Distributions of initial values, and deferred initialization.
 
 The engine calls `init_method(weight)` on the local shard of each weight. `NormalInit`, which `resolve` passes as that
-method, only marks the shard with its distribution inside `deferred_initialization`. A part that needs another
-distribution calls its own `LayoutFreeInit`. `layout_free.py` then draws the values.
+method, marks the shard with its distribution inside `deferred_initialization`, and draws at once elsewhere. A
+part that needs another distribution calls its own `LayoutFreeInit`. `layout_free.py` draws the marked parameters later.
 """
 
 import abc
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 MARK = "modelwright_init"
-"""Attribute of a parameter with the distribution that it is drawn from."""
+"""Name of the attribute of a parameter that contains the distribution to draw it from."""
 
 _deferred: ContextVar[list[Tensor] | None] = ContextVar("deferred", default=None)
 
@@ -34,7 +34,7 @@ class LayoutFreeInit(abc.ABC):
         """
 
     def __call__(self, weight: Tensor) -> Tensor:
-        """Mark `weight` with this distribution while initialization is deferred, else draw now.
+        """Mark `weight` with this distribution if initialization is deferred, else draw its values now.
 
         Args:
             weight: The local shard, of any shape.
@@ -92,7 +92,7 @@ class UniformInit(LayoutFreeInit):
 
 @contextlib.contextmanager
 def deferred_initialization() -> Generator[None]:
-    """Only mark weights with their distribution inside the block; `initialize_parameters` draws them."""
+    """Mark weights with their distribution inside the block, and do not draw them; `initialize_parameters` does."""
     token = _deferred.set([])
     try:
         yield
@@ -101,10 +101,10 @@ def deferred_initialization() -> Generator[None]:
 
 
 def mark_rewrapped(stages: Iterable[nn.Module]) -> None:
-    """Mark parameters that their module re-created on the memory of a marked one, which loses the attribute.
+    """Mark parameters that a module re-created, without the attribute, on the memory of a marked one.
 
-    Transformer Engine does so after it has called `init_method` (module/base.py, reset_parameters). Without the mark
-    such a weight would keep uninitialized memory.
+    Transformer Engine does this after it has called `init_method` (module/base.py, reset_parameters). Without the mark
+    the memory of such a weight would stay uninitialized.
 
     Args:
         stages: Stages that were just built, inside `deferred_initialization`.
@@ -116,5 +116,8 @@ def mark_rewrapped(stages: Iterable[nn.Module]) -> None:
 
 
 def _memory(tensor: Tensor) -> int:
-    """Return an identifier of a tensor's memory, which exists on the meta device too."""
+    """Return an identifier of a tensor's memory.
+
+    Seam: the private `_cdata` of a storage differs between meta tensors, which all have the address 0.
+    """
     return int(tensor.untyped_storage()._cdata)  # pyright: ignore[reportPrivateUsage]

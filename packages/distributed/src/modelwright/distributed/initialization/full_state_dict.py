@@ -29,12 +29,12 @@ def load_full_state_dict(
 
     Args:
         stages: The stages of this rank, wrapped or not.
-        state: Every weight of the unsharded model by its name there (global layer indices).
+        state: Every weight of the unsharded model, by its name there (with global layer indices).
         pg_collection: The process groups of this rank.
-        keep: Patterns of names. A parameter with such a name that `state` lacks keeps its value, such as adapters.
+        keep: Patterns of names. A matching parameter that `state` lacks keeps its value, such as an adapter.
 
     Raises:
-        StateDictError: A weight of this rank is missing in `state` or has another shape; one message for all of them.
+        StateDictError: A weight of this rank is missing in `state` or has another shape. The message lists all of them.
     """
     parts = [
         (shard, local)

@@ -1,10 +1,10 @@
 """Initial values that do not depend on the layout.
 
 A parameter's values depend only on the seed, its name in the unsharded model and the index of each element. One rank,
-tensor 2 and pipeline 2 start from the same model. `initialize_parameters` draws them: the engine's sharded state dict
-says which part of which parameter every local tensor is (SwiGLU's fc1 is two parts). The parameter is divided into
-tiles, each drawn with its own generator, and a rank draws the tiles that its shard overlaps. So no rank ever stores
-more than one tile that it does not own.
+two tensor ranks and two pipeline stages start from the same model. `initialize_parameters` draws the values. The
+engine's sharded state dict describes which part of which parameter every local tensor is (SwiGLU's fc1 has two parts).
+The parameter is divided into tiles, each drawn with its own seed, and a rank draws the tiles that its shard overlaps.
+So a rank never stores more than one tile that it does not own.
 """
 
 import hashlib
@@ -24,17 +24,17 @@ from modelwright.protocols import ModelwrightError
 
 
 class InitializationError(ModelwrightError):
-    """A parameter that would be left with uninitialized memory."""
+    """A parameter with memory that would stay uninitialized."""
 
 
-_TILE = 524_288  # elements at most; large enough that seeding a generator per tile costs little
-# Rows and columns where tensor parallelism splits the columns: ranks draw few values that they do not own, and the
-# values are still in the cache when they are copied from the buffer.
+_TILE = 524_288  # elements at most; so large that seeding a generator for each tile costs little
+# Rows and columns of a tile where tensor parallelism splits the columns. Ranks then draw few values that they do not
+# own, and the values are still in the cache when they are copied from the buffer.
 _NARROW_TILE = (1024, 128)
 
 
 def initialize_parameters(stages: Iterable[nn.Module], pg_collection: ProcessGroupCollection, *, seed: int) -> None:
-    """Draw every parameter that is marked with a distribution; the others keep the values of their module.
+    """Draw every parameter that is marked with a distribution. The others keep the values that their module set.
 
     Args:
         stages: The stages of this rank, without a wrapper.
@@ -62,7 +62,7 @@ def initialize_parameters(stages: Iterable[nn.Module], pg_collection: ProcessGro
 
 
 def _check_drawn(stage: nn.Module, drawn: dict[int, int]) -> None:
-    """Refuse a marked parameter that was not drawn completely: the rest would be uninitialized memory."""
+    """Refuse a marked parameter that was not drawn completely, because the rest would stay uninitialized."""
     missing = [f"`{name}`" for name, p in stage.named_parameters() if drawn.get(_storage(p), p.numel()) < p.numel()]
     if missing:
         raise InitializationError(
@@ -78,7 +78,7 @@ def _storage(tensor: Tensor) -> int:
 
 @final
 class _Tiles:
-    """Draws tiles with one generator and one buffer, since creating these costs as much as the random numbers."""
+    """Draws tiles with one generator and one buffer, because creating these costs as much as drawing."""
 
     def __init__(self, device: torch.device) -> None:
         self._generator = torch.Generator(device)
@@ -105,7 +105,7 @@ class _Tiles:
 def _draw(
     shard: ShardedTensor, local: Tensor, init: LayoutFreeInit, seed: int, tiles: _Tiles, *, columns: bool
 ) -> None:
-    """Fill one local tensor with its part of the parameter; prepended axes (experts) are part of the name."""
+    """Fill a local tensor with its part of the parameter; indices of prepended axes (experts) belong to the name."""
     in_front = shard.prepend_axis_num
     name = ".".join([shard.key, *(str(i) for i in shard.global_offset[:in_front])])
     shape, offset = shard.global_shape[in_front:], shard.global_offset[in_front:]
@@ -122,10 +122,10 @@ def _draw(
 
 
 def _tile(shape: tuple[int, ...], *, columns: bool) -> list[int]:
-    """Return the shape of a tile: complete rows, drawn in place, or narrow tiles where ranks split the columns.
+    """Return the shape of a tile: complete rows, or narrow tiles where ranks split the columns.
 
-    The rows are halved until a tile is small enough, so that the shards of 2, 4 or 8 ranks are complete tiles and no
-    rank draws values of another one.
+    The number of rows is halved until a tile is small enough. So the shards of 2, 4 or 8 ranks usually consist of
+    complete tiles, and no rank draws values of another one.
     """
     rows, *row = shape
     if row and columns:
@@ -141,7 +141,7 @@ class _Cut(NamedTuple):
     tile: int
     """Index of the tile."""
     size: int
-    """Elements of the tile; fewer at the end of the parameter."""
+    """Number of elements of the tile along the dim. The last tile may have fewer than the others."""
     within: slice
     """The overlap, as indices of the tile."""
     here: slice

@@ -1,10 +1,12 @@
-"""Building on the meta device: a model without memory that is materialized later, equal to one built directly.
+"""Building on the meta device: a model without memory is built first and materialized later, equal to a direct build.
 
 Inside `MetaBuild.recording()` every tensor that a module makes is a meta tensor, and every call that makes or fills one
 is recorded. `materialize` repeats the calls in order on the requested devices, and replaces the meta tensors by the
-real ones. Parameters stay the same objects, so tied weights stay tied and tensor-parallel attributes stay. Recording
-reproduces values that no `reset_parameters` sets: the ones of a norm, the zeros of a bias, the tables of a rotary
-embedding. (The idea is from torchdistX's deferred_init.)
+real ones. Parameters stay the same objects, so tied weights stay tied and tensor-parallel attributes are kept.
+Recording reproduces values that no `reset_parameters` sets: the ones of a norm, the zeros of a bias, the tables of a
+rotary embedding. (The idea is from torchdistX's deferred_init.)
+
+Seam: `untyped_storage()._cdata` identifies the storage of a meta tensor, and `_buffers` contains a module's buffers.
 """
 
 import contextlib
@@ -24,7 +26,7 @@ _META = torch.device("meta")
 
 
 class MetaError(ModelwrightError):
-    """A model that cannot be built on the meta device, or was materialized too late."""
+    """A meta tensor of a model that was not recorded, or a second call of `materialize`."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class MetaBuild:
                 if parameter.is_meta:
                     made = nn.Parameter(real.tensor(parameter, name), requires_grad=parameter.requires_grad)
                     attributes = dict(vars(parameter))
-                    torch.utils.swap_tensors(parameter, made)  # the same object, for everyone who refers to it
+                    torch.utils.swap_tensors(parameter, made)  # the same object, for all code that refers to it
                     vars(parameter).update(attributes)
             for module in (module for stage in stages for module in stage.modules()):
                 for held in (module._buffers, vars(module)):  # pyright: ignore[reportPrivateUsage]
@@ -107,7 +109,7 @@ class _Recorder(TorchDispatchMode):
 
 
 class _Real:
-    """The real tensors for meta ones: views of the same memory stay views of the same memory."""
+    """The real tensors that replace meta tensors. Views of the same memory stay views of the same memory."""
 
     def __init__(self) -> None:
         self._storages: dict[int, torch.UntypedStorage] = {}
@@ -121,7 +123,7 @@ class _Real:
         for meta, made in zip(call.results, tree_iter(results), strict=True):
             if isinstance(meta, Tensor):
                 self._storages[_storage(meta)] = made.untyped_storage()
-            elif isinstance(made, torch.ScriptObject):  # of a collective, such as the one that ties embeddings
+            elif isinstance(made, torch.ScriptObject):  # handle of a collective, such as the one that ties embeddings
                 Work.unbox(made).wait()
 
     def tensor(self, meta: Tensor, where: str) -> Tensor:
@@ -142,7 +144,11 @@ class _Real:
 
     @contextlib.contextmanager
     def _random(self, found: tuple[Tensor, ...] | None) -> Generator[None]:
-        """Restore the random states of a direct build; calls that were recorded with one state are chained."""
+        """Set the random states that a call has in a direct build.
+
+        A random call on the meta device does not advance the states, so several calls may be recorded with the same
+        ones. Each of them continues where the one before it ended.
+        """
         if found is None:
             yield
             return
@@ -164,10 +170,10 @@ def _set_random_states(states: tuple[Tensor, ...]) -> None:
 
 
 def _storage(tensor: Tensor) -> int:
-    """Return an identifier of a storage that has no address."""
+    """Return an identifier of a tensor's storage, since that of a meta tensor has no address."""
     return int(tensor.untyped_storage()._cdata)  # pyright: ignore[reportPrivateUsage]
 
 
 def _unique(named: Iterable[Iterable[tuple[str, nn.Parameter]]]) -> Iterable[tuple[str, nn.Parameter]]:
-    """Return each parameter once, also where stages share it."""
+    """Return each parameter once, even if stages share it."""
     return {id(parameter): (name, parameter) for stage in named for name, parameter in stage}.values()

@@ -1,7 +1,7 @@
-"""Shards: which part of which unsharded parameter each local tensor is.
+"""Shards: the part of an unsharded parameter that each local tensor contains.
 
-The engine's sharded state dict is the one description of how a model is cut. Initialization, loading and checkpoints
-all use it.
+The engine's sharded state dict is the single description of how a model is sharded. Initialization, loading and
+checkpoints all use it.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def local_shards(stage: Any, pg_collection: ProcessGroupCollection) -> Iterator[tuple[ShardedTensor, Tensor]]:
-    """Yield the shards of a stage's parameters that this rank has.
+    """Yield the shards of a stage's parameters and buffers that this rank has.
 
     Args:
         stage: The stage without a wrapper.
@@ -23,7 +23,7 @@ def local_shards(stage: Any, pg_collection: ProcessGroupCollection) -> Iterator[
 
     Yields:
         The description of a shard (name and shape of the unsharded parameter, offset of the shard) and the local
-        tensor, which shares memory with the parameter. One parameter may be several shards.
+        tensor, which shares memory with the parameter. One parameter may have several shards.
     """
     sharded: dict[str, Any] = stage.sharded_state_dict(metadata={"dp_cp_group": pg_collection.dp_cp})
     apply_factories(sharded)

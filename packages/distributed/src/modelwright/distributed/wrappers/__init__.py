@@ -1,1 +1,1 @@
-"""Data-parallel wrappers: Megatron's DDP and PyTorch's FSDP2 around the stages of a rank."""
+"""Data-parallel wrappers around the stages of a rank: Megatron's DDP and FSDP, and PyTorch's FSDP2."""

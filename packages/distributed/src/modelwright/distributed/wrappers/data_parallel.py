@@ -1,7 +1,7 @@
 """Data-parallel wrappers around the stages of a rank.
 
-The wrapper is a value of the config (`NoWrap()`, `MegatronDDP(...)`), and `wrap_stages` applies it. A custom class is
-added by `wrap_stages.register(MyWrap)`.
+The config contains the wrapper as a value (`NoWrap()`, `MegatronDDP(...)`), and `wrap_stages` applies it. Add a custom
+class by `wrap_stages.register(MyWrap)`.
 """
 
 import functools
@@ -24,7 +24,7 @@ from modelwright.protocols import ModelwrightError
 
 
 class WrapError(ModelwrightError):
-    """A wrapper that nothing implements, or that the stages do not allow."""
+    """A wrapper that is not registered, or that does not fit the stages."""
 
 
 @functools.singledispatch
@@ -42,7 +42,7 @@ def wrap_stages(
         One module per stage, in the same order.
 
     Raises:
-        WrapError: Nothing is registered for the type of the strategy.
+        WrapError: Nothing is registered for the type of the strategy, or the wrapper does not fit the stages.
     """
     raise WrapError(_unknown(strategy))
 
@@ -59,7 +59,7 @@ def _(strategy: NoWrap, stages: Sequence[nn.Module], pg_collection: ProcessGroup
 
 @wrap_stages.register
 def _(strategy: MegatronDDP, stages: Sequence[nn.Module], pg_collection: ProcessGroupCollection) -> list[nn.Module]:
-    # Only the first chunk is bucketed: the later ones are reduced while the first still computes (engine, training.py).
+    # Only the first stage is bucketed: the later ones are reduced while it still computes (Megatron-LM, training.py).
     wrapped = [
         DistributedDataParallel(
             config=engine_config(stage),
@@ -114,10 +114,10 @@ _ONE_DTYPE = "`wrap.kind: fsdp2` shards parameters of one dtype together"
 
 @functools.singledispatch
 def wrap_problems(strategy: object, precision: Precision) -> Iterator[str]:
-    """Yield what keeps a wrapper from being used here, as far as it is known before there are stages.
+    """Yield the reasons why a wrapper cannot be used here that are known before the stages are built.
 
     Args:
-        strategy: The `wrap:` of a config. A custom class may register its own rules.
+        strategy: The `wrap:` of a config. Register the rules of a custom class by `wrap_problems.register`.
         precision: Dtype of the parameters.
 
     Yields:
@@ -152,7 +152,7 @@ def _(strategy: MegatronFSDP, precision: Precision) -> Iterator[str]:
 
 
 def engine_config(stage: nn.Module) -> Any:
-    """Return the engine's config that a stage has as `config`, which the engine's wrappers read.
+    """Return the engine's config of a stage, its attribute `config`, which the engine's wrappers read.
 
     Args:
         stage: The stage without a wrapper.
@@ -161,7 +161,7 @@ def engine_config(stage: nn.Module) -> Any:
         Its `TransformerConfig`.
 
     Raises:
-        WrapError: It has none.
+        WrapError: The stage has no `config`.
     """
     config = getattr(stage, "config", None)
     if config is None:
@@ -173,7 +173,7 @@ def engine_config(stage: nn.Module) -> Any:
 
 
 def _ddp_config(strategy: MegatronDDP, pg_collection: ProcessGroupCollection) -> DistributedDataParallelConfig:
-    """Return the engine's config of the wrapper; the default bucket size is that of training/models/dist_utils.py."""
+    """Return the engine's config of the wrapper, with the default bucket size of Megatron-LM (dist_utils.py)."""
     bucket_size = strategy.bucket_size or max(40_000_000, 1_000_000 * pg_collection.dp_cp.size())
     return DistributedDataParallelConfig(
         grad_reduce_in_fp32=strategy.grad_reduce_in_fp32,
@@ -186,10 +186,10 @@ def _ddp_config(strategy: MegatronDDP, pg_collection: ProcessGroupCollection) ->
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """Return the stage inside any number of wrappers that have it as `module`.
+    """Return the stage inside its wrappers, each of which has its content as the attribute `module`.
 
     Args:
-        module: A stage, wrapped or not.
+        module: A stage in any number of wrappers.
     """
     while isinstance(inner := getattr(module, "module", None), nn.Module):
         module = inner
@@ -197,11 +197,11 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 def total_parameters(stages: Sequence[nn.Module]) -> int:
-    """Return the number of parameters of this rank's stages; a tied weight counts once."""
+    """Return the number of parameters of this rank's stages. A weight tied on this rank counts once."""
     return sum(p.numel() for p in {id(p): p for stage in stages for p in stage.parameters()}.values())
 
 
 def total_bytes(stages: Sequence[nn.Module]) -> int:
-    """Return the size of the parameters of this rank's stages in bytes; a tied weight counts once."""
+    """Return the size of the parameters of this rank's stages in bytes. A weight tied on this rank counts once."""
     unique: dict[int, torch.Tensor] = {id(p): p for stage in stages for p in stage.parameters()}
     return sum(p.numel() * p.element_size() for p in unique.values())

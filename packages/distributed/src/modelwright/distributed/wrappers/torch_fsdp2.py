@@ -1,7 +1,9 @@
-"""PyTorch's `fully_shard` around a stage, in the form that the engine's schedules and optimizer expect of a wrapper.
+"""PyTorch's `fully_shard` around a stage, with the interface that the engine's schedules and optimizer require.
 
 The engine's own wrapper makes a CUDA mesh, shards parents before their children, and uses a global group. Here each
 layer is sharded first and the stage last, over the given group, on the device of the stage.
+
+Seam: `_BaseDataParallel` is the class by which the engine recognizes a wrapper.
 """
 
 from collections.abc import Generator, Iterator
@@ -17,20 +19,20 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 
 class FullyShardedStage(_BaseDataParallel):
-    """A stage whose parameters are sharded over the data-parallel ranks.
+    """A stage with parameters that are sharded over the data-parallel and context-parallel ranks.
 
     Args:
         config: The engine's config of the stage.
         stage: The stage without a wrapper; sharded in place.
-        group: The data-parallel group.
+        group: The group to shard over, `dp_cp` of the process groups.
         reshard_after_forward: Free unsharded parameters after the forward pass.
     """
 
     def __init__(self, config: Any, stage: nn.Module, group: ProcessGroup, *, reshard_after_forward: bool) -> None:
         super().__init__(config=config, module=stage)
-        self.ddp_config = DistributedDataParallelConfig()  # read by the engine's optimizer; none of it applies
+        self.ddp_config = DistributedDataParallelConfig()  # the engine's optimizer reads it, but no option applies
         device = next(stage.parameters()).device.type
-        # torch treats meshes with the same ranks and names as one, and would keep using the group of the first.
+        # torch treats meshes with the same ranks and names as equal, and would use the group of the first for all.
         mesh = DeviceMesh.from_group(group, device, mesh_dim_names=(f"data_{group.group_name}",))
         # fully_shard replaces the parameters, which loses the attributes that the engine reads.
         attributes = {name: dict(vars(parameter)) for name, parameter in stage.named_parameters()}
@@ -59,7 +61,7 @@ class FullyShardedStage(_BaseDataParallel):
 
 
 def _layers(stage: nn.Module) -> Iterator[nn.Module]:
-    """Yield each layer with parameters; the parameters of one are gathered and freed together.
+    """Yield each layer with parameters. The parameters of a layer are gathered and freed together.
 
     The embedding stays with the stage, because a tied output layer reads its weight from outside.
     """

@@ -1,6 +1,6 @@
 """Stand-ins that the other files of this folder share.
 
-torch's compiler keeps a table of functions and refuses one that has two names, so each call makes a new function.
+torch's compiler has a table of functions and refuses one that has two names, so each call makes a new function.
 """
 
 from collections.abc import Callable
@@ -20,12 +20,12 @@ def always[T](answer: T) -> Callable[..., T]:
 
 
 def nothing() -> Callable[..., None]:
-    """Return a function for requests without meaning on the CPU, where every operation has finished on return."""
+    """Return a function that does nothing, for calls such as `synchronize`: a CPU operation is done on return."""
     return always(None)
 
 
 def itself() -> Callable[..., object]:
-    """Return a method that returns its object, for a move to the device where it is already."""
+    """Return a method that returns its own object, such as `.cuda()` of a tensor that stays on the CPU."""
 
     def moved(self: object, *args: object, **kwargs: object) -> object:
         return self

@@ -29,8 +29,8 @@ def _over_gloo(make_group: Callable[..., Any]) -> Callable[..., Any]:
     return redirected
 
 
-# NCCL gathers and scatters parts of any size, gloo parts of one size. Ranks that split experts hold as many tokens as
-# were routed to them, so the parts are padded to the longest.
+# NCCL gathers and scatters parts of different sizes, gloo only parts of one size. With expert parallelism each rank has
+# as many tokens as were routed to its experts, so the parts are padded to the longest one.
 def _gather_uneven(gather: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(gather)
     def gathered(tensor_list: list[torch.Tensor], tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -32,29 +32,35 @@ def cuda_changes() -> Iterator[Change]:
     yield cuda, "get_device_capability", always((0, 0))
     yield cuda, "get_rng_state", get_cpu_rng_state
     yield cuda, "set_rng_state", set_cpu_rng_state
-    # torch.manual_seed would call torch.cuda again.
+    # Not `torch.manual_seed`, which would call `torch.cuda.manual_seed` again.
     yield cuda, "manual_seed", torch.default_generator.manual_seed
 
 
 def get_cpu_rng_state(*args: object, **kwargs: object) -> torch.Tensor:
-    """Return the state of the CPU's generator, whatever device is named."""
+    """Return the state of the CPU's generator, whatever device is passed."""
     return torch.get_rng_state()
 
 
 def set_cpu_rng_state(state: torch.Tensor, *args: object, **kwargs: object) -> None:
-    """Set the state of the CPU's generator, whatever device is named."""
+    """Set the state of the CPU's generator, whatever device is passed.
+
+    Args:
+        state: From `get_cpu_rng_state`.
+        *args: The device; ignored.
+        **kwargs: The device; ignored.
+    """
     torch.set_rng_state(state)
 
 
 class CpuEvent:
-    """An event that has always happened."""
+    """An event that is always complete."""
 
     def __init__(self, *args: object, **kwargs: object) -> None: ...
 
     record, wait, synchronize = nothing(), nothing(), nothing()
 
     def query(self) -> bool:
-        """Return True: the event has happened."""
+        """Return True: the event is complete."""
         return True
 
     def elapsed_time(self, end_event: object) -> float:
@@ -63,7 +69,7 @@ class CpuEvent:
 
 
 class CpuStream:
-    """A stream on which everything has already run; also its own context."""
+    """A stream on which all work is always done; it is its own context manager."""
 
     cuda_stream = 0
     device = CPU
@@ -73,7 +79,7 @@ class CpuStream:
     wait_stream, wait_event, synchronize = nothing(), nothing(), nothing()
 
     def record_event(self, event: CpuEvent | None = None) -> CpuEvent:
-        """Return the event, or a new one."""
+        """Return the given event, or a new one."""
         return event or CpuEvent()
 
     def query(self) -> bool:

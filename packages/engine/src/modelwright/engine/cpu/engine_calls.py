@@ -24,7 +24,7 @@ def engine_changes() -> Iterator[Change]:
 
 
 def _on_the_host(move: Callable[..., Any]) -> Callable[..., Any]:
-    """Return sizes of an all-to-all as an array; the engine converts them only on their way from a GPU."""
+    """Wrap the function so that it returns a CPU tensor as an array too; the engine's converts CUDA tensors only."""
 
     @functools.wraps(move)
     def moved(tensor: Any, **options: Any) -> Any:
@@ -36,7 +36,7 @@ def _on_the_host(move: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _cuda_type_name(tensor_type: Callable[..., Any]) -> Callable[..., Any]:
-    """Return type names as `torch.cuda.FloatTensor`, the only ones that optimizer and gradient clipping accept."""
+    """Wrap `Tensor.type` so that its names are those of CUDA tensors, which optimizer and gradient clipping require."""
 
     @functools.wraps(tensor_type)
     def named(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:

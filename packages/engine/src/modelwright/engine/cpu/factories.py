@@ -9,7 +9,7 @@ import torch
 from modelwright.engine.cpu.answers import CPU, itself
 from modelwright.engine.thread_patch import Change
 
-# The factories of torch that accept `device=`; torch keeps the same list for `with torch.device(...)`.
+# The common factories of torch that accept `device=`.
 _FACTORIES = (
     "arange", "as_tensor", "empty", "empty_like", "empty_strided", "eye", "full", "full_like", "linspace", "ones",
     "ones_like", "rand", "rand_like", "randint", "randint_like", "randn", "randn_like", "randperm", "tensor", "zeros",

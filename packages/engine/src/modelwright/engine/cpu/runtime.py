@@ -1,14 +1,16 @@
 """`cpu_runtime`: Megatron-Core, as installed, on a machine without a GPU.
 
-The engine asks CUDA for a device, streams, events and random states while it builds, communicates and steps. None of
-that carries the mathematics. Inside the context each request is answered on the CPU:
+The engine asks CUDA for a device, streams, events and random states while it builds, communicates and steps. No
+computed value depends on CUDA itself. Inside the context each request is answered on the CPU:
 
 - `cuda_calls.py`: queries, streams, events and random states of `torch.cuda`
 - `factories.py`: `device="cuda"` in a factory, `.cuda()` of tensors and modules
 - `collectives.py`: groups that ask for NCCL, and collectives in which gloo accepts less than NCCL
 - `engine_calls.py`: functions of the engine below `torch.cuda`, and its comparisons of tensor type names
 
-On exit every attribute is what it was. Other threads are not affected (see `ThreadPatch`).
+On exit every attribute has its original value. Functions are replaced only for the thread that enters. The classes
+`torch.cuda.Stream` and `Event`, the context `torch.cuda.stream`, and the switch that keeps `torch.compile` off are
+process-wide (see `ThreadPatch`).
 """
 
 import contextlib
@@ -30,12 +32,12 @@ class CpuRuntimeError(ModelwrightError):
 
 @contextlib.contextmanager
 def cpu_runtime(*, force: bool = False) -> Generator[None]:
-    """Let the engine run without a GPU until the end of the block; nests.
+    """Let the engine run without a GPU until the end of the block. Blocks can be nested.
 
-    It holds for the thread that enters. A thread that is started inside enters for itself.
+    The runtime applies to the thread that enters it. A thread that is started inside must enter it too.
 
     Args:
-        force: Enter although CUDA is usable, for tests of the runtime itself.
+        force: Enter even where CUDA is usable, for tests of the runtime itself.
 
     Raises:
         CpuRuntimeError: CUDA is usable here and `force` is not set.
@@ -49,7 +51,7 @@ def cpu_runtime(*, force: bool = False) -> Generator[None]:
 
 
 def device_runtime() -> contextlib.AbstractContextManager[None]:
-    """Return `cpu_runtime()` where no GPU is usable, else a context that does nothing: one program for both."""
+    """Return `cpu_runtime()` where no GPU is usable, else a context that does nothing: one program runs on both."""
     return contextlib.nullcontext() if torch.cuda.is_available() else cpu_runtime()
 
 
@@ -63,7 +65,7 @@ def _changes() -> Iterator[Change]:
 
 @contextlib.contextmanager
 def _uncompiled() -> Generator[None]:
-    """Run functions that the engine compiles for a GPU as they are written."""
+    """Run without compilation the functions that the engine passes to `torch.compile`."""
     stance = torch.compiler.set_stance("force_eager")
     with stance:
         yield

@@ -1,9 +1,10 @@
 """Let the engine compare the parameter groups of an optimizer among the ranks of one model.
 
-- **Changes**: `torch.distributed.get_world_size` and `all_gather_object` without a group mean the given ranks, in the
-  thread that entered `gathering_over(ranks)`.
+- **Changes**: `torch.distributed.get_world_size` and `all_gather_object` use the given ranks when they are called
+  without a group, in the thread that entered `gathering_over(ranks)`.
 - **Why**: `get_megatron_optimizer` compares parameter groups on all ranks of the job (optimizer/__init__.py), whatever
-  groups it is given. In a composite model the ranks of another module would not call it, or bring other groups.
+  groups it is given. In a composite model the ranks of another module do not make this call, or have other
+  parameter groups.
 - **Versions**: megatron-core 0.19.
 - **Undone**: at the end of the block.
 - **Entered**: by `modelwright.training.make_optimizer`.
@@ -27,10 +28,10 @@ _ranks: ContextVar["ProcessGroup"] = ContextVar("ranks")
 
 @contextlib.contextmanager
 def gathering_over(ranks: "ProcessGroup | None") -> Generator[None]:
-    """Let collectives without a group mean these ranks until the end of the block, in this thread.
+    """Use these ranks for collectives without a group until the end of the block, in this thread.
 
     Args:
-        ranks: The group of the ranks of one model; None, or all ranks of the job: nothing is changed.
+        ranks: The group of the ranks of one model. None, or a group of all ranks of the job: nothing is changed.
     """
     if ranks is None or ranks.size() == torch.distributed.get_world_size():
         yield

@@ -1,7 +1,7 @@
-"""Read the engine's checkpoints without running code that a stranger may have put into them.
+"""Read the engine's checkpoints without running code that a third party may have put into them.
 
-- **Changes**: `pickle` as `torch.distributed.checkpoint.filesystem` sees it, and `torch.load`. Both read through
-  allow-lists in the thread that entered `restricted_reading()`.
+- **Changes**: the name `pickle` in `torch.distributed.checkpoint.filesystem`, and `torch.load`. Both accept only
+  allow-listed classes in the thread that entered `restricted_reading()`.
 - **Why**: the format contains pickles. `.metadata` is read by `pickle.load`, items that are not tensors by
   `torch.load(weights_only=False)`, and both run whatever a file tells them to.
 - **Versions**: torch 2.11 to 2.15, megatron-core 0.19.
@@ -52,7 +52,7 @@ _ALLOWED_CLASSES = {
 
 
 class _MetadataUnpickler(pickle.Unpickler):
-    """An unpickler that finds only the classes that describe tensors and their places."""
+    """An unpickler that loads only the classes that describe tensors and where they are stored."""
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         is_dtype = module_name == "torch" and isinstance(getattr(torch, global_name, None), torch.dtype)
@@ -62,13 +62,14 @@ class _MetadataUnpickler(pickle.Unpickler):
 
 
 def load_metadata(file: IO[bytes]) -> Any:
-    """Return the object of a `.metadata` file.
+    """Load the object in a `.metadata` file.
 
     Args:
         file: The open file.
 
     Raises:
-        pickle.UnpicklingError: It asks for anything but descriptions of tensors, or names a file outside its folder.
+        pickle.UnpicklingError: The file refers to other classes than those that describe tensors, or to a file outside
+            its folder.
     """
     metadata: Any = _MetadataUnpickler(file).load()
     places: dict[object, Any] = getattr(metadata, "storage_data", None) or {}
@@ -86,7 +87,7 @@ def refuse_links(folder: Path) -> None:
         folder: The folder of the checkpoint.
 
     Raises:
-        pickle.UnpicklingError: It contains one.
+        pickle.UnpicklingError: The folder contains something other than plain files.
     """
     for path in sorted(folder.iterdir()):
         if path.is_symlink() or not path.is_file():
@@ -94,7 +95,7 @@ def refuse_links(folder: Path) -> None:
 
 
 def restricted_reading() -> AbstractContextManager[None]:
-    """Return a context in which this thread reads checkpoints through allow-lists."""
+    """Return a context in which this thread loads only allow-listed classes from checkpoints."""
     return _RESTRICTED()
 
 
@@ -106,7 +107,7 @@ def _changes() -> Iterator[Change]:
             file.seek(0)
         return plain_load(file, *args, **{**options, "weights_only": True})
 
-    # A namespace of our own in the place of the module: `pickle.load` itself stays what it is for everyone else.
+    # A namespace replaces the module in `filesystem` only; `pickle.load` itself is unchanged for all other code.
     shim = SimpleNamespace(load=pickle.load, dump=pickle.dump)
     yield shim, "load", load_metadata
     yield filesystem, "pickle", shim

@@ -4,8 +4,8 @@
 - **Why**: the engine sizes it by the layers of the first model with a router loss. The router of a deeper model, built
   later or beside the first, then writes past its end.
 - **Versions**: megatron-core 0.19.
-- **Undone**: by `restore_router_loss_tracker`, which puts back the tracker that was there before.
-- **Entered**: by `modelwright.distributed.initialize`, undone by `finalize`: from joining a job to leaving it.
+- **Undone**: by `restore_router_loss_tracker`, which restores the earlier tracker.
+- **Entered**: by `modelwright.distributed.initialize` and `CompositeModelBuilder.initialize`, undone by `finalize`.
 - **Threads**: the engine has one tracker for all threads; so has this patch.
 - **Test that fails when it is no longer needed**: `tests/patches/test_router_loss_tracker.py`.
 """
@@ -35,7 +35,7 @@ class GrowingTracker(MoEMetricsTracker):
 
     @override
     def record(self, name: str, value: Tensor, layer_number: int, num_layers: int, *args: Any, **options: Any) -> None:
-        """Add a value after making space; the arguments are the engine's."""
+        """Make space for the layer, then record the value. The arguments are the engine's."""
         entry = self.metrics.get(name)
         if entry is not None and entry.values.numel() < num_layers:
             entry.values = torch.cat([entry.values, entry.values.new_zeros(num_layers - entry.values.numel())])
@@ -43,14 +43,14 @@ class GrowingTracker(MoEMetricsTracker):
 
 
 def track_losses_of_every_model() -> None:
-    """Put a growing tracker in the place of the engine's, unless one is there."""
+    """Replace the engine's tracker by a growing one, unless that is done already."""
     current = get_moe_metrics_tracker()
     if not isinstance(current, GrowingTracker):
         set_moe_metrics_tracker(GrowingTracker(current))
 
 
 def restore_router_loss_tracker() -> None:
-    """Put back the tracker that was there before; nothing happens when no growing tracker is there."""
+    """Restore the tracker that the growing one replaced, if there is one."""
     current = get_moe_metrics_tracker()
     if isinstance(current, GrowingTracker):
         set_moe_metrics_tracker(current.before)

@@ -1,14 +1,15 @@
 """Keep `torch.compile` out of the engine's import on machines without a GPU.
 
-- **Changes**: `torch.compile` returns the function as it is written, while `load_engine` imports the engine, in the
-  importing thread alone.
-- **Why**: the engine wraps many functions in `torch.compile` when it is imported, and preparing that is almost half of
-  the import: 4.7 of 12.1 seconds on two slow cores. Without a GPU `cpu_runtime` runs those functions uncompiled anyway.
+- **Changes**: `torch.compile` returns the function uncompiled while `load_engine` imports the engine, in the importing
+  thread only.
+- **Why**: the engine wraps many functions in `torch.compile` when it is imported, and these calls take almost half
+  of the import: 4.7 of 12.1 seconds on two slow cores. Without a GPU `cpu_runtime` runs those functions uncompiled
+  anyway.
 - **Versions**: megatron-core 0.19. `megatron.core.jit.disable_jit_fuser` comes too late: the package's own
   `__init__` imports the functions that are wrapped.
 - **Undone**: at the end of `load_engine`. The functions of the engine stay uncompiled for the life of the process.
 - **Entered**: by the doors of `distributed`, `layers` and `training` before they import a file that needs the engine,
-  and by `cpu_runtime`. Code that imports Megatron-Core before gets the engine as it is, and a slower start.
+  and by `cpu_runtime`. Code that imports Megatron-Core earlier gets the engine unchanged, and a slower start.
 - **Test that fails when it is no longer needed**: `tests/patches/test_torch_compile.py`.
 """
 
@@ -24,14 +25,14 @@ _WHOLE_MODEL = "megatron.core.models.hybrid.hybrid_model"
 
 
 def load_engine() -> None:
-    """Import the engine; without a GPU, its functions stay as they are written.
+    """Import the engine. Without a GPU its functions are left uncompiled.
 
     Raises:
         ModelwrightError: torch is too old.
     """
     if _WHOLE_MODEL in sys.modules:
         return
-    import torch  # the doors of all packages above import this file, and must stay light
+    import torch  # the `__init__.py` of packages above import this file, and must not load torch
 
     check_torch()
     if torch.cuda.is_available():
@@ -42,7 +43,7 @@ def load_engine() -> None:
 
 
 def _as_written(function: Callable[..., Any] | None = None, **_: object) -> Any:
-    """Stand in for `torch.compile`, as a decorator with or without options."""
+    """Return the function unchanged; replaces `torch.compile` as a decorator with or without options."""
     return _as_written if function is None else function
 
 

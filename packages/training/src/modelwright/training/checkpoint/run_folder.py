@@ -1,4 +1,4 @@
-"""The folder of a run: its checkpoints, which of them are complete, and the config that each was saved with.
+"""The folder of a run: its checkpoints, and the config that each was saved with.
 
 A checkpoint is a folder `checkpoints/step-N`. It is written under another name and renamed when it is complete. Nothing
 here loads the engine, so that a wrong folder is reported before any process starts.
@@ -22,15 +22,22 @@ class CheckpointError(ModelwrightError):
 
 
 def checkpoint_path(run_dir: Path, step: int) -> Path:
-    """Return the folder of the checkpoint of a step."""
+    """Return the folder of the checkpoint of a step, which may not exist yet.
+
+    Args:
+        run_dir: Folder of the run.
+        step: Number of steps done.
+    """
     return run_dir / "checkpoints" / f"step-{step:08d}"
 
 
 def checkpoints(run_dir: Path) -> list[tuple[int, Path]]:
     """Return step and folder of each checkpoint of a run, oldest first.
 
+    A checkpoint that is still being written has another name than `step-N` and is left out.
+
     Args:
-        run_dir: Folder of the run. Folders with another name than `step-N` are left out, so one being written is too.
+        run_dir: Folder of the run.
     """
     folder = run_dir / "checkpoints"
     found = [(_STEP.fullmatch(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
@@ -44,7 +51,7 @@ def latest_checkpoint(run_dir: Path) -> tuple[int, Path]:
         run_dir: Folder of the run.
 
     Raises:
-        CheckpointError: There is none, or it is not complete.
+        CheckpointError: There is no checkpoint, or the newest is not complete.
     """
     if not run_dir.is_dir():
         raise CheckpointError(f"`{run_dir}` must be the folder of a run, but there is no such folder.")
@@ -72,7 +79,7 @@ def checkpoint_config(path: Path) -> RunConfig:
         path: Folder of the checkpoint.
 
     Raises:
-        CheckpointError: It cannot be read.
+        CheckpointError: The config cannot be read.
     """
     try:
         text = json.loads((path / CONFIG_FILE).read_text())["config"]
@@ -96,7 +103,8 @@ def check_resumable(run: RunConfig, path: Path) -> None:
         path: Folder of the checkpoint.
 
     Raises:
-        CheckpointError: The models differ, or a field that the optimizer's state depends on; names every such field.
+        CheckpointError: The models differ, or fields that the optimizer's state depends on, or the number of
+            optimizers. The message lists every field that differs.
     """
     saved = checkpoint_config(path)
     model = _differences("model", run.model.as_dict(), saved.model.as_dict())
@@ -121,7 +129,7 @@ def check_resumable(run: RunConfig, path: Path) -> None:
 
 
 def _has_expert_optimizer(run: RunConfig) -> bool:
-    """Return True where experts have other data ranks, for which the engine makes a separate optimizer."""
+    """Return True if experts have other data ranks than the rest, and therefore a separate optimizer in the engine."""
     parallelism = run.parallelism
     apart = parallelism.expert > 1 or parallelism.expert_tensor_size != parallelism.tensor
     return apart and isinstance(run.model, DecoderConfig) and "E" in run.model.symbols
@@ -137,7 +145,7 @@ def _differences(section: str, ours: Mapping[str, object], theirs: Mapping[str, 
 
 
 def _optimizer_state(run: RunConfig) -> dict[str, object]:
-    """Return the fields by which the engine finds an optimizer's state, or which it restores with it."""
+    """Return the fields that the engine uses to find an optimizer's state, or restores together with it."""
     train = run.train
     state: dict[str, object] = {
         "train.lr_schedule.min_lr": train.lr_schedule.min_lr,

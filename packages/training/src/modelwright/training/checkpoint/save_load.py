@@ -28,13 +28,13 @@ from modelwright.training.checkpoint.run_folder import CONFIG_FILE, CheckpointEr
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
 
-# State of a part besides its weights (Transformer Engine: the scales of 8-bit dtypes); it differs between backends.
+# State of a part besides its weights, such as Transformer Engine's scales of 8-bit dtypes. It differs between backends.
 _EXTRA_STATE = "*._extra_state"
 
 
 @dataclass(frozen=True)
 class TrainState:
-    """The objects with the state of a checkpoint."""
+    """The objects that a checkpoint is saved from or loaded into."""
 
     stages: Sequence[nn.Module]
     """The stages of this rank, wrapped or not."""
@@ -46,10 +46,13 @@ class TrainState:
     """The engine's learning-rate schedule. None: its state is left out."""
 
     def sharded(self, *, loading: bool) -> dict[str, Any]:
-        """Return the engine's sharded state dict of everything.
+        """Return the engine's sharded state dict of the stages, the optimizer and the schedule.
 
         Args:
-            loading: The state dict is used to load, not to save.
+            loading: True if the state dict is used to load, False to save.
+
+        Returns:
+            The state dict, with `model0`, `model1`, … for the stages, `optimizer` and `schedule`.
         """
         metadata = {"dp_cp_group": self.pg_collection.dp_cp, "distrib_optim_sharding_type": "dp_reshardable"}
         inner: list[Any] = [unwrapped(stage) for stage in self.stages]
@@ -68,7 +71,7 @@ class TrainState:
         """Load a state dict that was filled from a checkpoint.
 
         Args:
-            state: In the form that `sharded` returns.
+            state: The loaded state dict, in the form that `sharded` returns.
             names: Names of the expected parameters of each stage; those that `state` lacks keep their current values.
         """
         for i, (stage, expected) in enumerate(zip(self.stages, names, strict=True)):
@@ -84,9 +87,11 @@ class TrainState:
 def save_checkpoint(state: TrainState, run: RunConfig, run_dir: Path, step: int) -> Path:
     """Write a checkpoint under a temporary name, and rename it when it is complete. Every rank of the job calls this.
 
+    Then checkpoints older than the newest `train.keep_checkpoints` are deleted.
+
     Args:
         state: The objects to save the state of.
-        run: The config, saved with it.
+        run: The config, saved with the state.
         run_dir: Folder of the run, visible to all ranks.
         step: Number of steps done.
 
@@ -94,7 +99,7 @@ def save_checkpoint(state: TrainState, run: RunConfig, run_dir: Path, step: int)
         The folder of the checkpoint.
 
     Raises:
-        RuntimeError: It cannot be written; older checkpoints are untouched.
+        RuntimeError: The checkpoint cannot be written. Older checkpoints are untouched.
     """
     path = checkpoint_path(run_dir, step)
     aside = path.with_name(f".{path.name}.partial")
@@ -129,16 +134,16 @@ def _forget_old(run_dir: Path, keep: int | None) -> None:
 
 
 def load_checkpoint(state: TrainState, path: Path, *, keep: Sequence[str] = ()) -> None:
-    """Load a checkpoint into a model, and into optimizer and schedule where they are given.
+    """Load a checkpoint into a model, and into the optimizer and the schedule where they are given.
 
-    The layout and the backend may differ from those that wrote it. Nothing that the files contain is executed, and
+    Weights saved on one layout and backend can be loaded on another. Nothing that the files contain is executed, and
     nothing outside the folder is read.
 
     Args:
         state: The objects to load into.
         path: Folder of the checkpoint.
-        keep: Patterns of parameter names in the unsharded model. A parameter with such a name that the checkpoint lacks
-            keeps its value, such as adapters (`*.lora_?`) over the weights of a model without them.
+        keep: Patterns of parameter names in the unsharded model. A matching parameter that the checkpoint lacks keeps
+            its value, such as an adapter (`*.lora_?`).
 
     Raises:
         CheckpointError: The checkpoint lacks something that the model needs, is damaged, or is not plain data.
@@ -158,9 +163,9 @@ def load_checkpoint(state: TrainState, path: Path, *, keep: Sequence[str] = ()) 
 
 
 def _drop_absent(wanted: dict[str, Any], path: Path, keep: Sequence[str]) -> None:
-    """Remove entries with one of these names that the checkpoint lacks.
+    """Remove the entries that the checkpoint lacks and that match one of the patterns.
 
-    The engine's own way (`strict=`) reads tensor properties in a form that torch 2.13 no longer has.
+    The engine's own option (`strict=`) reads tensor properties in a form that torch 2.13 no longer has.
     """
     metadata: Any = FileSystemReader(path).read_metadata()
     stored = {str(name).partition("/shard_")[0] for name in metadata.state_dict_metadata}

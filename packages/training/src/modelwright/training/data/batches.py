@@ -1,7 +1,7 @@
-"""Batches: which tokens a step, a rank and a micro-batch get.
+"""Batches: the tokens of a step, of a rank and of a micro-batch.
 
 The global batch of a step is a function of the seed and the step alone, and each data-parallel rank uses its slice of
-it. A run that is resumed, or moved to another layout, reads what the unbroken run on one rank reads.
+it. A run that is resumed, or moved to another layout, therefore reads the same batches as an unbroken run on one rank.
 """
 
 import hashlib
@@ -60,7 +60,7 @@ def validation_batch(text: Text, *, size: int, seq_length: int) -> Batch:
 
 
 def synthetic_batch(*, size: int, seq_length: int, vocab_size: int, seed: int) -> Batch:
-    """Return random tokens, to run a model without a text.
+    """Return a batch of random tokens, to run a model without a text.
 
     Args:
         size: Number of sequences, b.
@@ -77,7 +77,7 @@ def synthetic_batch(*, size: int, seq_length: int, vocab_size: int, seed: int) -
 
 
 def micro_batches(batch: Batch, *, data_rank: int, data_size: int, micro_batch: int) -> Iterator[Batch]:
-    """Yield one data-parallel rank's part of a global batch, one micro-batch at a time.
+    """Yield the micro-batches of one data-parallel rank.
 
     Args:
         batch: The global batch, [b, s].

@@ -1,4 +1,4 @@
-"""A text as bytes: what a run trains on, and the tail that is held out for validation."""
+"""A text as bytes: a part to train on, and a tail that is held out for validation."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +32,12 @@ def prepare_text(run: RunConfig) -> Text:
     Args:
         run: The config.
 
+    Returns:
+        The text in two parts.
+
     Raises:
-        ModelwrightError: The text cannot be read or does not fit the model, or `wrap` keeps no gradients.
+        ModelwrightError: The text cannot be read or does not fit the model, or `wrap` is `none`, which has no gradient
+            buffers.
     """
     if isinstance(run.wrap, NoWrap):
         raise ModelwrightError(
@@ -76,8 +80,11 @@ def read_text(path: str | None, *, validation_fraction: float, seq_length: int) 
 
     Args:
         path: A file, read as bytes. None: the Python language reference that every CPython contains.
-        validation_fraction: Share of the text, at its end, that is held out; from 0 to 1.
+        validation_fraction: Fraction of the text, at its end, that is held out; above 0 and below 1.
         seq_length: Sequence length of the model; each part must be longer.
+
+    Returns:
+        The text in two parts.
 
     Raises:
         DataError: The file cannot be read, or a part is too short.

@@ -1,6 +1,6 @@
 """Text generation: a trained model continues a text, on one process, with the engine's inference context as cache.
 
-The cache holds keys and values of attention, and the states of Mamba layers, which do not grow with the text.
+The cache contains the keys and values of attention and the states of Mamba layers. Only the former grow with the text.
 """
 
 import codecs
@@ -43,8 +43,11 @@ def load_for_inference(run_dir: Path) -> LoadedModel:
     Args:
         run_dir: Folder of the run.
 
+    Returns:
+        The model and the config of the run.
+
     Raises:
-        CheckpointError: There is no complete checkpoint.
+        CheckpointError: There is no complete checkpoint, or it cannot be loaded.
     """
     _, path = latest_checkpoint(run_dir)
     run = checkpoint_config(path)
@@ -86,7 +89,7 @@ def generate(loaded: LoadedModel, prompt: str, *, tokens: int, sampling: Samplin
 def _tokens(
     model: Any, prefix: list[int], count: int, *, limit: int | None, choose: Callable[[Tensor], int]
 ) -> Iterator[int]:
-    """Yield one token after another; when the sequence is full, drop its older half and read the rest again."""
+    """Yield one token after another. When the context is full, drop its older half and recompute the cache."""
     known, cache = list(prefix), None
     for _ in range(count):
         if limit is not None and len(known) > limit:

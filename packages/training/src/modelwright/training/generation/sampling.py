@@ -1,4 +1,4 @@
-"""Sampling: the choice of the next token from the logits."""
+"""Sampling: choosing the next token from the logits."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from modelwright.protocols import ModelwrightError
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """Options of the choice of the next token.
+    """Options for choosing the next token.
 
     Raises:
         ModelwrightError: A value is out of its range.
@@ -49,6 +49,9 @@ class Sampling:
         Args:
             logits_V: Logits of every token, [v].
             generator: Source of the random numbers.
+
+        Returns:
+            The index of the token.
         """
         if self.temperature == 0.0:
             return int(logits_V.argmax())
