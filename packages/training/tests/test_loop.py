@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from modelwright.builders import BuilderError, Hook
-from modelwright.config import ConstantSchedule, NoWrap, RunConfig, replace
+from modelwright.config import ConstantSchedule, MegatronDDP, NoWrap, RunConfig, TorchFSDP2, replace
 from modelwright.distributed import unwrapped
 from modelwright.protocols import ModelwrightError
 from modelwright.training import (
+    CheckpointError,
     StepRecord,
     Text,
     builder_of,
@@ -198,3 +199,17 @@ def test_a_metrics_callback_cannot_replace_what_a_step_records() -> None:
     """A `loss` of its own would silently take the place of the loss."""
     with pytest.raises(ModelwrightError, match="returns `loss`, `lr`, which every step records already"):
         train(bigram_run(1), metrics_callback=lambda stages, groups: lambda: {"lr": 1.0, "loss": 0.0, "mine": 2.0})
+
+
+def test_fsdp2_is_refused_with_a_folder_before_anything_is_built(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="fsdp2, whose optimizer state cannot be saved yet"):
+        train(replace(bigram_run(1), wrap=TorchFSDP2()), out=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_distributed_optimizer_that_cannot_be_resumed_is_named(tmp_path: Path) -> None:
+    """The engine raises an `AssertionError` without a word."""
+    run = replace(bigram_run(2), wrap=MegatronDDP(distributed_optimizer=True))
+    train(run, out=tmp_path)
+    with pytest.raises(CheckpointError, match="the engine's distributed optimizer cannot load its state"):
+        train(replace(run, train=replace(run.train, steps=4)), resume=tmp_path)

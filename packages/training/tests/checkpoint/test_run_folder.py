@@ -11,6 +11,7 @@ from modelwright.config import (
     ModelConfig,
     Precision,
     RunConfig,
+    TorchFSDP2,
     TrainConfig,
     config_class,
     dumps,
@@ -20,6 +21,7 @@ from modelwright.config import (
 from modelwright.training import (
     CheckpointError,
     check_resumable,
+    check_savable,
     checkpoint_config,
     checkpoint_path,
     checkpoints,
@@ -202,3 +204,10 @@ def test_another_optimizer(tmp_path: Path) -> None:
         "`train.lr_schedule.min_lr` is 0.0001 here and 0.0 there. Resume with the values of the first run; "
         "`train.steps`, the warm-up and the batch may change."
     )
+
+
+def test_a_run_that_could_not_be_saved_is_refused_before_its_first_step(tmp_path: Path) -> None:
+    """It would train to the end, and be lost there."""
+    check_savable(TOY)
+    with pytest.raises(CheckpointError, match=r"^`wrap\.kind` must be a wrapper with checkpoints"):
+        check_savable(replace(TOY, wrap=TorchFSDP2()))

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from modelwright.training.checkpoint.run_folder import (
         CheckpointError,
         check_resumable,
+        check_savable,
         checkpoint_config,
         checkpoint_path,
         checkpoints,
@@ -55,6 +56,7 @@ __all__ = [
     "Trainer",
     "builder_of",
     "check_resumable",
+    "check_savable",
     "checkpoint_config",
     "checkpoint_path",
     "checkpoints",

@@ -18,7 +18,7 @@ from modelwright.builders import AnyBuilder, Hook, builder_for
 from modelwright.config import RunConfig, replace
 from modelwright.distributed import initialize
 from modelwright.training.callbacks import Callback, MetricsCallback, StepRecord, checked_metrics
-from modelwright.training.checkpoint.run_folder import check_resumable, latest_checkpoint
+from modelwright.training.checkpoint.run_folder import check_resumable, check_savable, latest_checkpoint
 from modelwright.training.checkpoint.save_load import TrainState, load_checkpoint, save_checkpoint
 from modelwright.training.data.batches import training_batch, validation_batch
 from modelwright.training.data.text import Text, language_shape, prepare_text
@@ -77,6 +77,8 @@ def train(
         ModelwrightError: The config does not fit the processes, the text or the checkpoint.
     """
     text = prepare_text(run)
+    if out is not None:
+        check_savable(run)
     builder = builder_of(run, spec=spec, hooks=hooks)
     groups = initialize(run.parallelism, seed=run.train.seed)
     run = replace(run, parallelism=replace(run.parallelism, data=groups.dp.size()))

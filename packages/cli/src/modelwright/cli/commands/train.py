@@ -108,9 +108,10 @@ def _new_folder(name: str) -> Path:
 
 def _check_start(run: RunConfig, resume: Path | None) -> None:
     """Check the text and the checkpoint before any rank starts."""
-    from modelwright.training import check_resumable, latest_checkpoint, prepare_text
+    from modelwright.training import check_resumable, check_savable, latest_checkpoint, prepare_text
 
     prepare_text(run)
+    check_savable(run)
     if resume is None:
         return
     step, path = latest_checkpoint(resume)

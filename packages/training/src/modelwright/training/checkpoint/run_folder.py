@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from modelwright.config import ConfigError, DecoderConfig, MegatronDDP, RunConfig, loads
+from modelwright.config import ConfigError, DecoderConfig, MegatronDDP, RunConfig, TorchFSDP2, loads
 from modelwright.protocols import ModelwrightError
 
 CONFIG_FILE = "modelwright.json"
@@ -93,6 +93,22 @@ def checkpoint_config(path: Path) -> RunConfig:
             f"`{path / CONFIG_FILE}` must contain the config of a run, but contains a {type(config).__name__}."
         )
     return config
+
+
+def check_savable(run: RunConfig) -> None:
+    """Refuse a run that trains to its end and then cannot be saved, before its first step.
+
+    Args:
+        run: The config.
+
+    Raises:
+        CheckpointError: The wrapper's sharded parameters cannot be saved.
+    """
+    if isinstance(run.wrap, TorchFSDP2):
+        raise CheckpointError(
+            "`wrap.kind` must be a wrapper with checkpoints to train into a folder, but is fsdp2, whose optimizer "
+            "state cannot be saved yet; use ddp, or call `modelwright.training.train` without `out`."
+        )
 
 
 def check_resumable(run: RunConfig, path: Path) -> None:

@@ -148,7 +148,13 @@ def load_checkpoint(state: TrainState, path: Path, *, keep: Sequence[str] = ()) 
     Raises:
         CheckpointError: The checkpoint lacks something that the model needs, is damaged, or is not plain data.
     """
-    wanted = state.sharded(loading=True)
+    try:
+        wanted = state.sharded(loading=True)
+    except AssertionError as error:  # of the engine's distributed optimizer, without a message
+        raise CheckpointError(
+            f"`{path}` cannot be resumed: without Apex and Transformer Engine, the engine's distributed optimizer "
+            "cannot load its state; load the weights alone, or train with `wrap.distributed_optimizer: false`."
+        ) from error
     names = [set(wanted[f"model{i}"]) for i in range(len(state.stages))]
     try:
         refuse_links(path)
