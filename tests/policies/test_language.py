@@ -1,6 +1,6 @@
 """The mechanical part of the rules of language: docstrings, comments and messages of the packages.
 
-The rules are those of `shared/STYLE.md`: a reader who knows the field understands each sentence at the first reading.
+The rules are those of CONTRIBUTING.md: a reader who knows the field understands each sentence at the first reading.
 """
 
 import ast
