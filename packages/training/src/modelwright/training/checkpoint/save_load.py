@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
@@ -151,6 +152,8 @@ def load_checkpoint(state: TrainState, path: Path, *, keep: Sequence[str] = ()) 
     try:
         wanted = state.sharded(loading=True)
     except AssertionError as error:  # of the engine's distributed optimizer, without a message
+        if not _has_distributed_optimizer(state.optimizer):
+            raise
         raise CheckpointError(
             f"`{path}` cannot be resumed: without Apex and Transformer Engine, the engine's distributed optimizer "
             "cannot load its state; load the weights alone, or train with `wrap.distributed_optimizer: false`."
@@ -166,6 +169,11 @@ def load_checkpoint(state: TrainState, path: Path, *, keep: Sequence[str] = ()) 
     except (CheckpointingException, KeyError, ValueError, OSError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"`{path}` cannot be loaded into this model: {_named(error)}.") from error
     state.restore(loaded, names)
+
+
+def _has_distributed_optimizer(optimizer: Any) -> bool:
+    """Return True if a rank's optimizer, or one in its chain, splits its state over the data ranks."""
+    return any(isinstance(it, DistributedOptimizer) for it in getattr(optimizer, "chained_optimizers", [optimizer]))
 
 
 def _drop_absent(wanted: dict[str, Any], path: Path, keep: Sequence[str]) -> None:
