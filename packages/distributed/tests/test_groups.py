@@ -4,6 +4,7 @@ import pytest
 import torch
 from megatron.core import parallel_state
 from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.transformer.moe.moe_logging import get_moe_metrics_tracker
 
 from modelwright.config import ConfigError, Parallelism
 from modelwright.distributed import finalize, initialize, virtual_stages
@@ -68,3 +69,10 @@ def test_an_existing_job_counts_before_the_environment(
 def test_virtual_stages_as_the_engine_counts_them() -> None:
     assert virtual_stages(Parallelism()) is None
     assert virtual_stages(Parallelism(pipeline=2, virtual_pipeline=3)) == 3
+
+
+def test_leaving_gives_the_engine_its_own_tracker_of_router_losses_back(groups: ProcessGroupCollection) -> None:
+    """The patch lasts from joining a job to leaving it."""
+    inside = type(get_moe_metrics_tracker()).__name__
+    finalize()
+    assert (inside, type(get_moe_metrics_tracker()).__name__) == ("GrowingTracker", "MoEMetricsTracker")

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from torch import nn
 
 from modelwright.config import Parallelism, RunConfig, replace
@@ -155,3 +157,12 @@ def test_a_file_that_was_cut_short(name: str, tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(CheckpointError, match=rf"^`{path}` cannot be loaded into this model: "):
         load_checkpoint(built(bigram_run()), path)
+
+
+def test_a_save_starts_no_manager_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine would keep one for the life of the process, and leave it behind when the rank is killed."""
+    monkeypatch.setattr(filesystem_async, "_results_queue", None)
+    children = set(psutil.Process().children())
+    save_checkpoint(built(bigram_run()), bigram_run(), tmp_path, 1)
+    assert filesystem_async._results_queue is None
+    assert set(psutil.Process().children()) == children
