@@ -7,6 +7,7 @@ from torch import nn
 
 from modelwright.builders import BuildContext, Hook, HookError, Phase, ordered_hooks, run_hooks
 from modelwright.config import ModelConfig, Parallelism, Precision
+from tests.messages import facts
 
 CONTEXT = BuildContext(
     config=ModelConfig(),
@@ -83,22 +84,19 @@ def test_without_hooks_the_stages_pass_through() -> None:
 @pytest.mark.parametrize(
     ("answer", "shown"),
     [
-        (nn.Identity(), "Identity"),
-        ((nn.Identity(),), "tuple"),
-        ([nn.Identity(), nn.Identity()], "list of 2"),
-        ([], "list of 0"),
-        (["stage"], "list of 1"),
-        (False, "bool"),
+        (nn.Identity(), ""),
+        ((nn.Identity(),), ""),
+        ([nn.Identity(), nn.Identity()], "2 "),
+        ([], "0 "),
+        (["stage"], "1 "),
+        (False, ""),
     ],
 )
 def test_a_hook_must_return_stages_or_none(answer: Any, shown: str) -> None:
     hook = Hook(name="adapters", phase="before_wrap", function=lambda stages, context: answer)
     with pytest.raises(HookError) as caught:
         run_hooks([hook], "before_wrap", [nn.Linear(1, 1)], CONTEXT)
-    assert str(caught.value) == (
-        f"hook `adapters` must return a list of 1 modules or None, but returned {shown}; return the stages that "
-        "it received, or None if it changed them in place."
-    )
+    assert facts(caught.value) == f"`adapters` 1 None {shown}None".replace("  ", " ")
 
 
 def test_an_exception_is_reported_with_hook_phase_and_rank() -> None:
@@ -107,9 +105,7 @@ def test_an_exception_is_reported_with_hook_phase_and_rank() -> None:
 
     with pytest.raises(HookError) as caught:
         run_hooks([Hook(name="load", phase="after_wrap", function=fails)], "after_wrap", [nn.Identity()], CONTEXT)
-    assert str(caught.value) == (
-        "hook `load` failed in phase after_wrap on rank 3: FileNotFoundError: no weights at /there"
-    )
+    assert facts(caught.value) == "`load` after_wrap 3 FileNotFoundError /there"
     assert isinstance(caught.value.__cause__, FileNotFoundError)
 
 
@@ -124,6 +120,4 @@ def test_a_phase_must_exist() -> None:
     hook = Hook(name="late", phase="after_build", function=lambda stages, context: None)  # type: ignore[arg-type]
     with pytest.raises(HookError) as caught:
         ordered_hooks([hook])
-    assert str(caught.value) == (
-        "`phase` of hook `late` must be before_wrap or after_wrap, but is 'after_build'; use one of the two."
-    )
+    assert facts(caught.value) == "`phase` `late` before_wrap after_wrap 'after_build'"

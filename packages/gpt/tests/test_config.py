@@ -22,15 +22,16 @@ from modelwright.config import (
     replace,
 )
 from modelwright.gpt import GPTModelConfig
+from tests.messages import facts
 
 SMALL = GPTModelConfig(num_layers=4, hidden_size=256, num_attention_heads=8, vocab_size=250, seq_length=64)
 EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "gpt-tiny.yaml"
 
 
-def message_of(function: Any, *args: Any, **values: Any) -> str:
+def facts_of(function: Any, *args: Any, **values: Any) -> str:
     with pytest.raises(ConfigError) as caught:
         function(*args, **values)
-    return str(caught.value)
+    return facts(caught.value)
 
 
 def test_importing_loads_no_torch() -> None:
@@ -56,48 +57,42 @@ def test_derived_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "expected"),
     [
         (
             {"num_attention_heads": 32, "num_query_groups": 5},
-            "`num_query_groups` must divide `num_attention_heads`, but 5 does not divide 32; use 1, 2, 4, 8, 16 or 32.",
+            "`num_query_groups` `num_attention_heads` 5 32 1 2 4 8 16 32",
         ),
         (
             {"num_attention_heads": 7},
-            (
-                "`num_attention_heads` must divide `hidden_size`, but 7 does not divide 256;"
-                " use 1, 2, 4, 8, 16, 32, 64, 128 or 256."
-            ),
+            "`num_attention_heads` `hidden_size` 7 256 1 2 4 8 16 32 64 128 256",
         ),
         (
             {"activation": "swigelu"},
             (
-                "`activation` must be `swiglu`, `geglu`, `gelu`, `gelu_tanh`, `relu`, `squared_relu` or `silu`,"
-                " but `swigelu` was given; did you mean `swiglu`?"
+                "wrong_value: `activation` `swiglu` `geglu` `gelu` `gelu_tanh` `relu` `squared_relu` `silu` "
+                "`swigelu` `swiglu`"
             ),
         ),
         (
             {"head_dim": 33},
-            "`head_dim` × `rotary_percent` must be even and above 0, because rope rotates pairs, but 33 × 1.0 is 33.",
+            "`head_dim` `rotary_percent` 0 33 1.0 33",
         ),
         (
             {"position_embedding": "none", "rope_scaling": Llama3RopeScaling()},
-            "`rope_scaling` needs `position_embedding: rope`, but `none` was given; set it to null.",
+            "`rope_scaling` `position_embedding: rope` `none` null",
         ),
         (
             {"normalization": "rmsnrom"},
-            (
-                '`normalization` must be `rmsnorm` or `layernorm`, but the string "rmsnrom" was given;'
-                " did you mean `rmsnorm`?"
-            ),
+            'wrong_value: `normalization` `rmsnorm` `layernorm` "rmsnrom" `rmsnorm`',
         ),
-        ({"num_layers": 0}, "`num_layers` must be at least 1, but 0 was given."),
-        ({"attention_dropout": 1.0}, "`attention_dropout` must be below 1.0, but 1.0 was given."),
-        ({"hidden_sise": 3}, "`hidden_sise` is not a field of `gpt`; did you mean `hidden_size`?"),
+        ({"num_layers": 0}, "wrong_value: `num_layers` 1 0"),
+        ({"attention_dropout": 1.0}, "wrong_value: `attention_dropout` 1.0 1.0"),
+        ({"hidden_sise": 3}, "unknown_field: `hidden_sise` `gpt` `hidden_size`"),
     ],
 )
-def test_rules(changes: dict[str, Any], message: str) -> None:
-    assert message_of(replace, SMALL, **changes) == message
+def test_rules(changes: dict[str, Any], expected: str) -> None:
+    assert facts_of(replace, SMALL, **changes) == expected
 
 
 @pytest.mark.parametrize(
@@ -119,77 +114,53 @@ def test_layouts_that_fit(axes: dict[str, Any]) -> None:
             {},
             {"tensor": 3},
             [
-                (
-                    "`num_attention_heads` must be a multiple of `tensor`, but 8 is not a multiple of 3;"
-                    " use 6 or 9, or 2 or 4 for `tensor`."
-                ),
-                (
-                    "`num_query_groups` must be a multiple of `tensor`, but 8 is not a multiple of 3;"
-                    " use 6 or 9, or 2 or 4 for `tensor`."
-                ),
-                (
-                    "`ffn_hidden_size` must be a multiple of `tensor`, but 704 is not a multiple of 3;"
-                    " use 702 or 705, or 2 or 4 for `tensor`."
-                ),
-                (
-                    "`vocab_multiple` 128 pads the vocabulary to 256, which must be a multiple of `tensor`,"
-                    " but is not a multiple of 3; use a multiple of 3."
-                ),
+                "`num_attention_heads` `tensor` 8 3 6 9 2 4 `tensor`",
+                "`num_query_groups` `tensor` 8 3 6 9 2 4 `tensor`",
+                "`ffn_hidden_size` `tensor` 704 3 702 705 2 4 `tensor`",
+                "`vocab_multiple` 128 256 `tensor` 3 3",
             ],
         ),
         (
             {"num_query_groups": 2},
             {"tensor": 4},
-            [
-                (
-                    "`num_query_groups` must be a multiple of `tensor`, but 2 is not a multiple of 4;"
-                    " use 4, or 2 for `tensor`."
-                )
-            ],
+            ["`num_query_groups` `tensor` 2 4 4 2 `tensor`"],
         ),
         (
             {},
             {"pipeline": 3, "virtual_pipeline": 2},
             [
-                (
-                    "`num_layers` must be a multiple of `pipeline` × `virtual_pipeline`,"
-                    " but 4 is not a multiple of 6; use 6."
-                ),
+                "`num_layers` `pipeline` `virtual_pipeline` 4 6 6",
             ],
         ),
         (
             {"seq_length": 63},
             {"tensor": 2, "sequence": True},
-            ["`seq_length` must be a multiple of `tensor`, but 63 is not a multiple of 2; use 62 or 64."],
+            ["`seq_length` `tensor` 63 2 62 64"],
         ),
         (
             {"seq_length": 66},
             {"context": 2},
-            ["`seq_length` must be a multiple of 2 × `context`, but 66 is not a multiple of 4; use 64 or 68."],
+            ["`seq_length` 2 `context` 66 4 64 68"],
         ),
         (
             {"seq_length": 66},
             {"context": 2, "tensor": 4, "sequence": True},
             [
-                (
-                    "`seq_length` must be a multiple of 2 × `context` and of `tensor` × `context`,"
-                    " but 66 is not a multiple of 8; use 64 or 72."
-                ),
+                "`seq_length` 2 `context` `tensor` `context` 66 8 64 72",
             ],
         ),
-        ({}, {"expert": 2}, ["`expert` must be 1 for a `gpt` without MoE layers, but 2 was given."]),
+        ({}, {"expert": 2}, ["`expert` 1 `gpt` 2"]),
     ],
 )
 def test_layouts_that_do_not_fit(changes: dict[str, Any], axes: dict[str, Any], expected: list[str]) -> None:
-    assert message_of(check_layout, replace(SMALL, **changes), Parallelism(**axes)).splitlines() == expected
+    assert facts_of(check_layout, replace(SMALL, **changes), Parallelism(**axes)).splitlines() == expected
 
 
 def test_a_newer_file_names_what_is_installed_and_what_to_do() -> None:
     text = "kind: gpt\nversion: 2\nnum_layers: 1\n"
     assert re.fullmatch(
-        r"line 2:10: `version` of `gpt` is 2 in this file, but version 1 is installed \(`modelwright-gpt [0-9.]+`\);"
-        r" run `pip install --upgrade modelwright-gpt`\.",
-        message_of(loads, text),
+        "wrong_version: 2 10 `version` `gpt` 2 1 `modelwright-gpt [0-9.]+` `pip install --upgrade modelwright-gpt`",
+        facts_of(loads, text),
     )
 
 

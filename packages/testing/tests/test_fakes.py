@@ -8,6 +8,7 @@ import pytest
 
 from modelwright.protocols import ConformanceError, EngineConfig, MlpBuilder, NormBuilder, ProcessGroups
 from modelwright.testing import FakeConfig, FakeGroup, FakeGroups, fill
+from tests.messages import facts
 
 
 class Mlp:
@@ -35,7 +36,7 @@ def test_what_does_not_fit_is_refused() -> None:
 def test_what_the_slot_does_not_pass_is_refused() -> None:
     with pytest.raises(TypeError) as caught:
         fill(MlpBuilder, Mlp, width=3)
-    assert str(caught.value) == "`MlpBuilder` does not pass `width`"
+    assert facts(caught.value) == "`MlpBuilder` `width`"
 
 
 def test_further_fields_of_the_config() -> None:
@@ -43,7 +44,7 @@ def test_further_fields_of_the_config() -> None:
     assert config.window_size == (4, 0)
     with pytest.raises(AttributeError) as caught:
         _ = config.moe_router_topk
-    assert str(caught.value).startswith("`FakeConfig` must be given `moe_router_topk` before it is read, but has only ")
+    assert facts(caught.value).startswith("`FakeConfig` `moe_router_topk`")
 
 
 def test_the_fakes_load_neither_torch_nor_the_engine() -> None:

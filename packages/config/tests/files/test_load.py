@@ -32,6 +32,7 @@ from modelwright.config import (
     replace,
     save,
 )
+from tests.messages import facts
 
 FORMATS: tuple[Literal["yaml", "json"], ...] = ("yaml", "json")
 
@@ -208,29 +209,29 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
 def test_save_refuses_an_unknown_suffix(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         save(RUN, tmp_path / "run.txt")
-    rule = "the name of a config must end in `.yaml`, `.yml`, `.json` or `.toml`, but `run.txt` does not."
-    assert str(caught.value) == f"{tmp_path / 'run.txt'}: {rule}"
+    rule = "`.yaml` `.yml` `.json` `.toml` `run.txt`"
+    assert facts(caught.value) == f"unreadable: {tmp_path / 'run.txt'} {rule}"
     with pytest.raises(ConfigError) as caught:
         save(RUN, tmp_path / "run.toml")
-    rule = "a config is not written as TOML, which has no null, but `run.toml` was given; use `.yaml`."
-    assert str(caught.value) == f"{tmp_path / 'run.toml'}: {rule}"
+    rule = "null `run.toml` `.yaml`"
+    assert facts(caught.value) == f"unreadable: {tmp_path / 'run.toml'} {rule}"
 
 
 @pytest.mark.parametrize(
-    ("data", "message"),
+    ("data", "expected"),
     [
-        ({"txt": 1}, "`txt` is not a field of `codec-toy`; did you mean `text`?"),
+        ({"txt": 1}, "unknown_field: `txt` `codec-toy` `text`"),
         ({"kind": "errors"}, None),
-        ({"text": {1, 2}}, "`text` must be plain data, but a `set` was given."),
-        ({"engine": {1: 2}}, "the key `1` must be a string."),
-        ({"engine": {"a": "\ud800"}}, "`engine.a` contains half of a surrogate pair, which is not a character."),
-        ({"version": 0}, "`version` of `codec-toy` must be 1, but 0 was given."),
+        ({"text": {1, 2}}, "not_plain: `text` `set`"),
+        ({"engine": {1: 2}}, "not_plain: `1`"),
+        ({"engine": {"a": "\ud800"}}, "not_plain: `engine.a`"),
+        ({"version": 0}, "wrong_version: `version` `codec-toy` 1 0"),
     ],
 )
-def test_from_dict_refuses(data: dict[str, Any], message: str | None) -> None:
+def test_from_dict_refuses(data: dict[str, Any], expected: str | None) -> None:
     with pytest.raises(ConfigError) as caught:
         CodecToyConfig.from_dict(data)
-    assert message is None or str(caught.value) == message
+    assert expected is None or facts(caught.value) == expected
 
 
 def test_from_dict_of_the_base_reads_the_kind() -> None:

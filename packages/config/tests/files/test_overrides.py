@@ -16,6 +16,7 @@ from modelwright.config import (
     override,
     register_config,
 )
+from tests.messages import facts
 
 
 @register_config
@@ -78,33 +79,33 @@ def test_a_model_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "expected"),
     [
-        ("train.stepz=1", "`train.stepz` is not a field of `TrainConfig`; did you mean `steps`?"),
-        ("trian.steps=1", "`trian` is not a field of `RunConfig`; did you mean `train`?"),
-        ("train.steps=abc", '`train.steps` must be an integer, but the string "abc" was given.'),
-        ("train.steps.x=1", "`train.steps` is a single value and has no fields, but `train.steps.x` was given."),
-        ("train.steps=0", "`train.steps` must be at least 1, but 0 was given."),
+        ("train.stepz=1", "unknown_field: `train.stepz` `TrainConfig` `steps`"),
+        ("trian.steps=1", "unknown_field: `trian` `RunConfig` `train`"),
+        ("train.steps=abc", 'wrong_type: `train.steps` "abc"'),
+        ("train.steps.x=1", "unknown_field: `train.steps` `train.steps.x`"),
+        ("train.steps=0", "wrong_value: `train.steps` 1 0"),
         (
             "train.micro_batch=3",
-            "`global_batch` must be a multiple of `micro_batch`, but 8 is not a multiple of 3; use 6 or 9.",
+            "`global_batch` `micro_batch` 8 3 6 9",
         ),
         (
             "wrap.kind=dpp",
-            "`wrap.kind` must be `none`, `ddp`, `megatron_fsdp` or `fsdp2`, but `dpp` was given; did you mean `ddp`?",
+            "wrong_value: `wrap.kind` `none` `ddp` `megatron_fsdp` `fsdp2` `dpp` `ddp`",
         ),
-        ("train.steps", "an override must be `path=value`, as in `train.steps=5`, but `train.steps` was given."),
-        ("train..steps=1", "an override must be `path=value`, as in `train.steps=5`, but `train..steps=1` was given."),
-        ("name=[1", "the text ends too early: expected ',' or ']', but got '<stream end>'."),
-        ("name=!!str x", "tags (`tag:yaml.org,2002:str`) are not allowed; leave it out."),
+        ("train.steps", "syntax: `path=value` `train.steps=5` `train.steps`"),
+        ("train..steps=1", "syntax: `path=value` `train.steps=5` `train..steps=1`"),
+        ("name=[1", "syntax: ',' ']' '<stream end>'"),
+        ("name=!!str x", "syntax: `tag:yaml.org,2002:str`"),
         ("model.kind=../x", None),
     ],
 )
-def test_a_bad_override_names_itself(change: str, message: str | None) -> None:
+def test_a_bad_override_names_itself(change: str, expected: str | None) -> None:
     with pytest.raises(ConfigError) as caught:
         override(RUN, change)
     assert str(caught.value).startswith(f"--set {change}: ")
-    assert message is None or str(caught.value) == f"--set {change}: {message}"
+    assert expected is None or facts(caught.value).replace(f"--set {change} ", "") == expected
 
 
 def test_every_bad_override_is_reported() -> None:

@@ -19,6 +19,7 @@ from modelwright.config import (
     register_config,
 )
 from modelwright.config.strict import migrations
+from tests.messages import facts
 
 
 @register_config
@@ -49,10 +50,10 @@ def double(data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-def message_of(text: str) -> str:
+def facts_of(text: str) -> str:
     with pytest.raises(ConfigError) as caught:
         loads(text, source="f")
-    return str(caught.value)
+    return facts(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -83,60 +84,48 @@ def test_the_data_of_the_caller_stays_as_it_is() -> None:
 
 
 def test_a_newer_version_is_refused_with_both_numbers() -> None:
-    assert message_of("kind: versioned\nversion: 4\n") == (
-        "f:2:10: `version` of `versioned` is 4 in this file, but version 3 is installed;"
-        " install a newer version of its package."
-    )
+    assert facts_of("kind: versioned\nversion: 4\n") == "wrong_version: f:2:10 `version` `versioned` 4 3"
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "true", "1.0", '"1"', "null", "[1]"])
 def test_what_is_no_version(given: str) -> None:
-    message = message_of(f"kind: versioned\nversion: {given}\n")
-    assert message.startswith("f:2:10: `version` of `versioned` must be an integer from 1 to 3, but ")
+    expected = facts_of(f"kind: versioned\nversion: {given}\n")
+    assert expected.startswith("wrong_version: f:2:10 `version` `versioned` 1 3")
 
 
 def test_data_that_is_not_of_its_version() -> None:
-    assert message_of("kind: versioned\nsise: 4\n") == (
-        "f:1:1: `version` of `versioned` is 1, but the data is not of that version: `KeyError: 'size'`."
-    )
-    assert message_of("kind: versioned\nversion: 2\nhalf: {a: b}\n").startswith(
-        "f:2:10: `version` of `versioned` is 2, but the data is not of that version: `TypeError: "
+    assert facts_of("kind: versioned\nsise: 4\n") == "wrong_version: f:1:1 `version` `versioned` 1 `KeyError: 'size'`"
+    assert facts_of("kind: versioned\nversion: 2\nhalf: {a: b}\n").startswith(
+        "wrong_version: f:2:10 `version` `versioned` 2 `TypeError"
     )
 
 
 def test_what_is_wrong_after_the_migration_is_said_in_the_words_of_now() -> None:
-    assert message_of('kind: versioned\nversion: 2\nhalf: "ab"\n') == (
-        'f:1:1: `width` must be an integer, but the string "abab" was given.'
-    )
+    assert facts_of('kind: versioned\nversion: 2\nhalf: "ab"\n') == 'wrong_type: f:1:1 `width` "abab"'
 
 
 def test_a_missing_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(migrations._MIGRATIONS, ("versioned", 2))
     assert missing_migrations("versioned", 3) == [2]
-    assert message_of("kind: versioned\nsize: 4\n") == (
-        "f:1:1: `version` of `versioned` is 2, but no migration to version 3 is registered;"
-        ' its package must define one with `@migration("versioned", 2)`.'
+    assert (
+        facts_of("kind: versioned\nsize: 4\n")
+        == 'wrong_version: f:1:1 `version` `versioned` 2 3 `@migration("versioned", 2)`'
     )
 
 
 def test_a_migration_returns_plain_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(migrations._MIGRATIONS, ("versioned", 2), lambda data: {"width": object()})
-    assert message_of("kind: versioned\nversion: 2\nhalf: 4\n") == (
-        "f:2:10: `version` of `versioned` is 2, and its migration must return plain data, but did not."
-    )
+    assert facts_of("kind: versioned\nversion: 2\nhalf: 4\n") == "wrong_version: f:2:10 `version` `versioned` 2"
 
 
 def test_a_step_has_one_owner() -> None:
     migration("versioned", 1)(rename)
     with pytest.raises(ConfigError) as caught:
         migration("versioned", 1)(double)
-    assert str(caught.value) == (
-        f"the migration of `versioned` from version 1 is `{__name__}.rename` already;"
-        f" `{__name__}.double` cannot be another."
-    )
+    assert facts(caught.value) == f"`versioned` 1 `{__name__}.rename` `{__name__}.double`"
     with pytest.raises(ConfigError) as caught:
         migration("versioned", 0)
-    assert str(caught.value) == "`from_version` must be at least 1, but 0 was given for `versioned`."
+    assert facts(caught.value) == "`from_version` 1 0 `versioned`"
 
 
 def test_migrate_writes_the_same_in_new_words(tmp_path: Path) -> None:
@@ -162,9 +151,7 @@ def test_a_run_has_versions_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """The file format itself is at version 1; this is what happens when it moves on."""
     monkeypatch.setattr("modelwright.config.run.run.FILE_VERSION", 2)
     text = "modelwright: 1\nmodel: {kind: versioned, version: 3}\ntrainer: {steps: 5}\n"
-    assert message_of(text).startswith(
-        "f:1:14: `modelwright` of `run` is 1, but no migration to version 2 is registered"
-    )
+    assert facts_of(text).startswith("wrong_version: f:1:14 `modelwright` `run` 1 2")
 
     @migration("run", 1)
     def trainer_is_train(data: dict[str, Any]) -> dict[str, Any]:
