@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from packages.cli.tests.command import modelwright
+from tests.messages import facts
 
 
 def test_a_module_of_the_working_folder(folder: Path) -> None:
@@ -14,27 +15,21 @@ def test_a_module_of_the_working_folder(folder: Path) -> None:
 def test_a_file_alone_imports_nothing(folder: Path) -> None:
     done = modelwright("config", "show", "bytes.yaml", cwd=folder)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: bytes.yaml:3:9: `model.kind` must be ")
-    assert "but `bytes` was given" in done.stderr
+    assert facts(done.stderr).startswith("error bytes.yaml:3:9 `model.kind`")
+    assert "`bytes`" in done.stderr
 
 
 def test_a_module_that_does_not_exist(folder: Path) -> None:
     done = modelwright("config", "show", "bytes.yaml", "--import", "my_part", cwd=folder)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
-        "error: `--import` must name a module that can be imported, but 'my_part' cannot: ModuleNotFoundError: No "
-        "module named 'my_part'.\n"
-    )
+    assert facts(done.stderr) == "error `--import` 'my_part' ModuleNotFoundError 'my_part'\n"
 
 
 def test_a_module_that_fails(folder: Path) -> None:
     (folder / "broken.py").write_text("1 / 0\n")
     done = modelwright("train", "bytes.yaml", "--import", "broken", cwd=folder)
     assert done.returncode == 2
-    assert done.stderr == (
-        "error: `--import` must name a module that can be imported, but 'broken' cannot: ZeroDivisionError: division "
-        "by zero.\n"
-    )
+    assert facts(done.stderr) == "error `--import` 'broken' ZeroDivisionError\n"
 
 
 def test_two_modules(folder: Path) -> None:

@@ -1,13 +1,14 @@
 """`modelwright train`: where a run is written, and what is written for each step."""
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
 
 from modelwright.cli.commands.train import run_folder
 from modelwright.cli.reports.run_log import RunLog
-from modelwright.cli.run_file import METRICS
+from modelwright.cli.run_file import METRICS, load_run
 from modelwright.config import ModelConfig, RunConfig, config_class, register_config
 from modelwright.protocols import ModelwrightError
 from modelwright.training import StepRecord
@@ -19,6 +20,19 @@ class TrainToyConfig(ModelConfig):
     """A family of the tests."""
 
     kind = "cli-train-toy"
+
+
+def test_the_config_of_a_command_is_validated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither `--set`, nor the job that is pickled for the ranks, nor the size of the job validates it again."""
+    checked: list[str] = []
+    for cls in (RunConfig, TrainToyConfig):
+        monkeypatch.setattr(cls, "__post_init__", lambda self: checked.append(type(self).__name__))
+    file = tmp_path / "run.yaml"
+    file.write_text("modelwright: 1\nmodel: {kind: cli-train-toy}\n")
+    run = load_run(file, ["train.steps=7", "parallelism.tensor=1"], None)
+    arrived: RunConfig = pickle.loads(pickle.dumps(run))  # noqa: S301
+    assert (arrived.train.steps, arrived.with_data_size(2).parallelism.data) == (7, 2)
+    assert sorted(checked) == ["RunConfig", "TrainToyConfig"]
 
 
 def written(folder: Path) -> None:
@@ -47,16 +61,16 @@ def test_the_id_of_torchrun_names_the_folder(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job7")
     assert run_folder("tiny", None, None) == Path("runs/tiny-job7")
     written(Path("runs/tiny-job7"))
-    with pytest.raises(ModelwrightError, match="`--out` must be a new folder, but `runs/tiny-job7` contains a run"):
+    with pytest.raises(ModelwrightError, match=r"`--out` .*`runs/tiny-job7`"):
         run_folder("tiny", None, None)
 
 
 def test_a_folder_with_a_run_is_refused_and_resumed(tmp_path: Path) -> None:
     written(tmp_path / "a")
-    with pytest.raises(ModelwrightError, match="`--out` must be a new folder"):
+    with pytest.raises(ModelwrightError, match=r"^`--out` .*/a`"):
         run_folder("tiny", tmp_path / "a", None)
     assert run_folder("tiny", None, tmp_path / "a") == tmp_path / "a"
-    with pytest.raises(ModelwrightError, match="`--out` must be left out with `--resume`"):
+    with pytest.raises(ModelwrightError, match=r"^`--out` .*`--resume`"):
         run_folder("tiny", tmp_path / "b", tmp_path / "a")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modelwright.cli.user_parts import import_parts
-from modelwright.config import RunConfig, load, override
+from modelwright.config import RunConfig, load
 from modelwright.protocols import ModelwrightError
 
 METRICS = "metrics.jsonl"
@@ -26,10 +26,10 @@ def load_run(file: Path, overrides: Sequence[str] | None, modules: Sequence[str]
         ModelwrightError: The file, an override or a module is wrong.
     """
     import_parts(modules)
-    config = load(file)
+    config = load(file, list(overrides or ()))
     if not isinstance(config, RunConfig):
         raise ModelwrightError(
             f"`{file}` must describe a run, but contains a `{config.kind}` model alone; put it under `model:` in a "
             "file that begins with `modelwright: 1`."
         )
-    return override(config, list(overrides)) if overrides else config
+    return config

@@ -53,8 +53,11 @@ def show(
         )
     form = _checked_format(output_format)
     import_parts(modules)
-    config = load(file) if file is not None else RunConfig(model=preset(preset_name or ""))
-    _print(dumps(override(config, overrides) if overrides else config, format=form, full=full))
+    if file is not None:
+        config = load(file, overrides or ())
+    else:
+        config = override(RunConfig(model=preset(preset_name or "")), overrides or ())
+    _print(dumps(config, format=form, full=full))
 
 
 @config_app.command()

@@ -9,11 +9,15 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from pydantic_core import PydanticCustomError
+
 from modelwright.config.files.document import Document
 from modelwright.config.files.header import config_of, current_data
+from modelwright.config.files.overrides import apply_changes, override, with_defaults
 from modelwright.config.files.reader import Format, ReadFormat, read_file, read_text, written_format
 from modelwright.config.files.yaml_writer import write_yaml
 from modelwright.config.model.base import ModelConfig
@@ -26,20 +30,24 @@ from modelwright.protocols import did_you_mean
 __all__ = ["dumps", "fingerprint", "load", "loads", "migrate", "save"]
 
 
-def load(path: str | os.PathLike[str]) -> RunConfig | ModelConfig:
+def load(path: str | os.PathLike[str], changes: Sequence[str] = ()) -> RunConfig | ModelConfig:
     """Read a config from a file.
 
     Args:
         path: A `.yaml`, `.yml`, `.json` or `.toml` file of at most 1 MiB.
+        changes: `path=value` each, as for `override`. They are applied before the data is validated.
 
     Returns:
         A `RunConfig` if the file contains `modelwright: 1`, else the model config of its `kind`.
 
     Raises:
-        ConfigError: With everything that is wrong, each problem with file, line and column. In TOML only errors of
-            syntax have line and column.
+        ConfigError: With everything that is wrong, each problem with file, line and column, or with the override that
+            caused it. In TOML only errors of syntax have line and column.
     """
-    return _from_document(read_file(Path(path)))
+    document = read_file(Path(path))
+    if not changes:
+        return _from_document(document)
+    return _changed(document, changes) or override(_from_document(document), changes)
 
 
 def loads(
@@ -177,6 +185,19 @@ def _from_document(document: Document) -> RunConfig | ModelConfig:
     if document.problems:
         raise ConfigError(document.problems)
     return config
+
+
+def _changed(document: Document, changes: Sequence[str]) -> RunConfig | ModelConfig | None:
+    """Apply overrides to a document, and validate the result once. None: something in one of the two is wrong."""
+    if document.problems or not isinstance(document.data, dict):
+        return None
+    fields = cast("dict[str, object]", document.data)
+    if RUN_KEY not in fields and "kind" not in fields:
+        return None
+    try:
+        return config_of(apply_changes(with_defaults(fields), changes))
+    except (ConfigError, PydanticCustomError):
+        return None
 
 
 def _no_header(fields: dict[str, object]) -> str:

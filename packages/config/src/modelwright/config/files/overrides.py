@@ -1,18 +1,21 @@
 """Overrides of single fields, as on the command line: `train.steps=5`."""
 
+import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
-from modelwright.config.files.header import config_of
+from modelwright.config.files.header import config_of, current_data
 from modelwright.config.files.reader import read_text
 from modelwright.config.model.base import ModelConfig
+from modelwright.config.model.kind_registry import RegisteredKind
 from modelwright.config.problems.problem import ConfigError, Problem
 from modelwright.config.problems.wording import shown
 from modelwright.config.run.run import RunConfig
-from modelwright.config.strict.plain_data import to_plain
+from modelwright.config.strict.config_class import Config
+from modelwright.config.strict.plain_data import RUN_KEY, to_plain
 
-__all__ = ["apply_changes", "override"]
+__all__ = ["apply_changes", "override", "with_defaults"]
 
 _OPTION = "--set"
 
@@ -76,6 +79,39 @@ def apply_changes(data: dict[str, Any], changes: Sequence[str]) -> dict[str, Any
         if isinstance(found, _Change):
             _set(data, found)
     return data
+
+
+def with_defaults(data: Mapping[str, object]) -> dict[str, Any]:
+    """Add the sections that a document leaves out, so that an override can change one field of a section.
+
+    Args:
+        data: Plain data with `modelwright` or `kind`, of any version that can be read.
+
+    Returns:
+        A copy in the installed versions.
+
+    Raises:
+        ConfigError: If a migration is missing.
+        PydanticCustomError: If the model has no known kind.
+    """
+    whole = copy.deepcopy(current_data(data))
+    model = whole.get("model") if RUN_KEY in whole else whole
+    if RUN_KEY in whole:
+        _add_sections(whole, RunConfig)
+    if isinstance(model, dict):
+        fields = cast("dict[str, Any]", model)
+        _add_sections(fields, RegisteredKind().split(fields)[0])
+    return whole
+
+
+def _add_sections(data: dict[str, Any], cls: type) -> None:
+    """Add the sections of a class that its data leaves out. A section with a `kind` is complete as it is given."""
+    for field in dataclasses.fields(cls):
+        default: object = field.default
+        if isinstance(default, Config):
+            inner = data.setdefault(field.name, to_plain(default, full=True))
+            if isinstance(inner, dict) and "kind" not in inner:
+                _add_sections(cast("dict[str, Any]", inner), type(default))
 
 
 def _applied_with_sources[ConfigT: RunConfig | ModelConfig](config: ConfigT, changes: list[_Change]) -> ConfigT:

@@ -1,5 +1,6 @@
 """Config of a run: the content of a file with `modelwright: 1`."""
 
+import copy
 import re
 from collections.abc import Iterator
 from typing import Annotated, Literal, final, override
@@ -8,7 +9,7 @@ from pydantic import PlainValidator
 
 from modelwright.config.model.base import ModelConfig
 from modelwright.config.model.kind_registry import RegisteredKind
-from modelwright.config.problems.problem import BrokenRulesError, Problem
+from modelwright.config.problems.problem import BrokenRulesError, ConfigError, Problem
 from modelwright.config.problems.rules import multiple_of
 from modelwright.config.problems.wording import described
 from modelwright.config.run.dtypes import Precision
@@ -16,7 +17,7 @@ from modelwright.config.run.parallelism import Parallelism
 from modelwright.config.run.train import TrainConfig
 from modelwright.config.run.wrap import MegatronDDP, MegatronFSDP, NoWrap, TorchFSDP2, Wrap
 from modelwright.config.strict.by_kind import OneOf
-from modelwright.config.strict.config_class import Config, config_class
+from modelwright.config.strict.config_class import Config, config_class, replace
 
 __all__ = ["FILE_VERSION", "RunConfig"]
 
@@ -66,6 +67,29 @@ class RunConfig(Config):
 
     train: TrainConfig = TrainConfig()
     """Training: steps, batches, optimizer, evaluation, checkpoints, data."""
+
+    def with_data_size(self, data: int) -> "RunConfig":
+        """Return a copy with the number of copies of the model that the started job has.
+
+        Only the rules that depend on that number are checked, because everything else is as it was.
+
+        Args:
+            data: Size of the data-parallel group.
+
+        Returns:
+            The copy; its `parallelism.data` is `data`.
+
+        Raises:
+            ConfigError: If the batch sizes or the model do not fit that number.
+        """
+        if data == self.parallelism.data:
+            return self
+        run = copy.copy(self)
+        object.__setattr__(run, "parallelism", replace(self.parallelism, data=data))
+        problems = tuple(run.problems())
+        if problems:
+            raise ConfigError(problems)
+        return run
 
     @override
     def problems(self) -> Iterator[Problem]:
