@@ -4,6 +4,7 @@ import pytest
 
 from modelwright.config import Parallelism
 from modelwright.distributed import StageError, layers_of, staged_pattern
+from tests.messages import facts
 
 
 @pytest.mark.parametrize(
@@ -25,20 +26,14 @@ def test_boundaries(pattern: str, unit: int, parallelism: Parallelism, staged: s
 def test_layers_that_do_not_divide() -> None:
     with pytest.raises(StageError) as caught:
         staged_pattern("*-" * 6, Parallelism(pipeline=2, virtual_pipeline=2), unit=2)
-    assert str(caught.value) == (
-        "`pipeline` × `virtual_pipeline` must divide the number of layers, but 4 does not divide 6; use a divisor of "
-        "it, or put `|` into the pattern where a stage ends."
-    )
+    assert facts(caught.value) == "`pipeline` `virtual_pipeline` 4 6 `|`"
 
 
 @pytest.mark.parametrize("parallelism", [Parallelism(pipeline=3), Parallelism(pipeline=4)])
 def test_boundaries_for_another_number_of_stages(parallelism: Parallelism) -> None:
     with pytest.raises(StageError) as caught:
         staged_pattern("*-|*-", parallelism)
-    assert str(caught.value) == (
-        f"a stack pattern with boundaries must have `pipeline` × `virtual_pipeline` = {parallelism.pipeline} stages, "
-        "but '*-|*-' has 2; change the boundaries or the parallelism."
-    )
+    assert facts(caught.value) == f"`pipeline` `virtual_pipeline` {parallelism.pipeline} '*-|*-' 2"
 
 
 def test_the_layers_of_even_stages() -> None:
@@ -62,8 +57,4 @@ def test_uneven_stages_as_given() -> None:
 def test_uneven_stages_must_add_up() -> None:
     with pytest.raises(StageError) as caught:
         staged_pattern("*-" * 6, Parallelism(pipeline=2, stages=(1, 2)), unit=2)
-    assert str(caught.value) == (
-        "`stages` must add up to the layers of the model, but they contain 6 of the 12 layers of '*-*-*-*-*-*-'; "
-        "change "
-        "`parallelism.stages`."
-    )
+    assert facts(caught.value) == "`stages` 6 12 '*-*-*-*-*-*-' `parallelism.stages`"

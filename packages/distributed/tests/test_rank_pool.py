@@ -1,7 +1,6 @@
 """`RankPool` runs what it is given on every rank, says which rank failed and how, never hangs, and starts anew."""
 
 import os
-import re
 import signal
 import time
 from collections.abc import Iterator
@@ -9,7 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from modelwright.distributed import RankError, RankPool, run_ranks
+from modelwright.protocols import ModelwrightError
 from packages.distributed.tests import jobs
+from tests.messages import facts
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +44,10 @@ def test_fewer_ranks_than_processes(pool: RankPool) -> None:
 
 @pytest.mark.parametrize("ranks", [0, 3])
 def test_ranks_that_the_pool_does_not_have(pool: RankPool, ranks: int) -> None:
-    with pytest.raises(RankError) as caught:
+    """It is an error of the caller, and no rank failed."""
+    with pytest.raises(ModelwrightError) as caught:
         pool.run(jobs.whoami, ranks=ranks)
-    assert str(caught.value) == f"`ranks` must be from 1 to 2, the size of the pool, but is {ranks}; use a larger pool."
+    assert facts(caught.value) == f"`ranks` 1 2 {ranks}"
 
 
 def test_threads(pool: RankPool) -> None:
@@ -58,23 +60,23 @@ def test_the_exception_of_a_rank_arrives(pool: RankPool) -> None:
     with pytest.raises(RankError) as caught:
         pool.run(jobs.one_raises)
     assert time.monotonic() - started < 60
-    message = str(caught.value)
-    assert message.startswith("rank 1:\nTraceback (most recent call last):\n")
-    assert message.endswith("ValueError: the loss of rank 1 is nan\n")
-    assert "rank 0" not in message  # it only waited
+    found = str(caught.value)
+    assert found.startswith("rank 1:\nTraceback (most recent call last):\n")
+    assert found.endswith("ValueError: the loss of rank 1 is nan\n")
+    assert "rank 0" not in found  # it only waited
     assert not set(before) & set(pool.run(jobs.pid))
     assert pool.run(jobs.summed, 2) == [([1.0, 2.0], 2, 1)] * 2
 
 
 def test_an_answer_that_cannot_be_sent(pool: RankPool) -> None:
-    with pytest.raises(RankError, match="rank 0:\nthe result of a rank must be picklable, but is not: "):
+    with pytest.raises(RankError, match=r"^rank 0:\n.*picklable"):
         pool.run(jobs.unpicklable, ranks=1)
 
 
 def test_a_rank_that_is_killed(pool: RankPool) -> None:
     pool.run(jobs.whoami)
     started = time.monotonic()
-    with pytest.raises(RankError, match=r"^rank 1:\nthe process died with exit code -9$"):
+    with pytest.raises(RankError, match=r"^rank 1:\n.* -9$"):
         pool.run(jobs.one_is_killed)
     assert time.monotonic() - started < 60
     assert pool.run(jobs.whoami) == [(0, 2, ""), (1, 2, "")]
@@ -83,7 +85,7 @@ def test_a_rank_that_is_killed(pool: RankPool) -> None:
 def test_a_process_that_dies_between_two_runs(pool: RankPool) -> None:
     victim = pool.run(jobs.pid)[0]
     os.kill(victim, signal.SIGKILL)
-    with pytest.raises(RankError, match=r"^rank 0:\nthe process died with exit code -9$"):
+    with pytest.raises(RankError, match=r"^rank 0:\n.* -9$"):
         pool.run(jobs.whoami)
     assert pool.run(jobs.whoami) == [(0, 2, ""), (1, 2, "")]
 
@@ -91,7 +93,7 @@ def test_a_process_that_dies_between_two_runs(pool: RankPool) -> None:
 def test_a_rank_that_does_not_end(pool: RankPool) -> None:
     before = pool.run(jobs.pid)
     started = time.monotonic()
-    with pytest.raises(RankError, match=re.escape("rank 1 did not answer in 2 s")):
+    with pytest.raises(RankError, match=r"^rank 1 .*`timeout` of 2 s"):
         pool.run(jobs.one_sleeps, timeout=2)
     assert time.monotonic() - started < 60
     for process in before:

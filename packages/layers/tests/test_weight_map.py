@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from modelwright.layers import Entry, Heads, WeightMap, WeightMapError
+from tests.messages import facts
 
 HEADS, GROUPS, D, HIDDEN = 4, 2, 3, 5
 MAP = WeightMap(
@@ -81,14 +82,15 @@ def test_names_that_do_not_match(other: dict[str, Tensor]) -> None:
     other["rotary"] = torch.ones(1)
     with pytest.raises(WeightMapError) as caught:
         MAP.to_engine(other)
-    assert str(caught.value) == (
-        "the weights must be exactly those of the map, but 2 are missing (blocks.0.q, last) and 1 are left over "
-        "(rotary); check that the config is that of this checkpoint."
-    )
+    assert facts(caught.value) == "2 blocks.0.q 1"
+    assert "last)" in str(caught.value)
+    assert "(rotary)" in str(caught.value)
 
 
 def test_names_of_the_engine_that_do_not_match(other: dict[str, Tensor]) -> None:
     engine = MAP.to_engine(other)
     del engine["norm"]
-    with pytest.raises(WeightMapError, match=r"but 1 are missing \(norm\) and 0 are left over \(\);"):
+    with pytest.raises(WeightMapError) as caught:
         MAP.from_engine(engine)
+    assert facts(caught.value) == "1 0"
+    assert "(norm)" in str(caught.value)

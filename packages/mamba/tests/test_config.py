@@ -166,7 +166,8 @@ def pattern(text: str, **changes: Any) -> dict[str, Any]:
         ),
         (
             {"activation": "swigelu"},
-            "wrong_value: `activation` `swiglu` `geglu` `gelu` `gelu_tanh` `relu` `squared_relu` `silu` `swigelu` `swiglu`",
+            "wrong_value: `activation` `swiglu` `geglu` `gelu` `gelu_tanh` `relu` `squared_relu` `silu` "
+            "`swigelu` `swiglu`",
         ),
     ],
 )

@@ -12,6 +12,7 @@ from modelwright.layers import LocalTokenDispatcher, MoeLayerSpec, MoeSpec, Stac
 from modelwright.protocols import ConformanceError
 from packages.layers.tests.moe.moe_toy import EXPERTS, MoeToyConfig, build_moe
 from packages.layers.tests.toy import LENGTH, VOCABULARY
+from tests.messages import facts
 
 
 class CosineRouter(nn.Module):
@@ -117,7 +118,7 @@ def test_experts_without_tokens_get_gradients_of_zero(groups: ProcessGroupCollec
 def test_what_fits_the_engines_protocol_alone_is_refused() -> None:
     with pytest.raises(ConformanceError) as caught:
         MoeSpec(router=OldRouter)  # type: ignore[arg-type]
-    assert str(caught.value) == (
-        "`OldRouter` cannot fill `RouterBuilder`: its `forward` accepts 1 argument by position, but the slot passes 2; "
-        "number 2 is `padding_mask`: add the parameter `padding_mask: Tensor | None`."
+    assert (
+        facts(caught.value)
+        == "`OldRouter` `RouterBuilder` `forward` 1 2 2 `padding_mask` `padding_mask: Tensor | None`"
     )

@@ -25,6 +25,7 @@ from modelwright.layers import (
 from modelwright.protocols import ModelwrightError, TokenDispatcherBuilder, check_conformance
 from packages.layers.tests.moe.moe_toy import EXPERTS, MoeToyConfig, build_moe
 from packages.layers.tests.toy import logits
+from tests.messages import facts
 
 ENGINE = StackSpec(moe=MoeLayerSpec(mlp=MoeSpec(token_dispatcher=None, experts=SequentialExpertsSpec())))
 NO_LOSS = {"moe_router_load_balancing_type": "none"}
@@ -147,10 +148,7 @@ def test_a_router_that_returns_something_else(answer: str, groups: ProcessGroupC
     model = build_moe(groups, config_of({}), spec=spec)
     with pytest.raises(ModelwrightError) as caught:
         moe_layers(model)[0](torch.randn(4, 2, 16))
-    assert str(caught.value) == (
-        "`Router` must return router probabilities and a bool map of the chosen experts, both [tokens, experts] = "
-        f"[8, {EXPERTS}], but returned {shown}; see `RouterBuilder`."
-    )
+    assert facts(caught.value) == f"`Router` 8 {EXPERTS} {shown} `RouterBuilder`"
 
 
 @pytest.mark.parametrize("form", CONFIGS)
@@ -170,10 +168,7 @@ def test_it_is_refused_where_rows_travel() -> None:
 
     with pytest.raises(ModelwrightError) as caught:
         LocalTokenDispatcher(2, [0, 1], config=None, pg_collection=Groups)  # type: ignore[arg-type]
-    assert str(caught.value) == (
-        "`LocalTokenDispatcher` must have all experts on its rank, but 2 ranks share them; use `token_dispatcher`, "
-        "which chooses by the layout."
-    )
+    assert facts(caught.value) == "`LocalTokenDispatcher` 2 `token_dispatcher`"
 
 
 def test_dispatchers_fit_their_slot() -> None:
@@ -185,4 +180,4 @@ def test_shared_experts_refuse_biases(groups: ProcessGroupCollection) -> None:
     config = config_of({"moe_shared_expert_intermediate_size": 20}, bias=True)
     with pytest.raises(ModelwrightError) as caught:
         build_moe(groups, config, spec=StackSpec(moe=MoeLayerSpec(mlp=MoeSpec(shared_experts=SharedExpertsSpec()))))
-    assert "`add_bias_linear` must be off in a model with shared experts, but is on; turn it off" in str(caught.value)
+    assert "`add_bias_linear`" in str(caught.value)

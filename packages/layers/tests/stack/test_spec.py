@@ -25,6 +25,7 @@ from modelwright.layers import (
 )
 from modelwright.protocols import ConformanceError, ModelwrightError
 from packages.layers.tests.toy import ToyBuilder, ToyConfig, build
+from tests.messages import facts
 
 SPECS = (
     SelfAttentionSpec,
@@ -61,15 +62,12 @@ def test_a_wrong_part_is_refused_before_any_group_exists() -> None:
     assert not torch.distributed.is_initialized()
     with pytest.raises(ConformanceError) as caught:
         MlpLayerSpec(mlp=WrongMlp)  # type: ignore[arg-type]
-    assert str(caught.value) == (
-        "`WrongMlp` cannot fill `MlpBuilder`:\n"
-        "  - its constructor does not accept `config`, which the slot passes by keyword; add the parameter `config: "
-        'TransformerConfig`, accept `**kwargs`, or `adapt(..., drop=("config",))`.\n'
-        "  - its constructor requires `hidden_size`, which the slot does not pass; give it a default, or bind it: "
-        "`functools.partial(..., hidden_size=...)`.\n"
-        "  - its `forward` does not accept `padding_mask`, which the slot sometimes passes by keyword; add the "
-        "parameter `padding_mask: Tensor | None`, or accept `**kwargs`.\n"
-        "  - its `forward` returns `Tensor`, but the slot expects `tuple[Tensor, Tensor | None]`; return that."
+    assert facts(caught.value) == (
+        "`WrongMlp` `MlpBuilder`\n"
+        '`config` `config: TransformerConfig` `**kwargs` `adapt(..., drop=("config",))`\n'
+        "`hidden_size` `functools.partial(..., hidden_size=...)`\n"
+        "`forward` `padding_mask` `padding_mask: Tensor | None` `**kwargs`\n"
+        "`forward` `Tensor` `tuple[Tensor, Tensor | None]`"
     )
 
 
@@ -97,34 +95,28 @@ def test_an_instance_is_not_a_builder() -> None:
 
 
 @pytest.mark.parametrize(
-    ("norms", "qk_norm", "message"),
+    ("norms", "qk_norm", "expected"),
     [
         (
             {"q_layernorm": TorchNorm, "k_layernorm": TorchNorm},
             False,
-            (
-                "`q_layernorm` must be None in a spec for a model that does not normalize queries and keys, but is "
-                "set; leave it out, or enable the norms (`qk_norm` of the model)."
-            ),
+            "`q_layernorm` None `qk_norm`",
         ),
         (
             {"q_layernorm": TorchNorm},
             True,
-            (
-                "`k_layernorm` must be set in a spec for a model that normalizes queries and keys, but is None; give "
-                "it a norm such as `TorchNorm`, or disable the norms (`qk_norm` of the model)."
-            ),
+            "`k_layernorm` None `TorchNorm` `qk_norm`",
         ),
     ],
 )
 def test_spec_and_config_agree_on_norms_of_queries_and_keys(
-    groups: ProcessGroupCollection, norms: dict[str, Any], qk_norm: bool, message: str
+    groups: ProcessGroupCollection, norms: dict[str, Any], qk_norm: bool, expected: str
 ) -> None:
     """The engine says it too, with `when instantiating _Built` once a level."""
     spec = StackSpec(attention=AttentionLayerSpec(self_attention=SelfAttentionSpec(**norms)))
     with pytest.raises(ModelwrightError) as caught:
         ToyBuilder(ToyConfig(qk_norm=qk_norm), spec=spec).build_model(groups)
-    assert str(caught.value) == message
+    assert facts(caught.value) == expected
 
 
 def test_what_a_part_raises_for_another_reason_comes_through(groups: ProcessGroupCollection) -> None:

@@ -14,6 +14,7 @@ from modelwright.distributed import BuildError, unwrapped
 from modelwright.layers import LanguageModelShape, StackSpec
 from modelwright.protocols import ModelwrightError
 from packages.layers.tests.toy import ToyBuilder, ToyConfig, build, logits
+from tests.messages import facts
 
 
 def test_a_custom_config_finds_its_builder() -> None:
@@ -83,8 +84,8 @@ class PatternBuilder(ToyBuilder):
 @pytest.mark.parametrize(
     ("pattern", "symbol"),
     [
-        ("*G", "`G` (gated delta net)"),
-        ("D-", "`D` (sparse attention)"),
+        ("*G", "`G`"),
+        ("D-", "`D`"),
         ("*-/*", "`/`"),
         ("*-x", "`x`"),
     ],
@@ -96,10 +97,7 @@ def test_a_layer_that_no_spec_can_build_is_refused(
     monkeypatch.setattr(PatternBuilder, "pattern", pattern)
     with pytest.raises(ModelwrightError) as caught:
         PatternBuilder(ToyConfig()).build_model(groups)
-    assert str(caught.value) == (
-        "the stack pattern must be made of `M` (Mamba-2), `*` (attention), `+` (MLA), `-` (MLP), `E` (MoE) and `|` "
-        f"(stage boundary), which a `StackSpec` can build, but contains {symbol}; use other layers."
-    )
+    assert facts(caught.value) == f"`M` `*` `+` `-` `E` `|` `StackSpec` {symbol}"
 
 
 def test_groups_must_fit(groups: ProcessGroupCollection) -> None:

@@ -5,6 +5,7 @@ import pytest
 from modelwright.layers import MlpLayerSpec, StackSpec, TorchNorm, register_stack, registered_stack
 from modelwright.protocols import ModelwrightError
 from packages.layers.tests.toy import ToyConfig
+from tests.messages import facts
 
 pytestmark = pytest.mark.usefixtures("registries")
 
@@ -32,7 +33,4 @@ def test_an_unknown_name() -> None:
     register_stack("toy", lambda config: StackSpec())
     with pytest.raises(ModelwrightError) as caught:
         registered_stack("toi", ToyConfig())
-    assert str(caught.value) == (
-        "`stack` must name a registered stack, but 'toi' is not one (registered: `toy`); did you mean `toy`?; import "
-        "the module that calls `register_stack` with `--import`."
-    )
+    assert facts(caught.value) == "`stack` 'toi' `toy` `toy` `register_stack` `--import`"

@@ -9,6 +9,7 @@ import torch
 
 from modelwright.protocols import ModelwrightError
 from modelwright.training import Sampling
+from tests.messages import facts
 
 # Probabilities 0.1, 0.4, 0.3, 0.2 at temperature 1.
 LOGITS_V = torch.tensor([0.1, 0.4, 0.3, 0.2]).log()
@@ -68,12 +69,12 @@ def test_the_seed_of_the_generator_decides() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "rule"),
     [
-        ("temperature", -0.1, "`temperature` must be finite and at least 0, but is -0.1"),
-        ("temperature", math.nan, "`temperature` must be finite and at least 0, but is nan"),
-        ("temperature", math.inf, "`temperature` must be finite and at least 0, but is inf"),
-        ("top_k", 0, "`top_k` must be at least 1, but is 0"),
-        ("top_p", 0.0, "`top_p` must be above 0 and at most 1, but is 0.0"),
-        ("top_p", 1.5, "`top_p` must be above 0 and at most 1, but is 1.5"),
+        ("temperature", -0.1, "`temperature` 0 -0.1"),
+        ("temperature", math.nan, "`temperature` 0 nan"),
+        ("temperature", math.inf, "`temperature` 0 inf"),
+        ("top_k", 0, "`top_k` 1 0"),
+        ("top_p", 0.0, "`top_p` 0 1 0.0"),
+        ("top_p", 1.5, "`top_p` 0 1 1.5"),
     ],
 )
 def test_values_out_of_range_are_refused(field: str, value: float, rule: str) -> None:
@@ -81,4 +82,4 @@ def test_values_out_of_range_are_refused(field: str, value: float, rule: str) ->
     given: dict[str, Any] = {"temperature": 1.0, field: value}
     with pytest.raises(ModelwrightError) as caught:
         Sampling(**given)
-    assert str(caught.value).startswith(rule)
+    assert facts(caught.value).startswith(rule)

@@ -38,4 +38,6 @@ def idle_patterns(patterns: Sequence[str], names: Iterable[str], pipeline: Proce
     idle = [pattern for pattern in patterns if not any(matches(name, [pattern]) for name in every)]
     if not idle:
         return None
-    return f"{', '.join(map(repr, idle))} matches none of its {len(every)}; they are named like `{every[0]}`"
+    names = f"there are {len(every)}, with names such as `{every[0]}`" if every else "there are none"
+    verb = "matches" if len(idle) == 1 else "match"
+    return f"{', '.join(map(repr, idle))} {verb} none ({names}); correct or remove it"

@@ -16,6 +16,8 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Self
 
+from modelwright.protocols import ModelwrightError
+
 DEFAULT_TIMEOUT = 300.0
 
 
@@ -70,12 +72,12 @@ class RankPool:
             The result of each rank, by rank.
 
         Raises:
-            RankError: A rank failed or timed out, or `ranks` is out of range. After a failure the pool starts new
-                processes at the next run.
+            ModelwrightError: `ranks` is out of range.
+            RankError: A rank failed or timed out. After a failure the pool starts new processes at the next run.
         """
         count = self.ranks if ranks is None else ranks
         if not 1 <= count <= self.ranks:
-            raise RankError(
+            raise ModelwrightError(
                 f"`ranks` must be from 1 to {self.ranks}, the size of the pool, but is {count}; use a larger pool."
             )
         if not self._workers:
@@ -91,7 +93,8 @@ class RankPool:
         if failed or len(answers) < count:
             self.close()
             silent = sorted(set(range(count)) - set(answers))
-            raise RankError("\n".join(failed or [f"rank {rank} did not answer in {timeout:.0f} s" for rank in silent]))
+            late = f"within the `timeout` of {timeout:.0f} s; look for a collective that not every rank calls, or raise it"
+            raise RankError("\n".join(failed or [f"rank {rank} must answer {late}." for rank in silent]))
         return [answers[rank][1] for rank in range(count)]
 
     def _collect(self, count: int, timeout: float) -> dict[int, tuple[bool, Any]]:

@@ -52,8 +52,8 @@ def checked_metrics(metrics: Mapping[str, object]) -> Mapping[str, object]:
     taken = sorted(_RESERVED & metrics.keys())
     if taken:
         raise ModelwrightError(
-            f"`metrics_callback` must return metrics under names of their own, but returns "
-            f"{', '.join(f'`{name}`' for name in taken)}, which every step records already; rename it."
+            f"`metrics_callback` must return metrics with names that no field of `StepRecord` has, but returns "
+            f"{', '.join(f'`{name}`' for name in taken)}; rename them."
         )
     return metrics
 

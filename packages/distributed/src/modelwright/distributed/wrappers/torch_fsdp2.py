@@ -52,7 +52,10 @@ class FullyShardedStage(_BaseDataParallel):
         """Accumulate unsharded gradients without reducing them."""
         stage = self.module
         if not isinstance(stage, FSDPModule):
-            raise TypeError(f"a sharded stage must be an FSDPModule, but is {type(stage).__name__}")
+            raise TypeError(
+                f"the module of a `FullyShardedStage` must stay the `FSDPModule` that `fully_shard` made, but is a "
+                f"`{type(stage).__name__}`; do not replace `module`."
+            )
         stage.set_requires_gradient_sync(False)
         try:
             yield

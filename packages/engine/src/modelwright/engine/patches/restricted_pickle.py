@@ -58,7 +58,7 @@ class _MetadataUnpickler(pickle.Unpickler):
         is_dtype = module_name == "torch" and isinstance(getattr(torch, global_name, None), torch.dtype)
         if is_dtype or global_name in _ALLOWED_CLASSES.get(module_name, ()):
             return super().find_class(module_name, global_name)
-        raise pickle.UnpicklingError(f"it asks for `{module_name}.{global_name}`, which no checkpoint needs")
+        raise pickle.UnpicklingError(f"its metadata refers to `{module_name}.{global_name}`, which no checkpoint needs")
 
 
 def load_metadata(file: IO[bytes]) -> Any:
@@ -76,7 +76,7 @@ def load_metadata(file: IO[bytes]) -> Any:
     for place in places.values():
         name = str(place.relative_path)
         if name != Path(name).name or name in ("", ".", ".."):
-            raise pickle.UnpicklingError(f"it names the file `{name}`, which is not in its folder")
+            raise pickle.UnpicklingError(f"its metadata refers to the file `{name}`, which is outside its folder")
     return metadata
 
 

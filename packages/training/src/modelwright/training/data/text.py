@@ -70,8 +70,8 @@ def language_shape(run: RunConfig) -> tuple[int, int]:
         return int(model.vocab_size), int(model.seq_length)
     except AttributeError as error:
         raise ModelwrightError(
-            f"a model that is trained on text must have `vocab_size` and `seq_length`, but `{model.kind}` has not: "
-            f"{error}."
+            f"a model that is trained on text must have `vocab_size` and `seq_length`, but `{model.kind}` does not: "
+            f"{error}; declare both fields in its config, or train it with your own loop."
         ) from error
 
 
@@ -112,5 +112,8 @@ def _file(path: str) -> np.ndarray:
     try:
         return np.memmap(Path(path), dtype=np.uint8, mode="r")
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is empty"
-        raise DataError(f"`train.data` must be a text that can be read, but {path!r} cannot: {reason}.") from error
+        reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else "is empty"
+        raise DataError(
+            f"`train.data` must be the path of a text that can be read, but {path!r} {reason}; name another file, or "
+            "leave it out to train on the language reference of Python."
+        ) from error
