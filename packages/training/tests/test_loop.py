@@ -1,6 +1,7 @@
 """A whole run on one rank, with the engine's schedule and optimizer over a model of the tests."""
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,14 @@ import torch
 from torch import nn
 
 from modelwright.builders import BuilderError, Hook
-from modelwright.config import ConstantSchedule, MegatronDDP, NoWrap, RunConfig, TorchFSDP2, replace
+from modelwright.config import ConstantSchedule, MegatronDDP, NoWrap, RunConfig, TorchFSDP2, Wrap, replace
 from modelwright.distributed import unwrapped
 from modelwright.protocols import ModelwrightError
 from modelwright.training import (
-    CheckpointError,
     StepRecord,
     Text,
     builder_of,
+    checkpoint_path,
     checkpoints,
     prepare_text,
     train,
@@ -199,15 +200,12 @@ def test_a_metrics_callback_cannot_replace_what_a_step_records() -> None:
         train(bigram_run(1), metrics_callback=lambda stages, groups: lambda: {"lr": 1.0, "loss": 0.0, "mine": 2.0})
 
 
-def test_fsdp2_is_refused_with_a_folder_before_anything_is_built(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="fsdp2, whose optimizer state cannot be saved yet"):
-        train(replace(bigram_run(1), wrap=TorchFSDP2()), out=tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_distributed_optimizer_that_cannot_be_resumed_is_named(tmp_path: Path) -> None:
-    """The engine raises an `AssertionError` without a word."""
-    run = replace(bigram_run(2), wrap=MegatronDDP(distributed_optimizer=True))
-    train(run, out=tmp_path)
-    with pytest.raises(CheckpointError, match="the engine's distributed optimizer cannot load its state"):
-        train(replace(run, train=replace(run.train, steps=4)), resume=tmp_path)
+@pytest.mark.parametrize(
+    "wrap", [MegatronDDP(), MegatronDDP(distributed_optimizer=True), TorchFSDP2()], ids=["ddp", "distributed", "fsdp2"]
+)
+def test_a_resumed_run_equals_the_unbroken_one(wrap: Wrap, tmp_path: Path) -> None:
+    run = replace(bigram_run(4, checkpoint_interval=2), wrap=wrap)
+    unbroken = train(run, out=tmp_path)
+    shutil.rmtree(checkpoint_path(tmp_path, 4))
+    resumed = train(run, resume=tmp_path)
+    assert [(it.loss, it.grad_norm, it.lr) for it in resumed] == [(it.loss, it.grad_norm, it.lr) for it in unbroken[2:]]

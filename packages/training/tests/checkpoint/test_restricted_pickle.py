@@ -14,8 +14,12 @@ import pytest
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
+from modelwright.config import RunConfig, replace
 from modelwright.training import CheckpointError, latest_checkpoint, load_for_inference, train
-from packages.training.tests.tiny import bigram_run
+from packages.training.tests.tiny import BigramConfig, bigram_run
+
+ENGINE_FORMAT = Path(__file__).parent / "engine_format"
+"""A run of two steps, saved by the version that used the engine's format."""
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -86,19 +90,34 @@ def through_a_link(path: Path, mark: Path) -> None:
     ],
 )
 def test_nothing_runs_and_nothing_outside_is_read(attack: Callable[[Path, Path], None], tmp_path: Path) -> None:
-    train(bigram_run(2), out=tmp_path / "run")
+    shutil.copytree(ENGINE_FORMAT, tmp_path / "run")
     _, path = latest_checkpoint(tmp_path / "run")
     mark = tmp_path / "mark"
     load_for_inference(tmp_path / "run")  # the folder is good until the attack
     attack(path, mark)
     for load in (
         lambda: load_for_inference(tmp_path / "run"),
-        lambda: train(bigram_run(4), out=tmp_path / "run", resume=tmp_path / "run"),
+        lambda: train(resumed(4), resume=tmp_path / "run"),
     ):
         with pytest.raises(CheckpointError) as caught:
             load()
         assert str(caught.value).startswith(f"`{path}` cannot be loaded into this model: ")
     assert not mark.exists()
+
+
+def resumed(steps: int) -> RunConfig:
+    """The run that the folder is of, with more steps."""
+    return replace(bigram_run(steps), model=BigramConfig(width=4))
+
+
+def test_a_checkpoint_in_the_format_of_the_engine_is_resumed(tmp_path: Path) -> None:
+    """The numbers are of the version that wrote the folder, resumed there."""
+    losses = [record.loss for record in train(resumed(4), resume=ENGINE_FORMAT, out=tmp_path)]
+    assert losses == pytest.approx([5.617068529129028, 5.449084281921387], rel=1e-6)
+    (_, path) = latest_checkpoint(tmp_path)
+    assert sorted(file.name for file in path.iterdir()) == [
+        "modelwright.json", "optimizer-00000.safetensors", "weights-00000.safetensors"
+    ]  # fmt: skip
 
 
 def test_the_payload_of_the_tests_runs_without_the_restriction(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from modelwright.config import (
     CosineSchedule,
+    MegatronFSDP,
     ModelConfig,
     Precision,
     RunConfig,
@@ -20,13 +21,16 @@ from modelwright.config import (
 )
 from modelwright.training import (
     CheckpointError,
+    DamagedCheckpointError,
     check_resumable,
     check_savable,
     checkpoint_config,
     checkpoint_path,
     checkpoints,
     latest_checkpoint,
+    naming_whole_checkpoint,
 )
+from tests.messages import facts
 
 
 @register_config
@@ -105,13 +109,17 @@ def test_a_checkpoint_that_was_cut_off(missing: tuple[str, ...], older: bool, tm
     path = write(tmp_path, 6)
     for name in missing:
         (path / name).unlink()
-    before = "the one before it is `step-00000003`" if older else "there is no other"
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(DamagedCheckpointError) as caught:
         latest_checkpoint(tmp_path)
-    assert str(caught.value) == (
-        f"`{path}` must be a complete checkpoint, but {', '.join(missing)} is missing: it was cut off or changed; "
-        f"delete that folder to resume from an older one ({before})."
-    )
+    assert facts(caught.value) == " ".join([f"`{path}`", *(f"`{name}`" for name in shown(missing))])
+    with pytest.raises(DamagedCheckpointError) as caught, naming_whole_checkpoint(tmp_path):
+        latest_checkpoint(tmp_path)
+    assert ("`step-00000003`" in str(caught.value)) == older
+
+
+def shown(missing: tuple[str, ...]) -> tuple[str, ...]:
+    """Without a manifest nothing else is known to be missing."""
+    return missing[:1] if "modelwright.json" in missing else missing
 
 
 def test_the_config_comes_back(tmp_path: Path) -> None:
@@ -209,5 +217,7 @@ def test_another_optimizer(tmp_path: Path) -> None:
 def test_a_run_that_could_not_be_saved_is_refused_before_its_first_step(tmp_path: Path) -> None:
     """It would train to the end, and be lost there."""
     check_savable(TOY)
-    with pytest.raises(CheckpointError, match=r"^`wrap\.kind` must be a wrapper with checkpoints"):
-        check_savable(replace(TOY, wrap=TorchFSDP2()))
+    check_savable(replace(TOY, wrap=TorchFSDP2()))
+    with pytest.raises(CheckpointError) as caught:
+        check_savable(replace(TOY, wrap=MegatronFSDP()))
+    assert facts(caught.value).startswith("`wrap.kind` megatron_fsdp")

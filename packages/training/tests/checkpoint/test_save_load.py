@@ -1,8 +1,12 @@
 """A checkpoint is whole or not there, and what was saved before stays."""
 
+import errno
+import json
+import os
 import resource
-import threading
-from collections.abc import Iterator
+import shutil
+import struct
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,13 +14,14 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from megatron.core.dist_checkpointing.strategies import filesystem_async
 from torch import nn
 
 from modelwright.config import Parallelism, RunConfig, replace
 from modelwright.distributed import initialize, unwrapped
 from modelwright.training import (
     CheckpointError,
+    DamagedCheckpointError,
+    StepRecord,
     TrainState,
     builder_of,
     checkpoint_config,
@@ -26,16 +31,10 @@ from modelwright.training import (
     save_checkpoint,
     train,
 )
+from modelwright.training.checkpoint import save_load
 from packages.training.tests.tiny import BigramConfig, bigram_run
 
 pytestmark = pytest.mark.usefixtures("engine")
-
-
-class Unsavable:
-    """State that the engine fails on when it has written part of the checkpoint."""
-
-    def state_dict(self) -> dict[str, object]:
-        return {"lock": threading.Lock()}
 
 
 def built(run: RunConfig, seed: int = 1) -> TrainState:
@@ -75,13 +74,17 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     assert same(weights(state), saved)
 
 
-def test_a_failure_in_the_middle_leaves_the_older_one(tmp_path: Path) -> None:
+def test_a_failure_in_the_middle_leaves_the_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk fails after the tensors, before the manifest."""
     run = bigram_run()
     state = built(run)
     saved = weights(state)
     older = save_checkpoint(state, run, tmp_path, 1)
-    with pytest.raises(TypeError, match="pickle"):
-        save_checkpoint(TrainState(state.stages, state.pg_collection, None, Unsavable()), run, tmp_path, 2)
+    (tmp_path / "checkpoints" / ".step-00000002.partial").mkdir()
+    monkeypatch.setattr(save_load, "write_durably", unwritable)
+    with pytest.raises(CheckpointError, match="Input/output error"):
+        save_checkpoint(state, run, tmp_path, 2)
+    monkeypatch.undo()
     assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path != older] == [".step-00000002.partial"]
     assert latest_checkpoint(tmp_path) == (1, older)
     load_checkpoint(scaled(state, 2.0), older)
@@ -90,6 +93,10 @@ def test_a_failure_in_the_middle_leaves_the_older_one(tmp_path: Path) -> None:
     newer = save_checkpoint(state, run, tmp_path, 2)
     assert latest_checkpoint(tmp_path) == (2, newer)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000001", "step-00000002"]
+
+
+def unwritable(path: Path, content: bytes) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
 
 @contextmanager
@@ -106,11 +113,10 @@ def full_disk() -> Iterator[None]:
 def test_a_disk_that_is_full(tmp_path: Path) -> None:
     run = bigram_run()
     state = built(run)
-    with pytest.raises(RuntimeError) as caught, full_disk():
+    with pytest.raises(CheckpointError) as caught, full_disk():
         save_checkpoint(state, run, tmp_path, 1)
-    path = tmp_path / "checkpoints" / "step-00000001"
-    assert str(caught.value).startswith(f"`{path}` cannot be written: ")
-    assert str(caught.value).endswith("; older checkpoints are untouched.")
+    folder = tmp_path / "checkpoints" / ".step-00000001.partial"
+    assert str(caught.value).startswith(f"`{folder}/weights-00000.safetensors` cannot be written: File too large")
     assert "\n" not in str(caught.value)
     assert checkpoints(tmp_path) == []
 
@@ -150,19 +156,106 @@ def test_a_model_with_more_parameters(tmp_path: Path) -> None:
         load_checkpoint(other, path)
 
 
-@pytest.mark.parametrize("name", ["*.distcp", ".metadata", "metadata.json"])
+@pytest.mark.parametrize("name", ["weights-*", "modelwright.json"])
 def test_a_file_that_was_cut_short(name: str, tmp_path: Path) -> None:
     path = save_checkpoint(built(bigram_run()), bigram_run(), tmp_path, 1)
     file = max(path.glob(name), key=lambda found: found.stat().st_size)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(CheckpointError, match=rf"^`{path}` cannot be loaded into this model: "):
+    with pytest.raises(DamagedCheckpointError, match=rf"^`{path}"):
+        latest_checkpoint(tmp_path)
+    with pytest.raises(DamagedCheckpointError, match=rf"^`{path}"):
         load_checkpoint(built(bigram_run()), path)
 
 
-def test_a_save_starts_no_manager_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine would keep one for the life of the process, and leave it behind when the rank is killed."""
-    monkeypatch.setattr(filesystem_async, "_results_queue", None)
+def test_a_save_starts_no_process(tmp_path: Path) -> None:
     children = set(psutil.Process().children())
     save_checkpoint(built(bigram_run()), bigram_run(), tmp_path, 1)
-    assert filesystem_async._results_queue is None
     assert set(psutil.Process().children()) == children
+
+
+def test_every_file_is_in_the_safetensors_format(tmp_path: Path) -> None:
+    """By the words of the format: a length, a JSON header, and bytes without gaps."""
+    state = built(bigram_run())
+    path = save_checkpoint(state, bigram_run(), tmp_path, 1)
+    content = (path / "weights-00000.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    del header["__metadata__"]
+    expected = weights(state)
+    assert header.keys() == expected.keys()
+    for name, entry in header.items():
+        low, high = entry["data_offsets"]
+        assert entry["dtype"] == "F32"
+        values = torch.frombuffer(bytearray(content[8 + length + low : 8 + length + high]), dtype=torch.float32)
+        assert torch.equal(values.view(entry["shape"]), expected[name])
+
+
+def damaged(file: Path, damage: Callable[[bytearray], None]) -> None:
+    content = bytearray(file.read_bytes())
+    damage(content)
+    file.write_bytes(content)
+
+
+def flip_a_bit(content: bytearray) -> None:
+    content[-1001] ^= 4
+
+
+def flip_exponents(content: bytearray) -> None:
+    for index in range(16):
+        content[-1001 - 4 * index] ^= 64
+
+
+def zero_a_block(content: bytearray) -> None:
+    content[-4096:-512] = bytes(4096 - 512)
+
+
+def exchange_rows(content: bytearray) -> None:
+    content[-8192:-4096], content[-4096:] = content[-4096:], content[-8192:-4096]
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, flip_exponents, zero_a_block, exchange_rows])
+@pytest.mark.parametrize("kind", ["weights", "optimizer"])
+def test_damage_is_found_and_named(damage: Callable[[bytearray], None], kind: str, tmp_path: Path) -> None:
+    run = bigram_run(2)
+    train(run, out=tmp_path)
+    _, path = latest_checkpoint(tmp_path)
+    file = path / f"{kind}-00000.safetensors"
+    damaged(file, damage)
+    with pytest.raises(DamagedCheckpointError, match=rf"^`{file}` is damaged: the bytes of `"):
+        train(bigram_run(4), resume=tmp_path)
+    if kind == "weights":
+        with pytest.raises(DamagedCheckpointError):
+            load_checkpoint(built(run), path)
+    else:
+        load_checkpoint(built(run), path)  # which reads no optimizer state
+    load_checkpoint(built(run), path, verify=False)
+
+
+def test_a_file_of_another_step(tmp_path: Path) -> None:
+    train(bigram_run(2, checkpoint_interval=1), out=tmp_path)
+    (_, older), (_, newer) = checkpoints(tmp_path)
+    shutil.copy(older / "weights-00000.safetensors", newer)
+    with pytest.raises(DamagedCheckpointError, match="its checksum is another"):
+        load_checkpoint(built(bigram_run()), newer)
+
+
+def test_a_run_that_cannot_be_saved_is_refused_before_its_first_step(tmp_path: Path) -> None:
+    steps: list[int] = []
+
+    class Count(Nothing):
+        def on_step(self, record: StepRecord) -> None:
+            steps.append(record.step)
+
+    with pytest.raises(CheckpointError, match="cannot be written: File too large"), full_disk():
+        train(bigram_run(2), out=tmp_path, callback=Count())
+    assert steps == []
+
+
+class Nothing:
+    """A callback that does nothing."""
+
+    def on_start(self, run: RunConfig, stages: list[nn.Module], first_step: int) -> None: ...
+
+    def on_step(self, record: StepRecord) -> None: ...
+
+    def on_checkpoint(self, path: Path, step: int) -> None: ...

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from modelwright.distributed.dtypes import PrecisionError, in_precision
     from modelwright.distributed.groups import finalize, initialize, virtual_stages
     from modelwright.distributed.hooks.freezing import FreezeError, freeze, train_only
+    from modelwright.distributed.initialization.boxes import (
+        Box,
+        LocalRange,
+        ShardingError,
+        StageLayout,
+        local_range,
+        local_tensor,
+    )
     from modelwright.distributed.initialization.distributions import (
         LayoutFreeInit,
         NormalInit,
@@ -46,6 +54,7 @@ else:
     __getattr__, __dir__ = lazy_door(__name__, __file__, before=load_engine, light={"rank_pool"})
 
 __all__ = [
+    "Box",
     "BuildError",
     "BuiltModule",
     "CompositeError",
@@ -53,6 +62,7 @@ __all__ = [
     "FreezeError",
     "InitializationError",
     "LayoutFreeInit",
+    "LocalRange",
     "MetaBuild",
     "MetaError",
     "ModuleGroups",
@@ -62,8 +72,10 @@ __all__ = [
     "PrecisionError",
     "RankError",
     "RankPool",
+    "ShardingError",
     "StageError",
     "StageFunction",
+    "StageLayout",
     "StateDictError",
     "UniformInit",
     "WrapError",
@@ -79,7 +91,9 @@ __all__ = [
     "initialize_parameters",
     "layers_of",
     "load_full_state_dict",
+    "local_range",
     "local_shards",
+    "local_tensor",
     "run_ranks",
     "seed_random_states",
     "staged_pattern",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from modelwright.engine.cpu.runtime import CpuRuntimeError, cpu_runtime, device_runtime
+    from modelwright.engine.engine_caches import release_caches
     from modelwright.engine.local_job import (
         LocalStore,
         is_launched,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     )
     from modelwright.engine.module_specs import as_function_spec, as_module_spec
     from modelwright.engine.optional_packages import OPTIONAL_PACKAGES, OptionalPackage
-    from modelwright.engine.patches.checkpoint_results_queue import results_in_this_process
+    from modelwright.engine.patches.gloo_device import restore_gloo_devices, share_gloo_device
     from modelwright.engine.patches.optimizer_gather import gathering_over
     from modelwright.engine.patches.restricted_pickle import refuse_links, restricted_reading
     from modelwright.engine.patches.router_loss_tracker import (
@@ -55,9 +56,11 @@ __all__ = [
     "on_one_machine",
     "only_loopback",
     "refuse_links",
+    "release_caches",
+    "restore_gloo_devices",
     "restore_interfaces",
     "restore_router_loss_tracker",
     "restricted_reading",
-    "results_in_this_process",
+    "share_gloo_device",
     "track_losses_of_every_model",
 ]

@@ -41,7 +41,10 @@ OPTIONAL_PACKAGES: Final = MappingProxyType(
         entry.package: entry
         for entry in (
             OptionalPackage(
-                module="psutil", package="psutil", enables="saving checkpoints", install="pip install psutil"
+                module="psutil",
+                package="psutil",
+                enables="the check that a run fits into memory",
+                install="pip install psutil",
             ),
             OptionalPackage(
                 module="transformer_engine",

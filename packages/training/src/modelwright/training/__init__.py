@@ -8,16 +8,23 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from modelwright.training.callbacks import Callback, MetricsCallback, StepRecord
+    from modelwright.training.checkpoint.files.manifest import CheckpointError, DamagedCheckpointError
     from modelwright.training.checkpoint.run_folder import (
-        CheckpointError,
-        check_resumable,
-        check_savable,
         checkpoint_config,
         checkpoint_path,
         checkpoints,
         latest_checkpoint,
     )
-    from modelwright.training.checkpoint.save_load import TrainState, load_checkpoint, save_checkpoint
+    from modelwright.training.checkpoint.run_lock import check_unlocked, is_run_folder
+    from modelwright.training.checkpoint.save_load import load_checkpoint, save_checkpoint, saving_into
+    from modelwright.training.checkpoint.start_checks import check_resumable, check_savable
+    from modelwright.training.checkpoint.train_state import TrainState
+    from modelwright.training.checkpoint.verification import (
+        fall_back,
+        naming_whole_checkpoint,
+        newest_whole,
+        verify_checkpoint,
+    )
     from modelwright.training.data.batches import (
         Batch,
         micro_batches,
@@ -32,18 +39,28 @@ if TYPE_CHECKING:
     from modelwright.training.loop import Trainer, builder_of, train
     from modelwright.training.lr_schedule import make_lr_schedule
     from modelwright.training.optimizer import make_optimizer
-    from modelwright.training.step import configure_schedule, run_batch
+    from modelwright.training.step import run_batch
 else:
     from modelwright.engine import load_engine
     from modelwright.protocols import lazy_door
 
-    _LIGHT = {"checkpoint.run_folder", "data.text", "generation.sampling", "launcher"}
+    _LIGHT = {
+        "checkpoint.files.manifest",
+        "checkpoint.run_folder",
+        "checkpoint.run_lock",
+        "checkpoint.start_checks",
+        "checkpoint.verification",
+        "data.text",
+        "generation.sampling",
+        "launcher",
+    }
     __getattr__, __dir__ = lazy_door(__name__, __file__, before=load_engine, light=_LIGHT)
 
 __all__ = [
     "Batch",
     "Callback",
     "CheckpointError",
+    "DamagedCheckpointError",
     "DataError",
     "LaunchError",
     "LoadedModel",
@@ -57,11 +74,13 @@ __all__ = [
     "builder_of",
     "check_resumable",
     "check_savable",
+    "check_unlocked",
     "checkpoint_config",
     "checkpoint_path",
     "checkpoints",
-    "configure_schedule",
+    "fall_back",
     "generate",
+    "is_run_folder",
     "latest_checkpoint",
     "launch",
     "load_checkpoint",
@@ -69,12 +88,16 @@ __all__ = [
     "make_lr_schedule",
     "make_optimizer",
     "micro_batches",
+    "naming_whole_checkpoint",
+    "newest_whole",
     "prepare_text",
     "read_text",
     "run_batch",
     "save_checkpoint",
+    "saving_into",
     "synthetic_batch",
     "train",
     "training_batch",
     "validation_batch",
+    "verify_checkpoint",
 ]

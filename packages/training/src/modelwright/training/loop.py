@@ -15,16 +15,19 @@ from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from torch import nn
 
 from modelwright.builders import AnyBuilder, Hook, builder_for
-from modelwright.config import RunConfig, replace
+from modelwright.config import RunConfig
 from modelwright.distributed import initialize
 from modelwright.training.callbacks import Callback, MetricsCallback, StepRecord, checked_metrics
-from modelwright.training.checkpoint.run_folder import check_resumable, check_savable, latest_checkpoint
-from modelwright.training.checkpoint.save_load import TrainState, load_checkpoint, save_checkpoint
+from modelwright.training.checkpoint.run_folder import latest_checkpoint
+from modelwright.training.checkpoint.save_load import load_checkpoint, save_checkpoint, saving_into
+from modelwright.training.checkpoint.start_checks import check_resumable, check_savable
+from modelwright.training.checkpoint.train_state import TrainState
+from modelwright.training.checkpoint.verification import naming_whole_checkpoint
 from modelwright.training.data.batches import training_batch, validation_batch
 from modelwright.training.data.text import Text, language_shape, prepare_text
 from modelwright.training.lr_schedule import make_lr_schedule
 from modelwright.training.optimizer import make_optimizer
-from modelwright.training.step import clear_gradients, configure_schedule, run_batch
+from modelwright.training.step import clear_gradients, run_batch
 
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
@@ -58,6 +61,7 @@ def train(
     hooks: Sequence[Hook] = (),
     callback: Callback | None = None,
     metrics_callback: MetricsCallback | None = None,
+    verify: bool = True,
 ) -> list[StepRecord]:
     """Train as one rank of the job that this process was started in, or alone.
 
@@ -69,6 +73,7 @@ def train(
         hooks: Hooks that run around the data-parallel wrapper, in order.
         callback: Receives the events of the run. It may be passed on some ranks only.
         metrics_callback: Makes the function that measures additional metrics. Pass it on every rank or on none.
+        verify: Compare the checkpoint to resume from with its checksums.
 
     Returns:
         The record of each step of this call, the same on every rank except for `tokens_per_s`.
@@ -81,14 +86,21 @@ def train(
         check_savable(run)
     builder = builder_of(run, spec=spec, hooks=hooks)
     groups = initialize(run.parallelism, seed=run.train.seed)
-    run = replace(run, parallelism=replace(run.parallelism, data=groups.dp.size()))
+    run = run.with_data_size(groups.dp.size())
     stages = builder.build_distributed_models(
         groups, parallelism=run.parallelism, precision=run.precision, wrap=run.wrap, seed=run.train.seed
     )
     trainer = Trainer(run, stages, groups, text, metrics_callback)
-    done = trainer.resume(resume) if resume is not None else 0
+    done = trainer.resume(resume, verify=verify) if resume is not None else 0
+    with saving_into(out, trainer.state, run):
+        return _run_steps(trainer, done, out, callback)
+
+
+def _run_steps(trainer: "Trainer", done: int, out: Path | None, callback: Callback | None) -> list[StepRecord]:
+    """Train the steps that are left, and save checkpoints when they are due."""
+    run = trainer.run
     if callback is not None:
-        callback.on_start(run, stages, done + 1)
+        callback.on_start(run, trainer.stages, done + 1)
     records: list[StepRecord] = []
     for step in range(done + 1, run.train.steps + 1):
         record = trainer.step(step)
@@ -129,13 +141,13 @@ class Trainer:
         self.lr_schedule = make_lr_schedule(self.optimizer, run.train)
         self.state = TrainState(stages, groups, self.optimizer, self.lr_schedule)
         self._metrics = metrics_callback(stages, groups) if metrics_callback is not None else _no_metrics
-        configure_schedule(stages, self.optimizer, groups)
 
-    def resume(self, run_dir: Path) -> int:
+    def resume(self, run_dir: Path, *, verify: bool = True) -> int:
         """Load the newest checkpoint of a run.
 
         Args:
             run_dir: Folder of the run.
+            verify: Compare the checkpoint with its checksums.
 
         Returns:
             Number of steps done.
@@ -143,9 +155,10 @@ class Trainer:
         Raises:
             CheckpointError: There is no complete checkpoint, or it is of another model or optimizer.
         """
-        step, path = latest_checkpoint(run_dir)
-        check_resumable(self.run, path)
-        load_checkpoint(self.state, path)
+        with naming_whole_checkpoint(run_dir, self.groups.intra_dist_opt):
+            step, path = latest_checkpoint(run_dir, verify=verify)
+            check_resumable(self.run, path)
+            load_checkpoint(self.state, path, verify=verify)
         return step
 
     def is_due(self, step: int, interval: int | None) -> bool:
@@ -172,7 +185,14 @@ class Trainer:
         model_parallel_cuda_manual_seed(train.seed + 1_000_003 * step, force_reset_rng=True)
         batch = training_batch(self.text, seed=train.seed, step=step, size=train.global_batch, seq_length=seq_length)
         clear_gradients(self.stages, self.optimizer)
-        loss = run_batch(self.stages, batch, self.groups, self.run.parallelism, micro_batch=train.micro_batch)
+        loss = run_batch(
+            self.stages,
+            batch,
+            self.groups,
+            self.run.parallelism,
+            micro_batch=train.micro_batch,
+            optimizer=self.optimizer,
+        )
         lr = self.optimizer.param_groups[0]["lr"]
         _, grad_norm, _ = self.optimizer.step()
         self.lr_schedule.step(increment=1)

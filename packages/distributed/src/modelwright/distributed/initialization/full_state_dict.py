@@ -3,13 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import Tensor, nn
 
-from modelwright.distributed.initialization.shards import local_shards
+from modelwright.distributed.initialization.boxes import Box, StageLayout
 from modelwright.distributed.name_patterns import matches
-from modelwright.distributed.wrappers.data_parallel import unwrapped
 from modelwright.protocols import ModelwrightError
 
 
@@ -36,31 +34,29 @@ def load_full_state_dict(
     Raises:
         StateDictError: A weight of this rank is missing in `state` or has another shape. The message lists all of them.
     """
-    parts = [
-        (shard, local)
+    boxes = [
+        box
         for stage in stages
-        for shard, local in local_shards(unwrapped(stage), pg_collection)
-        if shard.key in state or not matches(shard.key, keep)
+        for box in StageLayout(stage, pg_collection).boxes()
+        if box.key in state or not matches(box.key, keep)
     ]
-    problems = [problem for shard, _ in parts if (problem := _problem(shard, state)) is not None]
+    problems = dict.fromkeys(problem for box in boxes if (problem := _problem(box, state)) is not None)
     if problems:
         raise StateDictError(
-            f"the full state dict must contain every weight of the model, but {'; '.join(problems)}; is it of this "
-            "config?"
+            f"the full state dict must contain every weight of the model, but {'; '.join(problems)}; "
+            "load the weights of a model with this config, or use the config of these weights."
         )
-    for shard, local in parts:
-        local.copy_(_part(state[shard.key], shard, local))
+    for box in boxes:
+        window = tuple(slice(start, start + size) for start, size in zip(box.start, box.local.shape, strict=True))
+        box.local.copy_(state[box.key][window])
 
 
-def _problem(shard: ShardedTensor, state: Mapping[str, Tensor]) -> str | None:
-    if shard.key not in state:
-        return f"`{shard.key}` is missing"
-    given, expected = tuple(state[shard.key].shape), tuple(shard.global_shape)
-    return None if given == expected else f"`{shard.key}` has the shape {given} where the model has {expected}"
-
-
-def _part(full: Tensor, shard: ShardedTensor, local: Tensor) -> Tensor:
-    """Cut the local shard out of an unsharded weight."""
-    sizes = (*[1] * shard.prepend_axis_num, *local.shape)
-    window = tuple(slice(start, start + size) for start, size in zip(shard.global_offset, sizes, strict=True))
-    return full[window].reshape(local.shape)
+def _problem(box: Box, state: Mapping[str, Tensor]) -> str | None:
+    if box.key not in state:
+        return f"`{box.key}` is missing"
+    given = tuple(state[box.key].shape)
+    return (
+        None
+        if given == box.global_shape
+        else f"`{box.key}` has the shape {given} where the model has {box.global_shape}"
+    )

@@ -1,94 +1,51 @@
-"""Saving and loading checkpoints through the engine's `dist_checkpointing`.
+"""Saving and loading checkpoints.
 
-The engine stores unsharded tensors by name, so that any layout can load the weights. The folder of a checkpoint also
-contains the config of the run and the number of steps done.
+A checkpoint is files of tensors in the safetensors format and a manifest. Each rank writes the parts that it has, under
+the names of the unsharded model, so that any layout and any wrapper can load them. A rank reads the parts that overlap
+its own.
 """
 
-import json
-import pickle
+import contextlib
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
-from megatron.core import dist_checkpointing
-from megatron.core.dist_checkpointing.core import CheckpointingException
-from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
-from torch import nn
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch import Tensor
 
 from modelwright.config import RunConfig, dumps
-from modelwright.distributed import unwrapped
-from modelwright.engine import refuse_links, restricted_reading, results_in_this_process
-from modelwright.training.checkpoint.run_folder import CONFIG_FILE, CheckpointError, checkpoint_path, checkpoints
+from modelwright.training.checkpoint.agreement import agreed, gathered
+from modelwright.training.checkpoint.files.durable import delete_folder, replace_folder, sync_folder, write_durably
+from modelwright.training.checkpoint.files.manifest import (
+    FORMAT,
+    MANIFEST,
+    CheckpointError,
+    FileEntry,
+    Manifest,
+    read_manifest,
+)
+from modelwright.training.checkpoint.files.tensor_file import (
+    DTYPES,
+    StoredBox,
+    TensorFile,
+    header_checksum,
+    split_rows,
+    write_tensors,
+)
+from modelwright.training.checkpoint.run_folder import checkpoint_path, checkpoints
+from modelwright.training.checkpoint.run_lock import locked
+from modelwright.training.checkpoint.stored_tensors import check_complete, fill
+from modelwright.training.checkpoint.train_state import NamedBox, TrainState
 
-if TYPE_CHECKING:
-    from megatron.core.process_groups_config import ProcessGroupCollection
-
-# State of a part besides its weights, such as Transformer Engine's scales of 8-bit dtypes. It differs between backends.
-_EXTRA_STATE = "*._extra_state"
-
-
-@dataclass(frozen=True)
-class TrainState:
-    """The objects that a checkpoint is saved from or loaded into."""
-
-    stages: Sequence[nn.Module]
-    """The stages of this rank, wrapped or not."""
-    pg_collection: "ProcessGroupCollection"
-    """The process groups of this rank."""
-    optimizer: Any = None
-    """The engine's optimizer. None: its state is left out."""
-    schedule: Any = None
-    """The engine's learning-rate schedule. None: its state is left out."""
-
-    def sharded(self, *, loading: bool) -> dict[str, Any]:
-        """Return the engine's sharded state dict of the stages, the optimizer and the schedule.
-
-        Args:
-            loading: True if the state dict is used to load, False to save.
-
-        Returns:
-            The state dict, with `model0`, `model1`, … for the stages, `optimizer` and `schedule`.
-        """
-        metadata = {"dp_cp_group": self.pg_collection.dp_cp, "distrib_optim_sharding_type": "dp_reshardable"}
-        inner: list[Any] = [unwrapped(stage) for stage in self.stages]
-        models: dict[str, Any] = {
-            f"model{i}": stage.sharded_state_dict(metadata=metadata) for i, stage in enumerate(inner)
-        }
-        state: dict[str, Any] = dict(models)
-        if self.optimizer is not None:
-            model: dict[str, Any] = models["model0"] if len(models) == 1 else models
-            state["optimizer"] = self.optimizer.sharded_state_dict(model, is_loading=loading, metadata=metadata)
-        if self.schedule is not None:
-            state["schedule"] = self.schedule.state_dict()
-        return state
-
-    def restore(self, state: dict[str, Any], names: Sequence[set[str]]) -> None:
-        """Load a state dict that was filled from a checkpoint.
-
-        Args:
-            state: The loaded state dict, in the form that `sharded` returns.
-            names: Names of the expected parameters of each stage; those that `state` lacks keep their current values.
-        """
-        for i, (stage, expected) in enumerate(zip(self.stages, names, strict=True)):
-            module, found = unwrapped(stage), state.get(f"model{i}", {})
-            current = module.state_dict()
-            module.load_state_dict(found | {name: current[name] for name in expected - set(found)})
-        if self.optimizer is not None:
-            self.optimizer.load_state_dict(state["optimizer"])
-        if self.schedule is not None:
-            self.schedule.load_state_dict(state["schedule"])
+KINDS = ("weights", "optimizer")
+"""Kinds of files. Each rank writes at most one of each."""
 
 
 def save_checkpoint(state: TrainState, run: RunConfig, run_dir: Path, step: int) -> Path:
-    """Write a checkpoint under a temporary name, and rename it when it is complete. Every rank of the job calls this.
+    """Write a checkpoint under a temporary name, and rename it when it is complete. Every rank of the model calls this.
 
-    Then checkpoints older than the newest `train.keep_checkpoints` are deleted.
+    Files and folders are synced before the rename and after it. Then checkpoints older than the newest
+    `train.keep_checkpoints` are deleted.
 
     Args:
         state: The objects to save the state of.
@@ -100,100 +57,181 @@ def save_checkpoint(state: TrainState, run: RunConfig, run_dir: Path, step: int)
         The folder of the checkpoint.
 
     Raises:
-        RuntimeError: The checkpoint cannot be written. Older checkpoints are untouched.
+        CheckpointError: The checkpoint cannot be written. Older checkpoints are untouched.
     """
+    group = state.pg_collection.intra_dist_opt
     path = checkpoint_path(run_dir, step)
     aside = path.with_name(f".{path.name}.partial")
-    first = torch.distributed.get_rank() == 0
-    if first:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-    torch.distributed.barrier()
-    try:
-        with results_in_this_process():
-            dist_checkpointing.save(state.sharded(loading=False), str(aside))
-    except CheckpointException as error:
-        raise RuntimeError(f"`{path}` cannot be written: {_reason(error)}; older checkpoints are untouched.") from error
-    torch.distributed.barrier()
-    if first:
-        _finish(aside, path, run, step)
-    torch.distributed.barrier()
+    _write(state, run, aside, step, dry=False)
+    with agreed(group):
+        if group.rank() == 0:
+            replace_folder(aside, path)
+            _forget_old(run_dir, run.train.keep_checkpoints)
     return path
 
 
-def _finish(aside: Path, path: Path, run: RunConfig, step: int) -> None:
-    content = {"step": step, "config": dumps(run, format="json", full=True)}
-    (aside / CONFIG_FILE).write_text(json.dumps(content, indent=1) + "\n")
-    shutil.rmtree(path, ignore_errors=True)
-    aside.replace(path)
-    _forget_old(path.parent.parent, run.train.keep_checkpoints)
+@contextlib.contextmanager
+def saving_into(run_dir: Path | None, state: TrainState, run: RunConfig) -> Generator[None]:
+    """Hold the lock of a run folder until the end of the block, after a trial of saving into it.
+
+    Args:
+        run_dir: Folder of the run, visible to all ranks. None: nothing is saved, and nothing is done.
+        state: The objects that will be saved.
+        run: The config.
+
+    Raises:
+        CheckpointError: Another run uses the folder, or a checkpoint cannot be saved there.
+    """
+    if run_dir is None:
+        yield
+        return
+    group = state.pg_collection.intra_dist_opt
+    with contextlib.ExitStack() as held:
+        with agreed(group):
+            if group.rank() == 0:
+                held.enter_context(locked(run_dir))
+        try_save(state, run, run_dir)
+        yield
+
+
+def try_save(state: TrainState, run: RunConfig, run_dir: Path) -> None:
+    """Find out before the first step whether a checkpoint can be saved, by one without the values of its tensors.
+
+    Args:
+        state: The objects that will be saved.
+        run: The config.
+        run_dir: Folder of the run, visible to all ranks.
+
+    Raises:
+        CheckpointError: A tensor cannot be described, the folder cannot be written, or the disk has too little space.
+    """
+    group = state.pg_collection.intra_dist_opt
+    aside = run_dir / "checkpoints" / ".step-00000000.partial"
+    needed = _write(state, run, aside, 0, dry=True)
+    with agreed(group):
+        if group.rank() == 0:
+            free = shutil.disk_usage(aside).free
+            delete_folder(aside)
+            if free < needed:
+                raise CheckpointError(
+                    f"`{run_dir}` must have space for a checkpoint of {needed:,} bytes, but its disk has {free:,} "
+                    "bytes left; delete something, or name another folder."
+                )
+
+
+def _write(state: TrainState, run: RunConfig, aside: Path, step: int, *, dry: bool) -> int:
+    """Write the files of all ranks and the manifest. Return the number of bytes of all tensors."""
+    group = state.pg_collection.intra_dist_opt
+    with agreed(group):
+        if group.rank() == 0:
+            delete_folder(aside)
+            aside.mkdir(parents=True)
+            sync_folder(aside.parent, up=2)
+    sizes, total = [0, 0], 0
+    with agreed(group):
+        for index, (kind, boxes) in enumerate(_by_kind(state).items()):
+            if boxes:
+                stored = [entry for entry, _ in boxes]
+                contents = (_bytes(local) for _, local in boxes)
+                sizes[index] = write_tensors(aside / f"{kind}-{group.rank():05}.safetensors", stored, contents, dry=dry)
+                total += sum(entry.bytes for entry in stored)
+    answers = gathered([*sizes, total], group)
+    with agreed(group):
+        if group.rank() == 0:
+            files = _entries(aside, answers)
+            manifest = Manifest(
+                step=step, config=dumps(run, format="json", full=True), files=files, numbers=state.numbers()
+            )
+            write_durably(aside / MANIFEST, manifest.dumps().encode())
+            sync_folder(aside)
+    return sum(answer[2] for answer in answers)
+
+
+def _by_kind(state: TrainState) -> dict[str, list[tuple[StoredBox, Tensor]]]:
+    """Return what this rank writes: the description of each tensor, and its elements."""
+    found: dict[str, list[tuple[StoredBox, Tensor]]] = {kind: [] for kind in KINDS}
+    for named in state.boxes():
+        if named.box.is_first_copy:
+            found[KINDS[0] if named.optimized is None else KINDS[1]].extend(_stored(named))
+    return found
+
+
+def _stored(named: NamedBox) -> Iterator[tuple[StoredBox, Tensor]]:
+    """Cut a box into tensors of a bounded size."""
+    box, step = named.box, 0 if named.optimized is None else named.optimized.step
+    dtype = str(box.local.dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
+        raise CheckpointError(f"`{named.name}` must have a dtype that can be saved, but has {dtype}.")
+    shape = tuple(box.local.shape)
+    parts = split_rows(shape, DTYPES[dtype][1]) if shape else [(0, 1)]
+    for first, rows in parts:
+        local = box.local[first : first + rows] if shape else box.local
+        entry = StoredBox(
+            name=named.name,
+            dtype=dtype,
+            global_shape=box.global_shape,
+            start=(box.start[0] + first, *box.start[1:]) if shape else (),
+            shape=tuple(local.shape),
+            step=step,
+        )
+        yield entry, local
+
+
+def _bytes(local: Tensor) -> memoryview:
+    """Return the bytes of a tensor."""
+    array = local.detach().to("cpu").contiguous().view(-1).view(torch.uint8).numpy()
+    return memoryview(array)
+
+
+def _entries(folder: Path, answers: list[list[int]]) -> dict[str, FileEntry]:
+    """Return the files of all ranks by name, and check that together they have every tensor once."""
+    entries: dict[str, FileEntry] = {}
+    boxes: list[StoredBox] = []
+    for rank, answer in enumerate(answers):
+        for kind, size in zip(KINDS, answer, strict=False):
+            if size:
+                path = folder / f"{kind}-{rank:05}.safetensors"
+                if not path.is_file():
+                    raise CheckpointError(
+                        f"`{folder.parent}` must be visible to all ranks, but `{path.name}`, which rank {rank} wrote, "
+                        "is not there; use a folder on a shared file system."
+                    )
+                entries[path.name] = FileEntry(bytes=size, header=header_checksum(path))
+                with TensorFile(path) as file:
+                    boxes += file.boxes
+    check_complete(boxes)
+    return entries
 
 
 def _forget_old(run_dir: Path, keep: int | None) -> None:
     for _, path in checkpoints(run_dir)[: -keep if keep else 0]:
-        shutil.rmtree(path)
+        delete_folder(path)
 
 
-def load_checkpoint(state: TrainState, path: Path, *, keep: Sequence[str] = ()) -> None:
+@torch.no_grad()
+def load_checkpoint(state: TrainState, path: Path, *, keep: Sequence[str] = (), verify: bool = True) -> None:
     """Load a checkpoint into a model, and into the optimizer and the schedule where they are given.
 
-    Weights saved on one layout and backend can be loaded on another. Nothing that the files contain is executed, and
-    nothing outside the folder is read.
+    What was saved on one layout, backend and wrapper can be loaded on another. Nothing that the files contain is
+    executed, and nothing outside the folder is read. Every rank of the model calls this.
 
     Args:
         state: The objects to load into.
         path: Folder of the checkpoint.
         keep: Patterns of parameter names in the unsharded model. A matching parameter that the checkpoint lacks keeps
             its value, such as an adapter (`*.lora_?`).
+        verify: Compare everything that is read with its checksum.
 
     Raises:
-        CheckpointError: The checkpoint lacks something that the model needs, is damaged, or is not plain data.
+        CheckpointError: The checkpoint lacks something that the model needs.
+        DamagedCheckpointError: A file is not what was written.
     """
-    try:
-        wanted = state.sharded(loading=True)
-    except AssertionError as error:  # of the engine's distributed optimizer, without a message
-        if not _has_distributed_optimizer(state.optimizer):
-            raise
-        raise CheckpointError(
-            f"`{path}` cannot be resumed: without Apex and Transformer Engine, the engine's distributed optimizer "
-            "cannot load its state; load the weights alone, or train with `wrap.distributed_optimizer: false`."
-        ) from error
-    names = [set(wanted[f"model{i}"]) for i in range(len(state.stages))]
-    try:
-        refuse_links(path)
-        with restricted_reading():
-            _drop_absent(wanted, path, (*keep, _EXTRA_STATE))
-            loaded: Any = dist_checkpointing.load(wanted, str(path))
-    except CheckpointException as error:
-        raise CheckpointError(f"`{path}` cannot be loaded into this model: {_reason(error)}.") from error
-    except (CheckpointingException, KeyError, ValueError, OSError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"`{path}` cannot be loaded into this model: {_named(error)}.") from error
-    state.restore(loaded, names)
+    with agreed(state.pg_collection.intra_dist_opt):
+        manifest = read_manifest(path, verify=verify)
+        if manifest.format != FORMAT:
+            from modelwright.training.checkpoint.engine_format import load_engine_format
 
-
-def _has_distributed_optimizer(optimizer: Any) -> bool:
-    """Return True if a rank's optimizer, or one in its chain, splits its state over the data ranks."""
-    return any(isinstance(it, DistributedOptimizer) for it in getattr(optimizer, "chained_optimizers", [optimizer]))
-
-
-def _drop_absent(wanted: dict[str, Any], path: Path, keep: Sequence[str]) -> None:
-    """Remove the entries that the checkpoint lacks and that match one of the patterns.
-
-    The engine's own option (`strict=`) reads tensor properties in a form that torch 2.13 no longer has.
-    """
-    metadata: Any = FileSystemReader(path).read_metadata()
-    stored = {str(name).partition("/shard_")[0] for name in metadata.state_dict_metadata}
-    for model in (part for name, part in wanted.items() if name.startswith("model")):
-        for name, item in list(model.items()):
-            if item.key not in stored and any(fnmatchcase(item.key, pattern) for pattern in keep):
-                del model[name]
-
-
-def _reason(error: CheckpointException) -> str:
-    """Return the message of the first rank that failed; the exception's own text contains whole tracebacks."""
-    _, (cause, _) = min(error.failures.items(), key=lambda failure: failure[0])
-    return _named(cause)
-
-
-def _named(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(".: \n")
+            load_engine_format(state, path, keep=keep)
+            return
+        fill(list(state.boxes()), path, manifest, keep=keep, verify=verify)
+        state.restore(manifest.numbers)

@@ -18,7 +18,8 @@ from modelwright.config import Parallelism, Precision, RunConfig
 from modelwright.distributed import initialize
 from modelwright.protocols import ModelwrightError
 from modelwright.training.checkpoint.run_folder import checkpoint_config, latest_checkpoint
-from modelwright.training.checkpoint.save_load import TrainState, load_checkpoint
+from modelwright.training.checkpoint.save_load import load_checkpoint
+from modelwright.training.checkpoint.train_state import TrainState
 from modelwright.training.data.text import BYTE_VALUES
 from modelwright.training.generation.sampling import Sampling
 from modelwright.training.loop import builder_of

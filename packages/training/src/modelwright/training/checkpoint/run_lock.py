@@ -1,0 +1,108 @@
+"""The mark of a run folder: the folder belongs to one run at a time.
+
+The file `.modelwright` marks a folder that `train` made. A run holds a lock on it (flock), which the system releases
+when its process ends, however that happens.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Generator
+from pathlib import Path
+
+from modelwright.training.checkpoint.files.durable import delete_folder, naming
+from modelwright.training.checkpoint.files.manifest import CheckpointError, open_file
+
+MARK = ".modelwright"
+"""File in a run folder that shows who made the folder, and is locked while a run uses it."""
+_LEFTOVERS = (".step-*.partial", ".step-*.replaced", ".step-*.deleted")
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Return True if `train` made the folder, or at least has a checkpoint in it.
+
+    Args:
+        folder: The folder, which may not exist.
+    """
+    return (folder / MARK).is_file() or (folder / "checkpoints").is_dir()
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Generator[None]:
+    """Make a run folder if there is none, and hold its lock until the end of the block.
+
+    Temporary folders that a dead run left under `checkpoints/` are deleted.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        CheckpointError: Another run uses the folder, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with naming(folder / MARK):
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(folder / MARK, flags, 0o644)
+    except OSError as error:
+        raise CheckpointError(
+            f"`{folder}` must be a folder that can be written, but is not: {error.strerror}; name another by `--out`."
+        ) from error
+    try:
+        _take(descriptor, folder)
+        _clear_leftovers(folder)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, folder: Path) -> None:
+    """Lock the mark, and write to it who has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise CheckpointError(
+                f"`{folder}` must be on a file system with locks, but locking fails: {error.strerror}; name a folder "
+                "on another one."
+            ) from error
+        raise CheckpointError(
+            f"`{folder}` must be used by one run at a time, but {_owner(folder)} uses it; wait for it, or name another "
+            "folder by `--out`."
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode() + b"\n", 0)
+
+
+def _owner(folder: Path) -> str:
+    """Return who has the lock, as the owner wrote it."""
+    try:
+        with open_file(folder / MARK) as file:
+            content = json.loads(file.read(1000))
+        return f"process {int(content['process'])} on {str(content['host'])[:100]!r}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def check_unlocked(folder: Path) -> None:
+    """Refuse a folder that another run uses. Nothing is created.
+
+    Args:
+        folder: The folder, which may not exist.
+
+    Raises:
+        CheckpointError: Another run uses the folder.
+    """
+    if (folder / MARK).is_file():
+        with locked(folder):
+            pass
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Delete what a run that died in the middle of a save left behind."""
+    for pattern in _LEFTOVERS:
+        for path in sorted((folder / "checkpoints").glob(pattern)):
+            delete_folder(path)
