@@ -11,7 +11,8 @@ __all__ = ["facts"]
 FACT = re.compile(
     "|".join(
         (
-            r"(?m:^(?:error: )?--set .+?(?=: ))",  # an override, as it was written
+            r"^error(?: \(rank \d+\))?(?=: )",  # what the command prints first
+            r"(?:^|(?<=: ))--set .+?(?=: )",  # an override, as it was written
             r"(?<![\w`'\"/.])[\w./-]*:\d+:\d+(?=: )",  # FILE:LINE:COLUMN
             r"`[^`]*`",
             r"<[^<>\n]+>",  # the representation of an object

@@ -1,6 +1,8 @@
 """`GPTModelBuilder` builds the engine's model that a config describes: names, shapes, counts, values, one forward."""
 
 import math
+import subprocess
+import sys
 from typing import Any, override
 
 import pytest
@@ -247,3 +249,17 @@ def test_a_custom_builder(groups: ProcessGroupCollection) -> None:
     frozen = {name for name, parameter in stage.named_parameters() if not parameter.requires_grad}
     assert frozen == {"embedding.word_embeddings.weight"}
     assert torch.equal(stage.output_layer.weight, build(groups, LLAMA).output_layer.weight)
+
+
+def test_a_gpt_loads_no_part_of_a_mamba_layer() -> None:
+    """Whoever builds a GPT need not wait for the scan of Mamba-2, nor depend on it."""
+    code = (
+        "import sys, warnings; warnings.simplefilter('ignore')\n"
+        "from modelwright.gpt import GPTModelBuilder, GPTModelConfig\n"
+        "config = GPTModelConfig(num_layers=1, hidden_size=8, num_attention_heads=2, vocab_size=16, seq_length=8)\n"
+        "GPTModelBuilder(config)\n"
+        "parts = 'mixer', 'scan', 'causal_convolution', 'gated_norm', 'heads_over_context'\n"
+        "print([part for part in parts if f'modelwright.layers.mamba.{part}' in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from modelwright.builders import builder_for
 from modelwright.config import NoWrap, Parallelism, Precision, fingerprint, replace
 from modelwright.distributed import BuildError, total_parameters
-from modelwright.layers import TORCH_KERNELS, MambaKernels, MambaLayerSpec, MambaMixer, MambaOptions, ssd_scan
+from modelwright.layers import MambaKernels, MambaLayerSpec, MambaMixer, MambaOptions, ssd_scan, torch_kernels
 from modelwright.mamba import MambaModelBuilder, MambaModelConfig, mamba_stack
 from modelwright.protocols import ConformanceError, MambaMixerBuilder, ModelwrightError
 from packages.mamba.tests.test_presets import parameters
@@ -360,5 +360,5 @@ def test_torch_says_nothing(groups: ProcessGroupCollection, caplog: pytest.LogCa
     with caplog.at_level(logging.INFO, logger="modelwright.layers"):
         mixer = build(groups, replace(MAMBA, kernels="torch")).decoder.layers[0].mixer
     assert isinstance(mixer, MambaMixer)
-    assert mixer.kernels is TORCH_KERNELS
+    assert mixer.kernels is torch_kernels()
     assert not caplog.messages

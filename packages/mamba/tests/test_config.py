@@ -166,8 +166,10 @@ def pattern(text: str, **changes: Any) -> dict[str, Any]:
         ),
         (
             {"activation": "swigelu"},
-            "wrong_value: `activation` `swiglu` `geglu` `gelu` `gelu_tanh` `relu` `squared_relu` `silu` "
-            "`swigelu` `swiglu`",
+            (
+                "wrong_value: `activation` `swiglu` `geglu` `gelu` `gelu_tanh` `relu` `squared_relu` `silu` "
+                "`swigelu` `swiglu`"
+            ),
         ),
     ],
 )

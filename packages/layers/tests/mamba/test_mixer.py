@@ -9,7 +9,7 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer import TransformerConfig
 
-from modelwright.layers import TORCH_KERNELS, MambaKernels, MambaMixer, MambaMixerSpec, MambaOptions, find_kernels
+from modelwright.layers import MambaKernels, MambaMixer, MambaMixerSpec, MambaOptions, find_kernels, torch_kernels
 from modelwright.protocols import ConformanceError, MambaMixerBuilder, ModelwrightError, check_conformance
 from tests.messages import facts
 
@@ -83,9 +83,9 @@ def test_the_spec_fits_the_slot_and_parts_are_swapped(groups: ProcessGroupCollec
 
     def counting(*args: Any, **options: Any) -> Any:
         calls.append(1)
-        return TORCH_KERNELS.scan(*args, **options)
+        return torch_kernels().scan(*args, **options)
 
-    spec = MambaMixerSpec(kernels=replace(TORCH_KERNELS, scan=counting))
+    spec = MambaMixerSpec(kernels=replace(torch_kernels(), scan=counting))
     mix(build(groups, spec), torch.randn(4, 1, 16))
     assert calls == [1]
 

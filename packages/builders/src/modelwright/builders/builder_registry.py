@@ -4,7 +4,6 @@ The first of these that exists is used: the builder passed to `builder_for`, the
 the one that the config class names in `builder`.
 """
 
-import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -74,20 +73,16 @@ def builder_for(
         options["backend"] = backend
     if hooks := tuple(hooks):
         options["hooks"] = hooks
-    _check_constructor(chosen, config, options)
-    return chosen(config, **options)
-
-
-def _check_constructor(chosen: BuilderClass, config: ModelConfig, options: dict[str, Any]) -> None:
-    """Raise if a builder's own constructor lacks an argument of `ModelBuilder` that is given."""
     try:
-        inspect.signature(chosen).bind(config, **options)
+        return chosen(config, **options)
     except TypeError as error:
+        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+            raise  # from inside the constructor, which accepted the arguments
         name = getattr(chosen, "__name__", repr(chosen))
         given = ", ".join(["the config", *(f"`{option}`" for option in options)])
         raise BuilderError(
-            f"`{name}` must accept {given}, but its constructor does not ({error}); leave out what it does not support,"
-            f" or give it the arguments of `ModelBuilder`: `config`, `spec`, `backend`, `hooks`."
+            f"`{name}` must be callable with {given}, but is not ({error}); leave out what it does not support, or give"
+            " it the arguments of `ModelBuilder`: `config`, `spec`, `backend`, `hooks`."
         ) from error
 
 

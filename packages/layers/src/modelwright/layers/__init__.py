@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from modelwright.layers.lora import ColumnLora, LinearSlot, LoraLinear, RowLora, with_lora
     from modelwright.layers.mamba.causal_convolution import causal_conv, causal_conv_step
     from modelwright.layers.mamba.gated_norm import GatedRMSNorm
-    from modelwright.layers.mamba.kernels import TORCH_KERNELS, MambaKernels, find_kernels, missing_for_kernels
+    from modelwright.layers.mamba.kernels import MambaKernels, find_kernels, missing_for_kernels, torch_kernels
     from modelwright.layers.mamba.mamba_layer import MambaLayerSpec, MambaMixerSpec
-    from modelwright.layers.mamba.mixer import MambaMixer, MambaOptions
+    from modelwright.layers.mamba.mixer import MambaMixer
+    from modelwright.layers.mamba.options import MambaOptions
     from modelwright.layers.mamba.scan import ssd_scan, ssd_step
     from modelwright.layers.mlp.mlp_layer import MlpLayerSpec, MlpSpec
     from modelwright.layers.moe.grouped_experts import GroupedExperts
@@ -64,7 +65,6 @@ else:
 __all__ = [
     "FUSED_NAMES",
     "TORCH",
-    "TORCH_KERNELS",
     "Activation",
     "ActivationFunction",
     "AttentionLayerSpec",
@@ -132,5 +132,6 @@ __all__ = [
     "ssd_step",
     "stack_spec",
     "token_dispatcher",
+    "torch_kernels",
     "with_lora",
 ]

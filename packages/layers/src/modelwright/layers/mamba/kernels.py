@@ -5,17 +5,15 @@ everywhere. The kernels `mamba_ssm` need those two packages and CUDA.
 """
 
 import logging
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache, partial
 from importlib import import_module
-from typing import final
+from typing import Any, final
 
 import torch
 
 from modelwright.engine import OPTIONAL_PACKAGES
-from modelwright.layers.mamba.causal_convolution import causal_conv, causal_conv_step
-from modelwright.layers.mamba.gated_norm import GatedRMSNorm
-from modelwright.layers.mamba.scan import ssd_scan, ssd_step
 from modelwright.layers.slot_check import check_slots
 from modelwright.protocols import (
     CausalConvolutionInterface,
@@ -36,27 +34,37 @@ _CONV_WIDTHS = (2, 3, 4)
 _log = logging.getLogger(__name__)
 
 
+def _torch(module: str, name: str) -> Callable[[], Any]:
+    """Return a function that loads a part of this folder."""
+    return lambda: getattr(import_module(f"modelwright.layers.mamba.{module}"), name)
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
 class MambaKernels:
     """Functions in a mixer, and its gated norm; the defaults are those of this package, in PyTorch."""
 
-    scan: ScanInterface = ssd_scan
+    scan: ScanInterface = field(default_factory=_torch("scan", "ssd_scan"))
     """Scan of full sequences."""
-    scan_step: ScanStepInterface = ssd_step
+    scan_step: ScanStepInterface = field(default_factory=_torch("scan", "ssd_step"))
     """Scan of one or a few tokens, from a state."""
-    convolution: CausalConvolutionInterface = causal_conv
+    convolution: CausalConvolutionInterface = field(default_factory=_torch("causal_convolution", "causal_conv"))
     """Convolution of full sequences."""
-    convolution_step: CausalConvolutionStepInterface = causal_conv_step
+    convolution_step: CausalConvolutionStepInterface = field(
+        default_factory=_torch("causal_convolution", "causal_conv_step")
+    )
     """Convolution of one or a few tokens, from a state."""
-    norm: GatedNormBuilder = GatedRMSNorm
+    norm: GatedNormBuilder = field(default_factory=_torch("gated_norm", "GatedRMSNorm"))
     """Gate and norm after the scan."""
 
     def __post_init__(self) -> None:
         check_slots(self)
 
 
-TORCH_KERNELS = MambaKernels()
+@cache
+def torch_kernels() -> MambaKernels:
+    """Return the kernels in PyTorch, and load them at the first call: a model without Mamba-2 never does."""
+    return MambaKernels()
 
 
 def find_kernels(name: str, *, conv_width: int = 4) -> MambaKernels:
@@ -77,14 +85,14 @@ def find_kernels(name: str, *, conv_width: int = 4) -> MambaKernels:
         near = did_you_mean(name, NAMES) or "."
         raise ModelwrightError(f"`kernels` must be {', '.join(NAMES[:-1])} or {NAMES[-1]}, but is {name!r}{near}")
     if name == "torch":
-        return TORCH_KERNELS
+        return torch_kernels()
     missing = missing_for_kernels(conv_width)
     if name == "auto":
         reason = (
             f"`mamba_ssm` cannot be used: {' and '.join(missing)}" if missing else "its packages and CUDA are available"
         )
         _log.info("kernels auto uses %s, because %s", "torch" if missing else "mamba_ssm", reason)
-        return TORCH_KERNELS if missing else _mamba_ssm()
+        return torch_kernels() if missing else _mamba_ssm()
     if missing:
         raise ModelwrightError(
             f"`kernels: mamba_ssm` cannot be used here, because {' and '.join(missing)}; use `torch`, which runs "

@@ -7,8 +7,8 @@ from megatron.core.ssm.mamba_layer import MambaLayer, MambaLayerSubmodules
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 
 from modelwright.layers.layer_spec import LayerSpec
-from modelwright.layers.mamba.kernels import TORCH_KERNELS, MambaKernels
-from modelwright.layers.mamba.mixer import MambaMixer, MambaOptions
+from modelwright.layers.mamba.kernels import MambaKernels, torch_kernels
+from modelwright.layers.mamba.options import MambaOptions
 from modelwright.layers.norm import TorchNorm
 from modelwright.layers.residual import mamba_bias_dropout_add
 from modelwright.layers.slot_check import check_slots
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
     from megatron.core.transformer import TransformerConfig
 
+    from modelwright.layers.mamba.mixer import MambaMixer
+
 _DEFAULTS = MambaOptions()
 # The weight is declared as optional, which it is only with `skip_weight_param_allocation`.
 _in_proj = cast("InProjBuilder", ColumnParallelLinear)
@@ -38,8 +40,8 @@ class MambaMixerSpec:
     """Projection to z, x, B, C and dt in one product."""
     out_proj: OutProjBuilder = RowParallelLinear
     """Projection of the heads back to the hidden size."""
-    kernels: MambaKernels = TORCH_KERNELS
-    """Convolution, scan and gated norm."""
+    kernels: MambaKernels | None = None
+    """Convolution, scan and gated norm; None: those in PyTorch, loaded with the first mixer."""
     options: MambaOptions = _DEFAULTS
     """Options of the mixer that the engine's config does not have."""
 
@@ -56,7 +58,7 @@ class MambaMixerSpec:
         pg_collection: "ProcessGroupCollection",
         pp_layer_offset: int,
         name: str | None,
-    ) -> MambaMixer:
+    ) -> "MambaMixer":
         """Build the mixer of one layer.
 
         Args:
@@ -70,6 +72,8 @@ class MambaMixerSpec:
         Returns:
             The mixer.
         """
+        from modelwright.layers.mamba.mixer import MambaMixer
+
         return MambaMixer(
             config,
             d_model=d_model,
@@ -77,7 +81,7 @@ class MambaMixerSpec:
             pg_collection=pg_collection,
             in_proj=self.in_proj,
             out_proj=self.out_proj,
-            kernels=self.kernels,
+            kernels=self.kernels or torch_kernels(),
             options=self.options,
             name=name,
         )

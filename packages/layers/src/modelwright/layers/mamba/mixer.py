@@ -10,8 +10,7 @@ split the heads of a tensor rank (`heads_over_context.py`).
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast, final, override
+from typing import TYPE_CHECKING, Any, cast, override
 
 import torch
 from megatron.core.ssm.utils import _split_tensor_factory  # pyright: ignore[reportPrivateUsage]
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from modelwright.distributed import UniformInit
 from modelwright.layers.mamba.heads_over_context import HeadsOverContext, Sizes
 from modelwright.layers.mamba.kernels import MambaKernels
+from modelwright.layers.mamba.options import MambaOptions
 from modelwright.layers.parameter_marks import mark_partition_sizes, mark_split
 from modelwright.protocols import GatedNormInterface, InProjBuilder, ModelwrightError, OutProjBuilder
 
@@ -38,37 +38,6 @@ _sharding: Any = utils  # not typed
 _CHECKPOINT_NAMES = {"conv1d_weight": "conv1d.weight", "conv1d_bias": "conv1d.bias"}
 _PROJECTED = ("z", "x", "B", "C", "dt")
 _CONVOLVED = ("x", "B", "C")
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class MambaOptions:
-    """Options of a mixer that the engine's config does not have; the defaults are the engine's."""
-
-    conv_width: int = 4
-    """Width of the convolution, in positions, its own included."""
-    conv_bias: bool = True
-    """True for a bias in the convolution."""
-    conv_init: float | None = None
-    """Bound of the uniform initial values of the convolution. None: 1 / sqrt(`conv_width`)."""
-    chunk_size: int = 128
-    """Number of positions in a chunk of the scan."""
-    bias: bool = False
-    """True for biases in the two projections."""
-    gated_norm: bool = True
-    """True for a norm after the scan, False for the gate alone."""
-    norm_before_gate: bool = False
-    """True to gate after the norm, False to gate before."""
-    d_per_channel: bool = False
-    """True for one skip coefficient `D` per channel, False for one per head."""
-    a_init: tuple[float, float] = (1.0, 16.0)
-    """Bounds of the uniform initial values of -A."""
-    dt_init: tuple[float, float] = (0.001, 0.1)
-    """Bounds of the initial step sizes, which are uniform in the logarithm."""
-    dt_init_floor: float = 1e-4
-    """Smallest initial step size."""
-    dt_limit: tuple[float, float] = (0.0, math.inf)
-    """Bounds of the step sizes."""
 
 
 class MambaMixer(MegatronModule):

@@ -21,9 +21,9 @@ from megatron.core.transformer.identity_op import IdentityOp
 from modelwright.engine import OPTIONAL_PACKAGES
 from modelwright.layers.attention.attention_layer import AttentionLayerSpec, SelfAttentionSpec
 from modelwright.layers.attention.sdpa import SdpaCoreAttention
-from modelwright.layers.mamba.kernels import TORCH_KERNELS, MambaKernels
+from modelwright.layers.mamba.kernels import MambaKernels
 from modelwright.layers.mamba.mamba_layer import MambaLayerSpec, MambaMixerSpec
-from modelwright.layers.mamba.mixer import MambaOptions
+from modelwright.layers.mamba.options import MambaOptions
 from modelwright.layers.mlp.mlp_layer import MlpLayerSpec, MlpSpec
 from modelwright.layers.moe.grouped_experts import GroupedExperts
 from modelwright.layers.moe.moe_layer import GroupedExpertsSpec, MoeLayerSpec, MoeSpec, SharedExpertsSpec
@@ -135,13 +135,13 @@ def stack_spec(backend: Backend = TORCH, *, qk_norm: bool = False) -> StackSpec:
 
 
 def mamba_layer_spec(
-    backend: Backend = TORCH, *, kernels: MambaKernels = TORCH_KERNELS, options: MambaOptions | None = None
+    backend: Backend = TORCH, *, kernels: MambaKernels | None = None, options: MambaOptions | None = None
 ) -> MambaLayerSpec:
     """Return a Mamba-2 layer with the norm and projections of a backend.
 
     Args:
         backend: Backend of the parts.
-        kernels: Convolution, scan and gated norm.
+        kernels: Convolution, scan and gated norm. None: those in PyTorch.
         options: Options of the mixer that the engine's config does not have. None: the engine's defaults.
 
     Returns:
