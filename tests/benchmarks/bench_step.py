@@ -43,7 +43,7 @@ def steps() -> dict[str, tuple[float, float]]:
     """By what is compared: ratios of wall and of CPU time."""
     from modelwright.builders import builder_for
     from modelwright.distributed import initialize, unwrapped
-    from modelwright.training import configure_schedule, make_optimizer, run_batch, synthetic_batch
+    from modelwright.training import make_optimizer, run_batch, synthetic_batch
 
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
@@ -57,8 +57,6 @@ def steps() -> dict[str, tuple[float, float]]:
     if classes["ours"] != classes["by hand"]:
         raise RuntimeError(f"the models must hold the same classes of modules, but are {classes}")
     optimizers = {name: make_optimizer([model], TRAIN, Precision(), groups) for name, model in models.items()}
-    for name, model in models.items():
-        configure_schedule([model], optimizers[name], groups)
     batch = synthetic_batch(size=4, seq_length=MODEL.seq_length, vocab_size=MODEL.vocab_size, seed=1)
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
     losses: dict[str, float] = {}
@@ -67,7 +65,7 @@ def steps() -> dict[str, tuple[float, float]]:
         for name in order[round_ % 3 :] + order[: round_ % 3]:
             wall, cpu = time.perf_counter(), time.process_time()
             models[name].zero_grad_buffer()
-            losses[name] = run_batch([models[name]], batch, groups, TENSOR_2, micro_batch=4)
+            losses[name] = run_batch([models[name]], batch, groups, TENSOR_2, micro_batch=4, optimizer=optimizers[name])
             optimizers[name].step()
             taken[name].append((time.perf_counter() - wall, time.process_time() - cpu))
     if max(losses.values()) - min(losses.values()) > 1e-4:

@@ -21,7 +21,6 @@ def train_side_by_side(places: dict[str, Place]) -> dict[str, list[CurvePoint]]:
     quiet()
     from modelwright.distributed import CompositeModelBuilder, ModulePlan, seed_random_states
     from modelwright.training import (
-        configure_schedule,
         make_lr_schedule,
         make_optimizer,
         prepare_text,
@@ -41,7 +40,6 @@ def train_side_by_side(places: dict[str, Place]) -> dict[str, list[CurvePoint]]:
     for name, module in models.items():
         optimizers[name] = make_optimizer(module.stages, train, RUN.precision, module.pg_collection)
         make_lr_schedule(optimizers[name], train)
-        configure_schedule(module.stages, optimizers[name], module.pg_collection)
     curves: dict[str, list[CurvePoint]] = {name: [] for name in models}
     for step in range(1, train.steps + 1):
         batch = training_batch(text, seed=train.seed, step=step, size=train.global_batch, seq_length=TINY.seq_length)
@@ -52,7 +50,14 @@ def train_side_by_side(places: dict[str, Place]) -> dict[str, list[CurvePoint]]:
                 clear()
             optimizers[name].zero_grad()
             parallelism = builder.modules[name].parallelism
-            loss = run_batch(module.stages, batch, module.pg_collection, parallelism, micro_batch=train.micro_batch)
+            loss = run_batch(
+                module.stages,
+                batch,
+                module.pg_collection,
+                parallelism,
+                micro_batch=train.micro_batch,
+                optimizer=optimizers[name],
+            )
             _, norm, _ = optimizers[name].step()
             curves[name].append(CurvePoint(loss, float(norm)))
     return curves

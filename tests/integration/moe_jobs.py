@@ -21,7 +21,7 @@ def logits_and_gradients(
     quiet()
     from modelwright.builders import builder_for
     from modelwright.distributed import initialize, load_full_state_dict, local_shards, unwrapped
-    from modelwright.training import Batch, configure_schedule, run_batch
+    from modelwright.training import Batch, run_batch
 
     groups = initialize(parallelism)
     stages = builder_for(config).build_distributed_models(
@@ -32,7 +32,6 @@ def logits_and_gradients(
     with torch.no_grad():
         logits: Tensor = stages[0].eval()(tokens_BS, positions, None)
     stages[0].train()
-    configure_schedule(stages, None, groups)
     run_batch(stages, Batch(tokens_BS, labels_BS), groups, parallelism, micro_batch=1)
     stage = unwrapped(stages[0])
     with torch.no_grad():

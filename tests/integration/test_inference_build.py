@@ -19,7 +19,7 @@ def both_logits(parallelism: Parallelism) -> tuple[list[str], Logits, Logits]:
     """What is wrong with a stage for inference; this rank's logits from it and, without dropout, from training's."""
     from modelwright.builders import builder_for
     from modelwright.distributed import initialize, unwrapped
-    from modelwright.training import configure_schedule, run_batch, synthetic_batch
+    from modelwright.training import run_batch, synthetic_batch
 
     groups = initialize(parallelism)
     options: dict[str, Any] = {"parallelism": parallelism, "precision": Precision(), "seed": 3}
@@ -30,7 +30,6 @@ def both_logits(parallelism: Parallelism) -> tuple[list[str], Logits, Logits]:
         last = unwrapped(stages[-1])
         if last.post_process:
             last.output_layer.register_forward_hook(lambda module, inputs, output: seen.append(output[0].detach()))
-        configure_schedule(stages, None, groups)
         run_batch(stages, batch, groups, parallelism, micro_batch=2, forward_only=True)
         return torch.cat(seen, dim=1) if seen else None
 

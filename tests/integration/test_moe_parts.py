@@ -225,13 +225,12 @@ def routing(config: MoePartsConfig, parallelism: Parallelism) -> list[Any]:
     from modelwright.config import MegatronDDP, Precision
     from modelwright.distributed import initialize
     from modelwright.layers import RoutingRecorder
-    from modelwright.training import configure_schedule, run_batch, synthetic_batch
+    from modelwright.training import run_batch, synthetic_batch
 
     groups = initialize(parallelism)
     stages = builder_for(config).build_distributed_models(
         groups, parallelism=parallelism, precision=Precision(), wrap=MegatronDDP(), seed=3
     )
-    configure_schedule(stages, None, groups)
     found: list[Any] = []
     with RoutingRecorder(stages) as recorder:
         for seed in (1, 2):

@@ -7,6 +7,7 @@ The engine stores groups in module globals. Some of its code reads them even whe
 import datetime
 import gc
 import os
+from typing import Any
 
 import torch
 from megatron.core import parallel_state, tensor_parallel
@@ -19,8 +20,11 @@ from modelwright.engine import (
     job_size,
     on_one_machine,
     only_loopback,
+    release_caches,
+    restore_gloo_devices,
     restore_interfaces,
     restore_router_loss_tracker,
+    share_gloo_device,
     track_losses_of_every_model,
 )
 
@@ -65,8 +69,9 @@ def initialize(
 def finalize() -> None:
     """Leave the job: destroy the groups of the engine and torch, and undo what `initialize` changed in the process.
 
-    A gloo group has a thread that polls until the last reference to the group is gone. Models and optimizers refer to
-    groups in cycles, so Python's garbage collector runs here. Without groups there is nothing to destroy.
+    A gloo group has threads and sockets until the last reference to the group is gone. The engine's caches refer to
+    groups, and models and optimizers do in cycles. So the caches are emptied and Python's garbage collector runs here.
+    Without groups there is nothing to destroy. A model that the caller still refers to keeps its groups alive.
     """
     parallel_state.destroy_model_parallel()
     parallel_state.destroy_global_memory_buffer()
@@ -75,8 +80,10 @@ def finalize() -> None:
         BridgeCommunicator.destroy_broadcast_pgs()
         BridgeCommunicator.destroy_bridge_pgs()
         torch.distributed.destroy_process_group()
+        release_caches()
         gc.collect()
     restore_router_loss_tracker()
+    restore_gloo_devices()
     restore_interfaces()
 
 
@@ -102,9 +109,22 @@ def join(timeout: datetime.timedelta) -> None:
     backend = "nccl" if cuda else "gloo"
     if on_one_machine():
         only_loopback()
-    if "RANK" in os.environ:
-        torch.distributed.init_process_group(backend, timeout=timeout)
-    else:
-        # torch.distributed re-exports it without saying so.
-        store = torch.distributed.HashStore()  # type: ignore[attr-defined] # pyright: ignore[reportPrivateImportUsage]
-        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+    share_gloo_device()
+    store, rank, size = _meeting_place(timeout)
+    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+
+
+def _meeting_place(timeout: datetime.timedelta) -> tuple[Any, int, int]:
+    """Return the store through which the ranks find each other, the rank of this process, and the number of ranks.
+
+    A launcher keeps one store for the life of the job. Groups that are made after `finalize` have the names of those
+    before it, so each time that the job is joined has a part of the store to itself. Otherwise a rank may read the
+    address that another rank had before.
+    """
+    dist: Any = torch.distributed  # re-exports the stores without saying so
+    if "RANK" not in os.environ:
+        return dist.HashStore(), 0, 1
+    store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+    store.set_timeout(timeout)
+    joined = store.add(f"modelwright/joined/{rank}", 1)
+    return dist.PrefixStore(f"modelwright/{joined}", store), rank, size

@@ -1,9 +1,10 @@
 """Forward and backward over one global batch, through the engine's pipeline schedule.
 
-`configure_schedule` sets the functions that the schedule reads from the engine's config; `run_batch` runs it.
+`run_batch` runs it, and sets the functions that the schedule reads from the engine's config for that time.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,29 +26,47 @@ if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
 
 
-def configure_schedule(
+@contextlib.contextmanager
+def _schedule_functions(
     stages: Sequence[nn.Module], optimizer: MegatronOptimizer | None, pg_collection: "ProcessGroupCollection"
-) -> None:
-    """Set the functions by which the schedule scales, reduces and finalizes gradients, on the engine's config.
+) -> Generator[None]:
+    """Set the functions by which the schedule scales, reduces and finalizes gradients, until the end of the block.
 
-    Seam: the schedule reads `finalize_model_grads_func`, `grad_scale_func`, `no_sync_func` and `grad_sync_func` there.
+    They refer to the optimizer and the stages. Left on the config, they would keep both alive for as long as the
+    process, and with them the process groups.
 
-    Args:
-        stages: The wrapped stages of this rank.
-        optimizer: From `make_optimizer`. None: losses are not scaled, because no optimizer step follows.
-        pg_collection: The process groups of this rank.
+    Seam: the schedule reads these fields of the engine's config.
     """
     config = engine_config(unwrapped(stages[0]))
+    functions = _functions(stages, optimizer, pg_collection)
+    before = {name: getattr(config, name) for name in functions}
+    _set_all(config, functions)
+    try:
+        yield
+    finally:
+        _set_all(config, before)
+
+
+def _functions(
+    stages: Sequence[nn.Module], optimizer: MegatronOptimizer | None, pg_collection: "ProcessGroupCollection"
+) -> dict[str, Any]:
     # Stages without a wrapper, as in a build with `wrap: {kind: none}`, have no buffers to reduce.
     wrapped = isinstance(stages[0], _BaseDataParallel)
-    config.finalize_model_grads_func = partial(_finalize, pg_collection=pg_collection) if wrapped else None
-    config.grad_scale_func = optimizer.scale_loss if optimizer is not None else None
+    functions: dict[str, Any] = {
+        "finalize_model_grads_func": partial(_finalize, pg_collection=pg_collection) if wrapped else None,
+        "grad_scale_func": optimizer.scale_loss if optimizer is not None else None,
+    }
     reduced = [stage for stage in stages if isinstance(stage, DistributedDataParallel)]
     if reduced and reduced[0].ddp_config.overlap_grad_reduce:
-        calls: list[tuple[Any, Any]] = [(stage.no_sync, stage.start_grad_sync) for stage in reduced]
         one = len(reduced) == 1
-        config.no_sync_func = calls[0][0] if one else [no_sync for no_sync, _ in calls]
-        config.grad_sync_func = calls[0][1] if one else [sync for _, sync in calls]
+        functions["no_sync_func"] = reduced[0].no_sync if one else [stage.no_sync for stage in reduced]
+        functions["grad_sync_func"] = reduced[0].start_grad_sync if one else [it.start_grad_sync for it in reduced]
+    return functions
+
+
+def _set_all(config: Any, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        setattr(config, name, value)
 
 
 def _finalize(
@@ -76,6 +95,7 @@ def run_batch(
     parallelism: Parallelism,
     *,
     micro_batch: int,
+    optimizer: MegatronOptimizer | None = None,
     forward_only: bool = False,
 ) -> float:
     """Run forward, and backward unless `forward_only` is set, over one global batch.
@@ -86,6 +106,8 @@ def run_batch(
         pg_collection: The process groups of this rank.
         parallelism: Sizes of the axes.
         micro_batch: Sequences per micro-batch.
+        optimizer: From `make_optimizer`; scales the losses. None: they are not scaled, because no optimizer step
+            follows.
         forward_only: Leave out the backward passes.
 
     Returns:
@@ -97,18 +119,19 @@ def run_batch(
     schedule: Callable[..., Any] = get_forward_backward_func(  # pyright: ignore[reportUnknownVariableType]
         pp_size=parallelism.pipeline, vp_size=virtual
     )
-    losses: list[dict[str, Tensor]] = schedule(
-        forward_step_func=partial(_forward, context=pg_collection.cp),
-        data_iterator=[iter(share) for _ in stages] if virtual else iter(share),
-        model=list(stages),
-        num_microbatches=len(share),
-        seq_length=batch.tokens_BS.size(1),
-        micro_batch_size=micro_batch,
-        forward_only=forward_only,
-        # Without these two the engine uses the groups in its module globals.
-        p2p_communicator=P2PCommunicator(pg_collection.pp, engine_config(unwrapped(stages[0]))),
-        pg_collection=pg_collection,
-    )
+    with _schedule_functions(stages, optimizer, pg_collection):
+        losses: list[dict[str, Tensor]] = schedule(
+            forward_step_func=partial(_forward, context=pg_collection.cp),
+            data_iterator=[iter(share) for _ in stages] if virtual else iter(share),
+            model=list(stages),
+            num_microbatches=len(share),
+            seq_length=batch.tokens_BS.size(1),
+            micro_batch_size=micro_batch,
+            forward_only=forward_only,
+            # Without these two the engine uses the groups in its module globals.
+            p2p_communicator=P2PCommunicator(pg_collection.pp, engine_config(unwrapped(stages[0]))),
+            pg_collection=pg_collection,
+        )
     return mean_over_ranks([entry["loss"] for entry in losses], pg_collection.intra_dist_opt)
 
 

@@ -89,12 +89,11 @@ def build_rank(job: BuildJob) -> None:
 
 def _loss_of_one_batch(run: RunConfig, stages: "list[nn.Module]", groups: "ProcessGroupCollection") -> float:
     """Run one batch of random tokens forward and backward."""
-    from modelwright.training import configure_schedule, run_batch, synthetic_batch
+    from modelwright.training import run_batch, synthetic_batch
 
     model: Any = run.model
     size = run.train.micro_batch * groups.dp.size() * run.parallelism.pipeline
     batch = synthetic_batch(size=size, seq_length=model.seq_length, vocab_size=model.vocab_size, seed=run.train.seed)
-    configure_schedule(stages, None, groups)
     return run_batch(stages, batch, groups, run.parallelism, micro_batch=run.train.micro_batch)
 
 
