@@ -17,6 +17,7 @@ def table() -> dict[str, dict[str, list[Any]]]:
     from megatron.core.distributed import DistributedDataParallelConfig
     from megatron.core.optimizer import OptimizerConfig
     from megatron.core.transformer import TransformerConfig
+    from megatron.core.transformer.transformer_config import MLATransformerConfig
     from megatron.training import config
     from megatron.training.models import GPTModelConfig, HybridModelConfig
 
@@ -29,7 +30,8 @@ def table() -> dict[str, dict[str, list[Any]]]:
         *(config.TokenizerConfig, config.RerunStateMachineConfig, config.StragglerDetectionConfig),
         *(config.InferenceSetupConfig, DistributedDataParallelConfig, OptimizerConfig),
     ]
-    made = [cls() for cls in sections] + [transformer()]
+    latent = MLATransformerConfig(num_layers=2, hidden_size=64, num_attention_heads=4)
+    made = [cls() for cls in sections] + [transformer(), latent]
     made += [cls(transformer=transformer()) for cls in (GPTModelConfig, HybridModelConfig)]
     found = {_path(type(one)): _fields(type(one), one) for one in made}
     for container in (config.PretrainConfigContainer, config.InferenceConfigContainer):

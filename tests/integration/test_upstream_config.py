@@ -43,7 +43,10 @@ from modelwright.config import (
 )
 from modelwright.gpt import GPTModelConfig
 from modelwright.layers import resolve
+from modelwright.mamba import MambaModelConfig
+from modelwright.moe import LatentAttention, MoeModelConfig
 from tests.config import upstream_defaults
+from tests.messages import facts
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 OURS = replace(preset("gpt_tiny"), activation="silu")
@@ -96,9 +99,9 @@ def test_unknown_keys_vanish_upstream_and_are_named_here() -> None:
 
     with pytest.raises(ConfigError) as caught:
         ModelConfig.from_dict({**OURS.as_dict(), "seq_lenght": 7, "hidden_dropuot": 0.5})
-    assert str(caught.value).splitlines() == [
-        "`seq_lenght` is not a field of `gpt`; did you mean `seq_length`?",
-        "`hidden_dropuot` is not a field of `gpt`; did you mean `hidden_dropout`?",
+    assert facts(caught.value).splitlines() == [
+        "unknown_field: `seq_lenght` `gpt` `seq_length`",
+        "unknown_field: `hidden_dropuot` `gpt` `hidden_dropout`",
     ]
 
 
@@ -202,7 +205,7 @@ def test_a_function_that_a_file_names_is_mapped_by_its_name() -> None:
         assert converted.config.model.activation == name  # type: ignore[attr-defined]
         assert converted.unmapped == ()
     data["transformer"]["activation_func"] = yaml.safe_load(_represented(activations.quick_gelu))
-    with pytest.raises(ConfigError, match=r"but `megatron\.core\.activations\.quick_gelu` was given"):
+    with pytest.raises(ConfigError, match=r"`megatron\.core\.activations\.quick_gelu`"):
         convert(data)
 
 
@@ -221,16 +224,139 @@ def test_a_hybrid_of_attention_and_mlp_is_a_gpt() -> None:
     assert paths == ["hybrid_layer_pattern", "transformer.activation_func"]
 
 
+# Models with experts, MLA and Mamba-2 layers. The engine that we would build has the same fields as upstream's.
+
+EXPERTS: dict[str, Any] = {
+    "num_moe_experts": 8, "moe_router_topk": 3, "moe_ffn_hidden_size": 48, "moe_aux_loss_coeff": 0.02,
+    "moe_z_loss_coeff": 1e-3, "moe_router_score_function": "sigmoid", "moe_router_enable_expert_bias": True,
+    "moe_router_bias_update_rate": 2e-3, "moe_router_topk_scaling_factor": 2.5, "moe_router_num_groups": 4,
+    "moe_router_group_topk": 2, "moe_router_dtype": "fp64", "moe_router_load_balancing_type": "seq_aux_loss",
+    "moe_token_dispatcher_type": "alltoall", "moe_expert_capacity_factor": 1.5, "moe_token_drop_policy": "position",
+    "moe_shared_expert_intermediate_size": 96, "add_bias_linear": False, "normalization": "RMSNorm",
+    "attention_dropout": 0.0, "hidden_dropout": 0.0, "expert_model_parallel_size": 2,
+}  # fmt: skip
+
+
+def with_experts(**fields: Any) -> UpstreamGPT:
+    return UpstreamGPT(
+        transformer=transformer(**(EXPERTS | fields)), vocab_size=100, position_embedding_type="rope", seq_length=64
+    )
+
+
+def test_a_gpt_with_experts_is_a_moe() -> None:
+    theirs = with_experts()
+    converted = convert(theirs.as_dict())
+    model = converted.config.model
+    assert isinstance(model, MoeModelConfig)
+    assert (model.num_layers, model.num_experts, model.top_k, model.shared_ffn_hidden_size) == (2, 8, 3, 96)
+    assert differences(theirs.transformer, converted) <= BY_DESIGN
+    assert [one.path for one in converted.unmapped] == ["transformer.activation_func"]
+
+
+@pytest.mark.parametrize("name", sorted(EXPERTS))
+def test_each_field_of_the_experts_is_converted(name: str) -> None:
+    """A field at upstream's default is converted as well as one that is changed."""
+    default = TransformerConfig.__dataclass_fields__[name].default
+    together = {"moe_router_num_groups": "moe_router_group_topk", "moe_router_group_topk": "moe_router_num_groups"}
+    changed = {name: default, **{other: None for mine, other in together.items() if mine == name}}
+    changed |= {"moe_router_enable_expert_bias": False} if name == "moe_router_score_function" else {}
+    if name in ("num_moe_experts", "normalization", "add_bias_linear"):
+        changed = {
+            "num_moe_experts": 4,
+            "moe_router_topk": 2,
+            "moe_shared_expert_intermediate_size": None,
+            "normalization": "LayerNorm",
+        }
+    theirs = with_experts(**changed | ({"moe_expert_capacity_factor": None} if "dispatcher" in name else {}))
+    assert differences(theirs.transformer, convert(theirs.as_dict())) <= BY_DESIGN
+
+
+@pytest.mark.parametrize(
+    ("every", "layers"),
+    [(1, "*E*E*E*E"), (2, "*E*-*E*-"), ([0, 1, 1, 1], "*-*E*E*E"), ([0, 1, 0, 1], "*-*E*-*E")],
+)
+def test_the_layers_with_experts_are_those_of_upstream(every: Any, layers: str) -> None:
+    """By the rule of the engine's own GPT: block i has experts if i is a multiple of the interval."""
+    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
+    from megatron.core.transformer.moe.moe_layer import MoELayer
+
+    theirs = with_experts(num_layers=4, moe_layer_freq=every)
+    model = convert(theirs.as_dict()).config.model
+    assert isinstance(model, MoeModelConfig)
+    assert model.layers == layers
+    specs = get_gpt_decoder_block_spec(theirs.transformer, use_transformer_engine=False, pp_rank=0).layer_specs
+    has_experts = [getattr(spec.submodules.mlp, "func", None) is MoELayer for spec in specs]
+    assert "".join("*E" if one else "*-" for one in has_experts) == layers
+
+
+def test_mla_is_converted() -> None:
+    engine = MLATransformerConfig(
+        **{"num_layers": 2, "hidden_size": 64, "num_attention_heads": 4, **EXPERTS}, q_lora_rank=24, kv_lora_rank=16,
+        qk_head_dim=8, qk_pos_emb_head_dim=4, v_head_dim=8, rope_type="rope",
+    )  # fmt: skip
+    theirs = UpstreamGPT(transformer=engine, vocab_size=100, position_embedding_type="rope", seq_length=64)
+    converted = convert(theirs.as_dict())
+    model = converted.config.model
+    assert isinstance(model, MoeModelConfig)
+    assert model.layers == "+E+E"
+    latent = LatentAttention(query_rank=24, key_value_rank=16, head_dim=8, rotary_head_dim=4, value_head_dim=8)
+    assert model.latent_attention == latent
+    assert differences(engine, converted) <= BY_DESIGN
+
+
+def test_mla_with_another_rope_is_refused() -> None:
+    engine = MLATransformerConfig(num_layers=2, hidden_size=64, num_attention_heads=4, **EXPERTS, rope_type="yarn")
+    data = UpstreamGPT(transformer=engine, vocab_size=100, position_embedding_type="rope", seq_length=64).as_dict()
+    with pytest.raises(ConfigError) as caught:
+        convert(data)
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.path) == ("wrong_value", "transformer.rope_type")
+    assert facts(problem.message) == "`transformer.rope_type` `rope` `yarn`"
+
+
+def test_a_hybrid_with_experts_is_a_moe() -> None:
+    theirs = UpstreamHybrid(
+        transformer=transformer(num_layers=6, is_hybrid_model=True, **EXPERTS), vocab_size=100,
+        hybrid_layer_pattern="*-*E|*E", seq_length=64,
+    )  # fmt: skip
+    converted = convert(theirs.as_dict())
+    assert isinstance(converted.config.model, MoeModelConfig)
+    assert converted.config.model.pattern == "*-*E*E"
+    assert differences(theirs.transformer, converted) <= BY_DESIGN - {"num_layers", "is_hybrid_model"}
+    assert [one.path for one in converted.unmapped] == ["hybrid_layer_pattern", "transformer.activation_func"]
+
+
+@pytest.mark.parametrize("pattern", ["MM", "M*-", "M*-ME"])
+def test_a_hybrid_with_mamba_layers_is_a_mamba(pattern: str) -> None:
+    experts = EXPERTS if "E" in pattern else {"attention_dropout": 0.0, "add_bias_linear": False}
+    engine = transformer(
+        **{"num_layers": len(pattern), "is_hybrid_model": True, "mamba_state_dim": 32, "mamba_head_dim": 16} | experts,
+        mamba_num_groups=2, mamba_num_heads=8,
+    )  # fmt: skip
+    theirs = UpstreamHybrid(transformer=engine, vocab_size=100, hybrid_layer_pattern=pattern, seq_length=64)
+    converted = convert(theirs.as_dict())
+    model = converted.config.model
+    assert isinstance(model, MambaModelConfig)
+    assert (model.layers, model.mamba_state_dim, model.mamba_num_heads) == (pattern, 32, 8)
+    no_heads: set[str] = set() if "*" in pattern else {"num_attention_heads", "num_query_groups", "kv_channels"}
+    assert differences(engine, converted) <= BY_DESIGN - {"num_layers", "is_hybrid_model"} | no_heads
+
+
 @pytest.mark.parametrize(
     "data",
     [
-        lambda: UpstreamHybrid(transformer=transformer(), vocab_size=9, hybrid_layer_pattern="M*-").as_dict(),
-        lambda: UpstreamGPT(transformer=transformer(num_moe_experts=4), vocab_size=9).as_dict(),
+        lambda: UpstreamHybrid(transformer=transformer(), vocab_size=9, hybrid_layer_pattern="MG").as_dict(),
+        lambda: UpstreamGPT(transformer=transformer(num_moe_experts=4, mtp_num_layers=1), vocab_size=9).as_dict(),
+        lambda: UpstreamGPT(transformer=transformer(multi_latent_attention=True), vocab_size=9).as_dict(),
     ],
 )
 def test_a_model_that_no_family_can_be_is_refused(data: Any) -> None:
-    with pytest.raises(ConfigError, match=r"describes a model that .* cannot convert"):
+    with pytest.raises(ConfigError) as caught:
         convert(data())
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.path) == ("wrong_value", "_target_")
+    for family in ("gpt", "moe"):
+        assert f"`modelwright.{family}.from_megatron`" in problem.message
 
 
 def run_file(path: Path) -> Path:

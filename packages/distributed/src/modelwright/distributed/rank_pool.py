@@ -93,8 +93,9 @@ class RankPool:
         if failed or len(answers) < count:
             self.close()
             silent = sorted(set(range(count)) - set(answers))
-            late = f"within the `timeout` of {timeout:.0f} s; look for a collective that not every rank calls, or raise it"
-            raise RankError("\n".join(failed or [f"rank {rank} must answer {late}." for rank in silent]))
+            late = f"within the `timeout` of {timeout:.0f} s, but did not"
+            remedy = "look for a collective that not every rank calls, or raise `timeout`"
+            raise RankError("\n".join(failed or [f"rank {rank} must answer {late}; {remedy}." for rank in silent]))
         return [answers[rank][1] for rank in range(count)]
 
     def _collect(self, count: int, timeout: float) -> dict[int, tuple[bool, Any]]:

@@ -24,6 +24,7 @@ from modelwright.config import (
     multiple_of,
     register_config,
     register_preset_module,
+    register_upstream_module,
 )
 from modelwright.protocols import ModelwrightError
 
@@ -269,3 +270,4 @@ def hybrid_pattern(num_layers: int, *, attention: int = 0, mlp: int = 0, experts
 
 
 register_preset_module("modelwright.mamba.presets")
+register_upstream_module("modelwright.mamba.from_megatron")

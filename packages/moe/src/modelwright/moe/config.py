@@ -24,6 +24,7 @@ from modelwright.config import (
     multiple_of,
     register_config,
     register_preset_module,
+    register_upstream_module,
 )
 
 __all__ = ["LatentAttention", "MoeModelConfig"]
@@ -250,3 +251,4 @@ class MoeModelConfig(ExpertsConfig):
 
 
 register_preset_module("modelwright.moe.presets")
+register_upstream_module("modelwright.moe.from_megatron")

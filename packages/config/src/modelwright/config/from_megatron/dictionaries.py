@@ -21,6 +21,7 @@ from modelwright.config.problems.wording import quoted_list, shown
 from modelwright.config.strict.plain_data import DEPTH_LIMIT, canonical
 
 __all__ = [
+    "MLA_TRANSFORMER",
     "TRANSFORMER",
     "Unmapped",
     "UpstreamSection",
@@ -33,6 +34,9 @@ __all__ = [
 
 TRANSFORMER = "megatron.core.transformer.transformer_config.TransformerConfig"
 """Upstream class of the fields that `engine:` passes through."""
+
+MLA_TRANSFORMER = "megatron.core.transformer.transformer_config.MLATransformerConfig"
+"""Upstream class with the fields of MLA as well."""
 
 type Reader = Callable[["UpstreamSection"], Mapping[str, object] | None]
 """Function from an upstream model to plain data of a model config. None: the family cannot represent the model."""

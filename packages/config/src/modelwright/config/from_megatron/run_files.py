@@ -10,6 +10,7 @@ from modelwright.config.files.header import config_of
 from modelwright.config.files.overrides import apply_changes
 from modelwright.config.files.reader import read_file
 from modelwright.config.from_megatron.dictionaries import (
+    MLA_TRANSFORMER,
     TRANSFORMER,
     Unmapped,
     UpstreamSection,
@@ -161,7 +162,7 @@ def _precision(section: UpstreamSection) -> str:
 
 def _engine(section: UpstreamSection) -> dict[str, object]:
     """Return the fields that `engine:` passes through, and report the others."""
-    known = upstream_defaults()[TRANSFORMER]
+    known = upstream_defaults()[TRANSFORMER] | upstream_defaults()[MLA_TRANSFORMER]
     sources = {name: section.seen(source) for name, source in _DERIVED.items()}
     engine: dict[str, object] = {}
     for name, value in section.changed().items():
