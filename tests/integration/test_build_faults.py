@@ -14,6 +14,7 @@ from modelwright.builders import Hook, Phase
 from modelwright.config import MegatronDDP, Parallelism, Precision, replace
 from modelwright.gpt import GPTModelConfig
 from modelwright.testing import RankPool
+from tests.messages import facts
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -97,27 +98,23 @@ def test_nobody_fails(two_ranks: RankPool) -> None:
 @pytest.mark.parametrize(
     ("phase", "own"),
     [
-        ("build", "ValueError: no such weights"),
-        *(
-            (phase, f"HookError: hook `load` failed in phase {phase} on rank 1: ValueError: no such weights")
-            for phase in HOOKED
-        ),
+        ("build", "ValueError"),
+        *((phase, f"HookError `load` {phase} 1 ValueError") for phase in HOOKED),
     ],
 )
 def test_a_rank_that_raises(two_ranks: RankPool, phase: str, own: str) -> None:
     """Its own error stays what it is; the other rank has it as well, and does not wait for the timeout."""
     (first, waited), (second, _) = two_ranks.run(build, phase, "raise")
-    assert first == f"BuildError: another rank failed in build phase `{phase}`: rank 1: {own}"
+    assert facts(first) == f"BuildError `{phase}` 1 {own}"
     assert waited < PATIENCE.total_seconds()
-    assert second == own
+    assert facts(second) == own
+    assert first.endswith("no such weights")
+    assert second.endswith("no such weights")
 
 
 def test_a_rank_that_does_not_come(two_ranks: RankPool) -> None:
     (first, waited), _ = two_ranks.run(build, "before_wrap", "late")
-    assert first == (
-        "BuildError: every rank must finish build phase `before_wrap`, but this rank timed out after 5 s waiting for "
-        "rank 1; check the log of that rank, or raise `timeout`."
-    )
+    assert facts(first) == "BuildError `before_wrap` 5 1 `timeout`"
     assert waited < 2 * PATIENCE.total_seconds()
 
 
@@ -135,25 +132,22 @@ def test_a_rank_that_is_killed() -> None:
     for rank in ranks:
         rank.join(timeout=30)
     assert ranks[1].exitcode == -signal.SIGKILL
-    assert told == (
-        "BuildError: every rank must finish build phase `build`, but this rank timed out after 5 s waiting for rank "
-        "1; check the log of that rank, or raise `timeout`."
-    )
+    assert facts(told) == "BuildError `build` 5 1 `timeout`"
     assert waited < 60
 
 
 def test_ranks_that_build_different_models(two_ranks: RankPool) -> None:
     """The same words on both, and neither has built anything."""
     (first, _), (second, _) = two_ranks.run(build, "build", "other config")
-    assert first == second == "BuildError: on rank 1: config is not the same on every rank"
+    assert first == second
+    assert facts(first) == "BuildError 1"
+    assert "config" in first
 
 
 def test_groups_that_are_wrong_on_one_rank(two_ranks: RankPool) -> None:
     (first, _), (second, _) = two_ranks.run(build, "build", "other groups")
     assert first == second
-    assert first.startswith(
-        "BuildError: on rank 1: `pg_collection` must contain the groups of the parallelism, but `dp`"
-    )
+    assert facts(first).startswith("BuildError 1 `pg_collection` `dp`")
 
 
 def build_in_bfloat16(pattern: str) -> str:
@@ -181,4 +175,4 @@ def test_a_pattern_may_match_on_another_stage(two_ranks: RankPool) -> None:
 def test_a_pattern_that_matches_on_no_stage(two_ranks: RankPool) -> None:
     first, second = two_ranks.run(build_in_bfloat16, "outptu_layer.*")
     assert first == second
-    assert first.startswith("`precision.keep_float32` must match parameters of the model, but 'outptu_layer.*' matches")
+    assert facts(first).startswith("`precision.keep_float32` 'outptu_layer.*'")

@@ -13,6 +13,7 @@ import pytest
 
 from modelwright import protocols
 from modelwright.protocols import SLOTS, Slot, check_conformance
+from tests.messages import facts
 from tests.policies.engine_source import defined_names, engine_folder, submodules_fields
 from tests.policies.engine_source import protocols as engine_protocols
 
@@ -128,17 +129,16 @@ def _split(path: str) -> tuple[str, str, str]:
 
 # What of the engine does not fit the slot that the engine itself puts it into, by what our check says of it.
 MISFITS = {
-    ("TransformerLayerSubmodules.cross_attention", "transformer.attention.CrossAttention"): (
-        "it does not accept `pp_layer_offset`, which the slot sometimes passes by keyword"
-    ),
+    ("TransformerLayerSubmodules.cross_attention", "transformer.attention.CrossAttention"): "`pp_layer_offset`",
     # Both annotate less than they return.
-    ("DSAttentionSubmodules.indexer", "transformer.experimental_attention_variant.dsa.DSAIndexer"): (
-        "returns `typing.Tuple[torch.Tensor, torch.Tensor]`, but the slot expects `tuple[Tensor, Tensor, Tensor]`"
-    ),
+    (
+        "DSAttentionSubmodules.indexer",
+        "transformer.experimental_attention_variant.dsa.DSAIndexer",
+    ): "`typing.Tuple[torch.Tensor, torch.Tensor]` `tuple[Tensor, Tensor, Tensor]`",
     (
         "HybridModel.rotary_pos_emb (yarn)",
         "models.common.embeddings.yarn_rotary_pos_embedding.YarnRotaryEmbedding",
-    ): "its `forward` returns `Tensor`, but the slot expects `tuple[Tensor, float]`",
+    ): "`forward` `Tensor` `tuple[Tensor, float]`",
 }
 
 
@@ -159,4 +159,4 @@ def test_what_the_engine_fills_a_slot_with_fits_it(slot: Slot, path: str) -> Non
         return
     with pytest.raises(protocols.ConformanceError) as refused:
         check_conformance(slot.protocol, builder)
-    assert expected in str(refused.value)
+    assert expected in facts(refused.value)

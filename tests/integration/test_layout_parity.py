@@ -86,15 +86,13 @@ def test_training_learns(one_rank: list[CurvePoint]) -> None:
 def test_a_difference_is_reported(one_rank: list[CurvePoint], two_ranks: RankPool) -> None:
     """The check can fail, and names the step and what differs there."""
     other = [*one_rank[:2], replace_loss(one_rank[2]), *one_rank[3:]]
-    with pytest.raises(
-        LayoutParityError, match=r"at step 3 rank 0 has .* and one rank has .*; the difference in loss exceeds"
-    ):
+    with pytest.raises(LayoutParityError, match=r"step 3 rank 0 .*; .* loss "):
         assert_layout_parity(two_ranks, RUN, LAYOUTS["tensor 2"], reference=other)
 
 
 def test_nan_agrees_with_nothing(one_rank: list[CurvePoint], two_ranks: RankPool) -> None:
     run = replace(RUN, train=replace(RUN.train, steps=1))
-    with pytest.raises(LayoutParityError, match="the difference in grad_norm exceeds"):
+    with pytest.raises(LayoutParityError, match=r"; .* grad_norm "):
         assert_layout_parity(two_ranks, run, LAYOUTS["tensor 2"], reference=[CurvePoint(one_rank[0].loss, math.nan)])
 
 

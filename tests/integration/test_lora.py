@@ -12,6 +12,7 @@ from modelwright.builders import BuildContext, Hook
 from modelwright.config import MegatronDDP, NoWrap, Parallelism, Precision, RunConfig, TorchFSDP2, TrainConfig, replace
 from modelwright.testing import RankError, RankPool
 from tests.integration.jobs import TINY
+from tests.messages import facts
 
 RUN = RunConfig(model=TINY, train=TrainConfig(steps=10, micro_batch=2, global_batch=8, lr=1e-2))
 SLOTS: Any = ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2")
@@ -236,7 +237,4 @@ def test_a_frozen_embedding_trains_alike_on_two_stages(tied: bool, two_ranks: Ra
 def test_a_pattern_that_names_nothing_fails_everywhere(parallelism: Parallelism, two_ranks: RankPool) -> None:
     with pytest.raises(RankError) as caught:
         two_ranks.run(frozen_names, replace(RUN, parallelism=parallelism), "decoder.layers.8.*")
-    assert (
-        "FreezeError: `freeze` must be given patterns that match parameters of the model, but 'decoder.layers.8.*' "
-        "matches none of its 27; they are named like `decoder.final_norm.weight`."
-    ) in str(caught.value)
+    assert "FreezeError `freeze` 'decoder.layers.8.*' 27 `decoder.final_norm.weight`" in facts(caught.value)

@@ -11,6 +11,7 @@ import pytest
 from modelwright.config import RunConfig, dumps, load, replace
 from modelwright.training import checkpoints
 from tests.integration.command import metrics, modelwright, settings, six_steps, tiny_file
+from tests.messages import facts
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +78,7 @@ def test_a_folder_that_holds_a_run_is_refused(unbroken: tuple[object, Path]) -> 
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     done = modelwright("train", out.parent / "tiny.yaml", "--out", out)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
-        f"error: `--out` must be a new folder, but `{out}` contains a run; use another, or resume it by --resume "
-        f"{out}.\n"
-    )
+    assert facts(done.stderr) == f"error `--out` `{out}` {out}\n"
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
@@ -157,7 +155,7 @@ def test_a_drawing_that_could_not_be_written(tmp_path: Path) -> None:
     missing = tmp_path / "missing" / "split.svg"
     done = modelwright("build", tiny_file(tmp_path), "--svg", missing)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: `--svg` must name a file in an existing folder, but `{missing}` is not one.\n"
+    assert facts(done.stderr) == f"error `--svg` `{missing}`\n"
 
 
 def test_build_cuts_every_matrix(tmp_path: Path) -> None:

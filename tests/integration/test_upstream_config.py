@@ -45,7 +45,7 @@ from modelwright.gpt import GPTModelConfig
 from modelwright.layers import resolve
 from modelwright.mamba import MambaModelConfig
 from modelwright.moe import LatentAttention, MoeModelConfig
-from tests.config import upstream_defaults
+from tests.config import unread_fields, upstream_defaults
 from tests.messages import facts
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -166,7 +166,7 @@ def test_a_dictionary_becomes_the_same_engine() -> None:
         cross_entropy_loss_fusion=True, embedding_init_method_std=0.5,
     )  # fmt: skip
     converted = convert(theirs.as_dict(), changes=["model.activation=swiglu"])
-    assert differences(theirs.transformer, converted) <= BY_DESIGN
+    assert differences(theirs.transformer, converted) <= BY_DESIGN | {"attention_backend"}
     model = converted.config.model
     assert isinstance(model, GPTModelConfig)
     assert (model.num_layers, model.vocab_size, model.vocab_multiple, model.seq_length) == (2, 1000, 256, 128)
@@ -174,12 +174,28 @@ def test_a_dictionary_becomes_the_same_engine() -> None:
     assert (converted.config.parallelism.tensor, converted.config.parallelism.sequence) == (2, True)
     assert converted.config.precision.params == "bfloat16"
     assert dict(model.engine) == {
-        "attention_backend": "unfused",
         "recompute_granularity": "selective",
         "cross_entropy_loss_fusion": True,
         "embedding_init_method_std": 0.5,
     }
-    assert [one.path for one in converted.unmapped] == ["transformer.activation_func"]
+    reported = {one.path: one.reason for one in converted.unmapped}
+    assert set(reported) == {"transformer.activation_func", "transformer.attention_backend"}
+    assert reported["transformer.attention_backend"] == "no part of the backend `torch` reads it"
+
+
+def test_what_nothing_in_the_model_reads_is_reported() -> None:
+    theirs = llama(qk_clip=True, moe_router_dtype="fp32", softmax_scale=0.5)
+    converted = convert(theirs.as_dict(), changes=["model.activation=swiglu"])
+    reported = {one.path: one.value for one in converted.unmapped}
+    assert reported["transformer.qk_clip"] is True
+    assert reported["transformer.moe_router_dtype"] == "fp32"
+    assert dict(converted.config.model.engine) == {"softmax_scale": 0.5}
+
+
+def test_the_table_of_fields_that_nothing_reads_is_current() -> None:
+    assert unread_fields.PATH.read_text(encoding="utf-8") == unread_fields.text(), (
+        "run `uv run python -m tests.config.regenerate`"
+    )
 
 
 def test_the_dictionary_survives_a_file(tmp_path: Path) -> None:
@@ -249,7 +265,7 @@ def test_a_gpt_with_experts_is_a_moe() -> None:
     model = converted.config.model
     assert isinstance(model, MoeModelConfig)
     assert (model.num_layers, model.num_experts, model.top_k, model.shared_ffn_hidden_size) == (2, 8, 3, 96)
-    assert differences(theirs.transformer, converted) <= BY_DESIGN
+    assert differences(theirs.transformer, converted) <= BY_DESIGN | {"attention_backend"}
     assert [one.path for one in converted.unmapped] == ["transformer.activation_func"]
 
 
