@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         unwrapped,
         wrap_problems,
         wrap_stages,
+        wrappers_of,
     )
 else:
     from modelwright.engine import load_engine
@@ -104,4 +105,5 @@ __all__ = [
     "virtual_stages",
     "wrap_problems",
     "wrap_stages",
+    "wrappers_of",
 ]

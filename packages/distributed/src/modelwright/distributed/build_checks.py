@@ -38,8 +38,7 @@ def build_problems(
 
 def _expert_wrap_problems(wrap: Wrap, parallelism: Parallelism) -> Iterator[str]:
     """Yield a problem if FSDP2, with one group for all parameters, is used where experts have other data ranks."""
-    separate = parallelism.expert > 1 or parallelism.expert_tensor_size != parallelism.tensor
-    if isinstance(wrap, TorchFSDP2) and separate:
+    if isinstance(wrap, TorchFSDP2) and parallelism.experts_have_own_ranks:
         yield (
             "`wrap.kind: fsdp2` shards all parameters over one group, but with `parallelism.expert` "
             f"{parallelism.expert} and `expert_tensor` {parallelism.expert_tensor_size} experts have another one; use "

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         training_batch,
         validation_batch,
     )
-    from modelwright.training.data.text import DataError, Text, prepare_text, read_text
+    from modelwright.training.data.text import DataError, Text, language_shape, prepare_text, read_text
     from modelwright.training.generation.generator import LoadedModel, generate, load_for_inference
     from modelwright.training.generation.sampling import Sampling
     from modelwright.training.launcher import LaunchError, RankFailure, launch
@@ -81,6 +81,7 @@ __all__ = [
     "fall_back",
     "generate",
     "is_run_folder",
+    "language_shape",
     "latest_checkpoint",
     "launch",
     "load_checkpoint",

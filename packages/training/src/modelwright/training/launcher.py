@@ -24,7 +24,7 @@ from torch.distributed.elastic.multiprocessing import (
 from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from modelwright.engine import LocalStore
+from modelwright.engine import LocalStore, is_launched
 from modelwright.protocols import ModelwrightError
 
 _POLL_SECONDS = 0.2
@@ -72,10 +72,17 @@ def launch(function: Callable[..., None], *args: Any, ranks: int, threads: int |
         threads: CPU threads per process. None: the cores divided by `ranks`.
 
     Raises:
+        ModelwrightError: A launcher started this process as a rank.
         LaunchError: A rank failed. The others have been ended.
         KeyboardInterrupt: Ctrl-C was pressed. The ranks have been ended.
         SystemExit: Another terminating signal arrived. The ranks have been ended.
     """
+    if is_launched():
+        raise ModelwrightError(
+            f"`launch` must be called outside a job, but this process is rank {os.environ['RANK']} of "
+            f"{os.environ['WORLD_SIZE']} that a launcher started; call the function itself, or remove `RANK` and "
+            "`WORLD_SIZE` from the environment."
+        )
     threads = threads or max(1, (os.cpu_count() or 1) // ranks)
     for name, value in _rank_environment(threads).items():
         os.environ.setdefault(name, value)

@@ -1,6 +1,6 @@
 """`modelwright build`: build a model as for training, run one batch forward and backward, and describe every rank."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, final
 
@@ -11,7 +11,7 @@ from modelwright.cli.options import Debug, File, Import, Set
 from modelwright.cli.ranks import Job, run_on_ranks
 from modelwright.cli.reports.split_picture import Stage, draw_split, split_table
 from modelwright.cli.run_file import load_run
-from modelwright.config import RunConfig
+from modelwright.config import DecoderConfig, Parallelism, RunConfig
 from modelwright.protocols import ModelwrightError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def build_rank(job: BuildJob) -> None:
     torch.distributed.all_gather_object(rows, _rows(run, stages, groups))
     if torch.distributed.get_rank() == 0:
         flat: list[StageRow] = [row for of_rank in rows for row in of_rank]
-        tied = getattr(run.model, "tie_embeddings", False)
+        tied = isinstance(run.model, DecoderConfig) and run.model.tie_embeddings
         _print(flat, loss, tied=tied)
         if job.svg is not None:
             draw_split(_stages(flat), job.svg, tied=tied)
@@ -89,11 +89,11 @@ def build_rank(job: BuildJob) -> None:
 
 def _loss_of_one_batch(run: RunConfig, stages: "list[nn.Module]", groups: "ProcessGroupCollection") -> float:
     """Run one batch of random tokens forward and backward."""
-    from modelwright.training import run_batch, synthetic_batch
+    from modelwright.training import language_shape, run_batch, synthetic_batch
 
-    model: Any = run.model
+    vocab_size, seq_length = language_shape(run)
     size = run.train.micro_batch * groups.dp.size() * run.parallelism.pipeline
-    batch = synthetic_batch(size=size, seq_length=model.seq_length, vocab_size=model.vocab_size, seed=run.train.seed)
+    batch = synthetic_batch(size=size, seq_length=seq_length, vocab_size=vocab_size, seed=run.train.seed)
     return run_batch(stages, batch, groups, run.parallelism, micro_batch=run.train.micro_batch)
 
 
@@ -109,36 +109,33 @@ def _rows(run: RunConfig, stages: "list[nn.Module]", groups: "ProcessGroupCollec
             parameters=total_parameters([stage]),
             size=total_bytes([stage]),
             wrapped_in=_wrappers(stage),
-            place=_place(stage, virtual * run.parallelism.pipeline + groups.pp.rank(), groups.pp.rank()),
+            place=_place(stage, run.parallelism, virtual=virtual, rank=groups.pp.rank()),
         )
         for virtual, stage in enumerate(stages)
     ]
 
 
-def _place(stage: "nn.Module", index: int, pipeline_rank: int) -> Stage:
-    """Describe the layers of a stage. A custom builder may make a model without the engine's decoder."""
+def _place(stage: "nn.Module", parallelism: Parallelism, *, virtual: int, rank: int) -> Stage:
+    """Describe the place of a stage, and its layers if it is the engine's model; a custom builder may make another."""
+    from megatron.core.models.hybrid.hybrid_model import HybridModel
+
     from modelwright.distributed import unwrapped
 
-    inner: Any = unwrapped(stage)
-    decoder = getattr(inner, "decoder", None)
-    layers = list(getattr(decoder, "layers", ()))
-    return Stage(
-        index=index,
-        rank=pipeline_rank,
-        first_layer=layers[0].layer_number - 1 if layers else 0,
-        layers="".join(getattr(decoder, "layer_type_list", ())),
-        embedding=inner.pre_process,
-        output=inner.post_process,
-    )
+    index = virtual * parallelism.pipeline + rank
+    last = parallelism.pipeline * parallelism.virtual_pipeline - 1
+    place = Stage(index=index, rank=rank, first_layer=0, layers="", embedding=index == 0, output=index == last)
+    inner = unwrapped(stage)
+    if not isinstance(inner, HybridModel) or not inner.decoder.layers:
+        return place
+    first: Any = inner.decoder.layers[0]
+    return replace(place, first_layer=first.layer_number - 1, layers="".join(inner.decoder.layer_type_list))
 
 
 def _wrappers(stage: "nn.Module") -> str:
     """Return the names of the wrappers of a stage."""
-    names: list[str] = []
-    while (inner := getattr(stage, "module", None)) is not None:
-        names.append(type(stage).__name__)
-        stage = inner
-    return ", ".join(names) or "nothing"
+    from modelwright.distributed import wrappers_of
+
+    return ", ".join(type(wrapper).__name__ for wrapper in wrappers_of(stage)) or "nothing"
 
 
 def _stages(rows: list[StageRow]) -> list[Stage]:

@@ -59,6 +59,11 @@ class Parallelism(Config):
         return self.tensor if self.expert_tensor is None else self.expert_tensor
 
     @property
+    def experts_have_own_ranks(self) -> bool:
+        """True if experts have other data-parallel ranks than the other parameters, and so their own optimizer."""
+        return self.expert > 1 or self.expert_tensor_size != self.tensor
+
+    @property
     def expert_model_size(self) -> int:
         """Number of ranks that contain one copy of the experts."""
         return self.expert_tensor_size * self.expert * self.pipeline

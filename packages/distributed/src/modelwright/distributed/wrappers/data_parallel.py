@@ -191,9 +191,19 @@ def unwrapped(module: nn.Module) -> nn.Module:
     Args:
         module: A stage in any number of wrappers.
     """
-    while isinstance(inner := getattr(module, "module", None), nn.Module):
-        module = inner
+    for wrapper in wrappers_of(module):
+        module = wrapper.get_submodule("module")
     return module
+
+
+def wrappers_of(module: nn.Module) -> list[nn.Module]:
+    """Return the wrappers of a stage, outermost first, each of which has its content as the attribute `module`.
+
+    Args:
+        module: A stage in any number of wrappers.
+    """
+    children = dict(module.named_children())
+    return [module, *wrappers_of(children["module"])] if "module" in children else []
 
 
 def total_parameters(stages: Sequence[nn.Module]) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from modelwright.config import DecoderConfig, MegatronDDP, MegatronFSDP, RunConfig
+from modelwright.config import MOE, DecoderConfig, MegatronDDP, MegatronFSDP, RunConfig
 from modelwright.training.checkpoint.files.manifest import FORMAT, CheckpointError, read_manifest
 from modelwright.training.checkpoint.run_folder import checkpoint_config
 
@@ -40,7 +40,8 @@ def check_resumable(run: RunConfig, path: Path) -> None:
     model += _differences("", {"stack": run.stack}, {"stack": saved.stack})
     if model:
         raise CheckpointError(
-            f"`{path}` is a checkpoint of another model: {'; '.join(model)}. Use the config it was made with."
+            f"`{path}` is a checkpoint of another model: {'; '.join(model)}; resume with the config in the "
+            "checkpoint, or start a new run."
         )
     optimizer = _differences("", _optimizer_state(run), _optimizer_state(saved))
     if optimizer:
@@ -71,15 +72,14 @@ def _check_engine_format(run: RunConfig, saved: RunConfig, path: Path) -> None:
 
 def _has_expert_optimizer(run: RunConfig) -> bool:
     """Return True if experts have other data ranks than the rest, and therefore a separate optimizer in the engine."""
-    parallelism = run.parallelism
-    apart = parallelism.expert > 1 or parallelism.expert_tensor_size != parallelism.tensor
-    return apart and isinstance(run.model, DecoderConfig) and "E" in run.model.symbols
+    own = run.parallelism.experts_have_own_ranks
+    return own and isinstance(run.model, DecoderConfig) and run.model.has(MOE)
 
 
 def _differences(section: str, ours: Mapping[str, object], theirs: Mapping[str, object]) -> list[str]:
     path = f"{section}." if section else ""
     return [
-        f"`{path}{name}` is {ours.get(name)!r} here and {theirs.get(name)!r} there"
+        f"`{path}{name}` is {theirs.get(name)!r} in the checkpoint and {ours.get(name)!r} in this config"
         for name in sorted(set(ours) | set(theirs))
         if ours.get(name) != theirs.get(name)
     ]
