@@ -239,7 +239,7 @@ def test_the_builder_of_the_kind() -> None:
 
 
 def test_a_layout_that_does_not_fit_is_refused_with_the_groups_that_do_not() -> None:
-    with pytest.raises(BuildError, match=r"(?s)`tp` is not set.*`mamba_num_groups` must be a multiple of `tensor`"):
+    with pytest.raises(BuildError, match=r"(?s)`tp`.*`mamba_num_groups` .*`tensor`"):
         MambaModelBuilder(MAMBA).build_distributed_models(
             ProcessGroupCollection(), parallelism=Parallelism(tensor=4), precision=Precision(), wrap=NoWrap()
         )
@@ -302,7 +302,7 @@ def test_custom_kernels_keep_the_options_of_the_config(groups: ProcessGroupColle
 
 
 def test_a_mixer_that_does_not_fit_is_refused_when_the_spec_is_made() -> None:
-    with pytest.raises(ConformanceError, match=r"cannot fill `MambaMixerBuilder`"):
+    with pytest.raises(ConformanceError, match="`MambaMixerBuilder`"):
         MambaLayerSpec(mixer=nn.Linear)  # type: ignore[arg-type]  # that is the test
 
 

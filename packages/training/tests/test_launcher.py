@@ -7,14 +7,25 @@ from pathlib import Path
 import psutil
 import pytest
 
+from modelwright.protocols import ModelwrightError
 from modelwright.training import LaunchError, launch
 from packages.training.tests import jobs
+from tests.messages import facts
 
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "OMP_NUM_THREADS", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"):
         monkeypatch.delenv(name, raising=False)
+
+
+def test_a_rank_of_a_job_starts_no_other_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two jobs would share the variables of a launcher, and each rank would wait for ranks of the other."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ModelwrightError) as caught:
+        launch(jobs.user_error, Path(), ranks=2)
+    assert facts(caught.value) == "`launch` 1 4 `RANK` `WORLD_SIZE`"
 
 
 def failure_of(job: Callable[[Path], None], folder: Path) -> LaunchError:

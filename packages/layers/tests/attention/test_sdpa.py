@@ -1,6 +1,5 @@
 """The core attention of the torch backend against softmax written out."""
 
-import re
 from typing import Any
 
 import pytest
@@ -123,7 +122,7 @@ def test_dropout_in_training_alone() -> None:
 
 @pytest.mark.parametrize("extra", [{"packed_seq_params": object()}, {"qr": torch.ones(1)}])
 def test_what_it_does_not_take(extra: dict[str, Any]) -> None:
-    with pytest.raises(ModelwrightError, match=re.escape("`SdpaCoreAttention` does not support packed sequences")):
+    with pytest.raises(ModelwrightError, match=r"^`SdpaCoreAttention` .*packed"):
         attention()(*tensors(), None, **extra)
 
 

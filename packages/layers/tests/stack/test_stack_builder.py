@@ -101,7 +101,7 @@ def test_a_layer_that_no_spec_can_build_is_refused(
 
 
 def test_groups_must_fit(groups: ProcessGroupCollection) -> None:
-    with pytest.raises(BuildError, match="`pp` has 1 ranks where the parallelism needs 2"):
+    with pytest.raises(BuildError, match=r"`pp` .*1 .*2"):
         ToyBuilder(ToyConfig()).build_distributed_models(
             groups, parallelism=Parallelism(pipeline=2), precision=Precision(), wrap=MegatronDDP()
         )

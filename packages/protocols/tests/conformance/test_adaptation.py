@@ -317,7 +317,7 @@ class Legacy(Mlp):
 @pytest.mark.parametrize("module", [Legacy, (__name__, "Legacy")], ids=["class", "place"])
 def test_a_legacy_spec_becomes_a_builder_that_can_be_explained(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, __name__, SimpleNamespace(Legacy=Legacy))
-    with pytest.warns(DeprecationWarning, match="`Legacy` comes from a `ModuleSpec`, which is deprecated"):
+    with pytest.warns(DeprecationWarning, match=r"^`Legacy` .*`ModuleSpec`"):
         builder: MlpBuilder = from_module_spec(ModuleSpec(module, {}, submodules="inside"), MlpBuilder)
     assert "submodules     bound" in explain(builder, MlpBuilder)
     assert builder(**SLOT).given[2] == "inside"  # type: ignore[attr-defined]
@@ -334,7 +334,7 @@ def test_a_legacy_function_fills_the_slot_itself() -> None:
 def test_a_legacy_spec_that_does_not_fit_or_cannot_be_found_is_refused() -> None:
     with (
         pytest.warns(DeprecationWarning, match="ModuleSpec"),
-        pytest.raises(ConformanceError, match="cannot fill `MlpBuilder`"),
+        pytest.raises(ConformanceError, match="`MlpBuilder`"),
     ):
         from_module_spec(ModuleSpec(Mlp, {}), MlpBuilder)
     with pytest.raises(ConformanceError) as caught:

@@ -85,7 +85,7 @@ def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
 
 def test_no_folder(tmp_path: Path) -> None:
     assert checkpoints(tmp_path / "no") == []
-    with pytest.raises(CheckpointError, match=r"^`.*/no` must be the folder of a run, but there is no such folder\.$"):
+    with pytest.raises(CheckpointError, match=r"^`.*/no` "):
         latest_checkpoint(tmp_path / "no")
 
 
@@ -93,10 +93,7 @@ def test_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / ".step-00000003.partial").mkdir(parents=True)
     with pytest.raises(CheckpointError) as caught:
         latest_checkpoint(tmp_path)
-    assert str(caught.value) == (
-        f"`{tmp_path}` must contain a checkpoint, but there is none under `checkpoints/`; a run saves one at its end "
-        "and every `train.checkpoint_interval` steps."
-    )
+    assert facts(caught.value) == f"`{tmp_path}` `checkpoints/` `train.checkpoint_interval`"
 
 
 @pytest.mark.parametrize("older", [True, False])
@@ -134,27 +131,24 @@ def test_the_config_comes_back(tmp_path: Path) -> None:
 def test_a_damaged_config(content: str, tmp_path: Path) -> None:
     path = write(tmp_path, 1)
     (path / "modelwright.json").write_text(content)
-    with pytest.raises(
-        CheckpointError, match=rf"^`{re.escape(str(path))}/modelwright.json` cannot be read: "
-    ) as caught:
+    with pytest.raises(CheckpointError, match=rf"^`{re.escape(str(path))}/modelwright.json` "):
         checkpoint_config(path)
-    assert str(caught.value).endswith("; the checkpoint is damaged.")
 
 
 def test_a_damaged_config_that_is_no_text(tmp_path: Path) -> None:
     path = write(tmp_path, 1)
     (path / "modelwright.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(CheckpointError, match=r"the checkpoint is damaged\.$"):
+    with pytest.raises(CheckpointError, match=r"modelwright\.json`"):
         checkpoint_config(path)
 
 
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        ("{", "line 1:2: "),
+        ("{", "1 2"),
         (
             dumps(TOY, format="json", full=True).replace("folder-toy", "folder-toi"),
-            "but `folder-toi` was given; did you mean `folder-toy`?",
+            "`folder-toi` `folder-toy`",
         ),
     ],
 )
@@ -163,8 +157,8 @@ def test_a_config_that_is_not_valid_here(config: str, reason: str, tmp_path: Pat
     (path / "modelwright.json").write_text(json.dumps({"config": config}))
     with pytest.raises(CheckpointError) as caught:
         checkpoint_config(path)
-    assert str(caught.value).startswith(f"`{path}/modelwright.json` contains a config that cannot be used here: line ")
-    assert reason in str(caught.value)
+    assert facts(caught.value).startswith(f"`{path}/modelwright.json`")
+    assert reason in facts(caught.value)
 
 
 def test_the_config_of_a_model_alone_is_not_that_of_a_run(tmp_path: Path) -> None:
@@ -173,10 +167,8 @@ def test_the_config_of_a_model_alone_is_not_that_of_a_run(tmp_path: Path) -> Non
     (path / "modelwright.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError) as caught:
         checkpoint_config(path)
-    assert (
-        str(caught.value)
-        == f"`{path}/modelwright.json` must contain the config of a run, but contains a FolderToyConfig."
-    )
+    assert facts(caught.value) == f"`{path}/modelwright.json`"
+    assert "FolderToyConfig" in str(caught.value)
 
 
 def test_the_same_model_in_another_run(tmp_path: Path) -> None:
@@ -188,15 +180,12 @@ def test_another_model_is_told_field_by_field(tmp_path: Path) -> None:
     path = write(tmp_path, 1, RunConfig(model=FolderToyConfig(width=4, depth=2), stack="mine"))
     with pytest.raises(CheckpointError) as caught:
         check_resumable(RunConfig(model=FolderToyConfig(width=8)), path)
-    assert str(caught.value) == (
-        f"`{path}` is a checkpoint of another model: `model.depth` is None here and 2 there; `model.width` is 8 here "
-        "and 4 there; `stack` is None here and 'mine' there. Use the config it was made with."
-    )
+    assert facts(caught.value) == f"`{path}` `model.depth` 2 None `model.width` 4 8 `stack` 'mine' None"
 
 
 def test_another_kind_of_model(tmp_path: Path) -> None:
     path = write(tmp_path, 1, RunConfig(model=FolderOtherConfig()))
-    with pytest.raises(CheckpointError, match=r"`model.kind` is 'folder-toy' here and 'folder-other' there"):
+    with pytest.raises(CheckpointError, match=r"`model.kind` .*'folder-other'.*'folder-toy'"):
         check_resumable(TOY, path)
 
 
@@ -206,11 +195,9 @@ def test_another_optimizer(tmp_path: Path) -> None:
     train = TrainConfig(lr=1e-2, adam_beta2=0.99, lr_schedule=CosineSchedule(min_lr=1e-4), steps=500)
     with pytest.raises(CheckpointError) as caught:
         check_resumable(replace(TOY, train=train, precision=Precision(params="bfloat16")), path)
-    assert str(caught.value) == (
-        f"`{path}` contains the state of another optimizer: `precision.params` is 'bfloat16' here and 'float32' there; "
-        "`train.adam_beta2` is 0.99 here and 0.95 there; `train.lr` is 0.01 here and 0.0003 there; "
-        "`train.lr_schedule.min_lr` is 0.0001 here and 0.0 there. Resume with the values of the first run; "
-        "`train.steps`, the warm-up and the batch may change."
+    assert facts(caught.value) == (
+        f"`{path}` `precision.params` 'float32' 'bfloat16' `train.adam_beta2` 0.95 0.99 `train.lr` 0.0003 0.01 "
+        "`train.lr_schedule.min_lr` 0.0 0.0001 `train.steps`"
     )
 
 

