@@ -88,7 +88,7 @@ def described(mixer: Any, groups: Any) -> dict[str, tuple[Any, ...]]:
 
 
 def compared(parallelism: Parallelism) -> dict[str, tuple[Any, Any]]:
-    """By what is compared: the engine's and ours."""
+    """The engine's and our parts, by name of the comparison."""
     with stand_ins():
         groups, engine, ours = mixers(parallelism)
         parameters = tuple({name: shape_of(p) for name, p in one.named_parameters()} for one in (engine, ours))

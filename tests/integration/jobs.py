@@ -1,4 +1,4 @@
-"""What the ranks of the integration tests run; importable, because the ranks find it by name."""
+"""Functions that the ranks of the integration tests run, and import by name."""
 
 import logging
 import warnings
@@ -17,7 +17,7 @@ TINY = GPTModelConfig(
 def logits(
     config: GPTModelConfig, parallelism: Parallelism, whole: dict[str, torch.Tensor], tokens_BS: torch.Tensor
 ) -> torch.Tensor:
-    """Logits [b, s, v] of a model with the given whole weights, gathered over the tensor ranks."""
+    """Return logits [b, s, v] of a model with the given full weights, gathered over the tensor ranks."""
     quiet()
     from modelwright.builders import builder_for
     from modelwright.distributed import initialize, load_full_state_dict
@@ -62,10 +62,10 @@ def logits_and_gradients(
     tokens_BS: torch.Tensor,
     weights_BSV: torch.Tensor,
 ) -> tuple[torch.Tensor, dict[str, list[tuple[tuple[int, ...], tuple[int, ...], torch.Tensor]]]]:
-    """Logits [b, s, v] of a model with the given whole weights, and what this rank holds of the gradients.
+    """Return logits [b, s, v] of a model with the given full weights, and this rank's parts of the gradients.
 
-    The gradients are those of the sum of the logits times `weights_BSV`; each comes by the name of the whole weight,
-    in parts: the shape of the whole, where the part begins, and the part.
+    The gradients are those of the sum of the logits times `weights_BSV`. Each is given by the name of the full weight, in
+    parts: the shape of the full weight, the offset of the part, and the part.
     """
     quiet()
     from modelwright.builders import builder_for

@@ -1,4 +1,4 @@
-"""What the ranks of tests of models of experts run; importable, because the ranks find it by name."""
+"""Functions that the ranks of the tests of models with experts run, and import by name."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from tests.integration.test_moe_parts import Shard
 def logits_and_gradients(
     config: MoeModelConfig, parallelism: Parallelism, whole: dict[str, Tensor], tokens_BS: Tensor, labels_BS: Tensor
 ) -> tuple[Tensor, list[Shard]]:
-    """Of a model with the given whole weights.
+    """Run a model with the given full weights.
 
     Returns:
         Logits [b, s, v], and this rank's parts of the gradient of the mean loss, after a global batch that the data

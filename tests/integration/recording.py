@@ -47,13 +47,13 @@ SUPPORTED = {
 
 
 def unbound(method: Callable[..., Any]) -> Signature:
-    """What a Protocol's method is called with."""
+    """Arguments of a call of a Protocol's method."""
     signature = inspect.signature(method)
     return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
 class Book:
-    """What was recorded."""
+    """The recorded calls."""
 
     def __init__(self) -> None:
         self.built: Counter[str] = Counter()
@@ -62,15 +62,15 @@ class Book:
         self.touched: dict[str, set[str]] = {}
 
     def builder(self, name: str, build: Callable[..., Any]) -> "Recording":
-        """What to put into a slot that the engine types, and into an attribute of one of its modules."""
+        """Return a part for a typed slot of the engine, and for an attribute of one of its modules."""
         return Recording(self, BY_NAME[name], build)
 
     def spec(self, name: str, build: Callable[..., Any]) -> ModuleSpec:
-        """What to put into a slot that the engine does not type."""
+        """Return a part for an untyped slot of the engine."""
         return as_module_spec(self.builder(name, build))
 
     def chooser(self, name: str, choose: Callable[..., Any]) -> ModuleSpec:
-        """What to put into a bias-dropout-add slot: a function that the engine takes as it is."""
+        """Return a part for a bias-dropout-add slot, which is a function."""
         recording = self.builder(name, choose)
 
         def build(**_: object) -> "Recording":
@@ -79,7 +79,7 @@ class Book:
         return as_module_spec(build)
 
     def function(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """What to put where the engine calls a function by name."""
+        """Return a function for a name that the engine calls."""
         return self.calling(name, BY_NAME[name].protocol.__call__, function)
 
     def calling(self, name: str, method: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
@@ -139,7 +139,7 @@ class Recording:
 
 
 def _watched(kind: type, touched: set[str]) -> type:
-    """A subclass whose instances note the members that the engine reads from outside."""
+    """Return a subclass that records the members that the engine reads from outside."""
     own = {base.__name__ for base in kind.__mro__}
 
     def __getattribute__(self: Any, name: str) -> Any:  # noqa: N807 - it is the method

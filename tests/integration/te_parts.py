@@ -1,7 +1,7 @@
-"""Stand-ins for Transformer Engine's parts, in plain PyTorch: what of them a checkpoint and a build can see.
+"""Stand-ins for Transformer Engine's parts, in plain PyTorch, as a checkpoint and a build see them.
 
-They are not Transformer Engine and prove nothing about its kernels. They hold what its parts hold, under its names
-(`layer_norm_weight` inside the linear, an `_extra_state` of bytes), and make their weight anew after `init_method`, as
+They are not Transformer Engine and prove nothing about its kernels. They have the parameters of its parts, under its
+names (`layer_norm_weight` inside the linear, an `_extra_state` of bytes), and make their weight anew after `init_method`, as
 `TransformerEngineBaseModule.reset_parameters` does. That is what decides whether checkpoints and initial values of the
 two backends fit each other; the rest is checked on a GPU by `test_te_backend.py`.
 """
@@ -25,7 +25,7 @@ EXTRA = torch.arange(4, dtype=torch.uint8)
 
 
 def made_anew(weight: Tensor, dim: int) -> nn.Parameter:
-    """As `te.pytorch.Linear.reset_parameters` leaves a weight: another parameter of the same memory."""
+    """Replace a weight by another parameter of the same memory, as `te.pytorch.Linear.reset_parameters` does."""
     parameter = nn.Parameter(weight)
     set_tensor_model_parallel_attributes(parameter, is_parallel=True, dim=dim, stride=1)
     return parameter
@@ -87,7 +87,7 @@ class StandInNorm(TorchNorm):
 
 
 def _merge_extra_states(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """A checkpoint holds the state of each expert; the part has one for all."""
+    """A checkpoint contains the state of each expert, and the part has one for all."""
     for name in [name for name in state if name.startswith(f"{prefix}_extra_state") and name[-1].isdigit()]:
         del state[name]
 

@@ -51,7 +51,7 @@ def train_again(run: RunConfig, times: int) -> list[State]:
 
 
 def state_of_process() -> State:
-    """What a job can leave behind in a process."""
+    """Return what a job can leave behind in a process."""
     from megatron.core import parallel_state
 
     descriptors = list(Path("/proc/self/fd").iterdir())

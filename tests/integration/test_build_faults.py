@@ -1,4 +1,4 @@
-"""What the other ranks learn when one does not get through a build: which rank, in which phase, and soon."""
+"""Failures of one rank in a build: the other ranks learn its number and the phase, and soon."""
 
 import datetime
 import multiprocessing
@@ -29,7 +29,7 @@ type Fault = Literal["raise", "late", "die", "other config", "other groups", "no
 
 
 def misbehave(fault: Fault) -> None:
-    """What the second rank does in the phase in question."""
+    """Fault of the second rank in a phase."""
     if fault == "raise":
         raise ValueError("no such weights")
     if fault == "late":
@@ -70,7 +70,7 @@ def build_here(phase: str, fault: Fault) -> None:
 
 
 def build(phase: str, fault: Fault) -> tuple[str, float]:
-    """What a rank was told, of which the second has a fault, and after how many seconds."""
+    """Return the error on a rank, of which the second has a fault, and the seconds until it came."""
     from modelwright.builders import HookError
     from modelwright.distributed import BuildError
 
@@ -83,7 +83,7 @@ def build(phase: str, fault: Fault) -> tuple[str, float]:
 
 
 def run_alone(rank: int, port: int, told: "Connection") -> None:
-    """A rank whose end nobody else's depends on."""
+    """Run a rank that no other rank waits for at its end."""
     from modelwright.engine import device_runtime
 
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=str(port))

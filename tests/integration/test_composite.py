@@ -31,7 +31,7 @@ SHARED: dict[str, Place] = {
 
 
 def train_towers(steps: int) -> tuple[str, list[dict[str, float]], set[str], set[str]]:
-    """As one of two ranks: which tower, what each step said, the parameters that changed, and those that did not."""
+    """Train as one of two ranks. Return its tower, the records, the parameters that changed, and those that did not."""
     quiet()
     example = runpy.run_path(str(EXAMPLE))
     tower, bridge = example["build"]()
@@ -69,7 +69,7 @@ def train_in_one_process(steps: int) -> tuple[list[dict[str, float]], list[dict[
 
 
 def test_the_two_towers_train_as_in_one_process(two_ranks: RankPool) -> None:
-    """The losses of random letters fall below guessing, so the encoder is trained across the bridge."""
+    """The losses of random letters fall below the uniform baseline, so the encoder is trained across the bridge."""
     (first, encoded, changed, same), (second, decoded, also_changed, also_same) = two_ranks.run(train_towers, STEPS)
     assert (first, second) == ("Encoder", "Decoder")
     assert decoded[0]["loss"] == pytest.approx(3.466, abs=0.1)
@@ -91,7 +91,7 @@ def test_the_bridge_of_a_job_ends_with_it(two_ranks: RankPool) -> None:
 
 
 def test_modules_that_share_their_ranks_train_as_on_one_rank(two_ranks: RankPool) -> None:
-    """With the engine's globals empty, so that every group it uses is the module's own."""
+    """Clear the engine's globals, so that every group that it uses is the module's own."""
     first, second = assert_modules_agree(two_ranks, SHARED)
     assert list(first) == list(second) == list(SHARED)
 
@@ -104,7 +104,7 @@ def test_ranks_may_hold_different_numbers_of_modules(two_ranks: RankPool) -> Non
 
 
 def build_with_a_fault(fault: str) -> str:
-    """As one of two ranks, of which the second has a fault: what it is told."""
+    """Return the error of one of two ranks, of which the second has a fault."""
     quiet()
     from modelwright.builders import HookError
     from modelwright.distributed import BuildError, CompositeModelBuilder, ModulePlan

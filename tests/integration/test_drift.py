@@ -148,7 +148,7 @@ def _fillers() -> Iterable[tuple[Slot, str]]:
 
 @pytest.mark.parametrize(("slot", "path"), _fillers(), ids=lambda value: getattr(value, "name", str(value)))
 def test_what_the_engine_fills_a_slot_with_fits_it(slot: Slot, path: str) -> None:
-    """By our check, which reads the constructor and `forward` of the engine's own classes."""
+    """Our check reads the constructor and `forward` of the engine's own classes."""
     module, _, dotted = _split(path)
     part = functools.reduce(getattr, dotted.split("."), importlib.import_module(f"megatron.core.{module}"))
     bound = {"submodules": None} if "submodules" in inspect.signature(part).parameters else {}

@@ -18,7 +18,7 @@ from tests.integration.jobs import TINY
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the two builders made, as plain data."""
+    """Results of the two builders, as plain data."""
 
     theirs: dict[str, tuple[int, ...]]
     ours: dict[str, tuple[int, ...]]

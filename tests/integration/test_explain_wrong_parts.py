@@ -40,7 +40,7 @@ def messages() -> dict[str, str]:
 
 
 def message(slot: type[object], part: object) -> str:
-    """What `check_conformance` says."""
+    """Return the message of `check_conformance`."""
     try:
         check_conformance(slot, part)
     except ConformanceError as error:

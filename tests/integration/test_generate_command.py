@@ -47,7 +47,7 @@ def recomputed(model: Any, text: bytes, tokens: int, limit: int) -> bytes:
 
 
 def test_greedy_is_what_the_model_says_without_a_cache(run_dir: Path) -> None:
-    """From the command, in this process, and without the cache; beyond the sequence length of 32."""
+    """The command, this process, and a run without the cache agree beyond the sequence length of 32."""
     with device_runtime(), torch.no_grad():
         loaded = load_for_inference(run_dir)
         here = PROMPT + "".join(generate(loaded, PROMPT, tokens=48))

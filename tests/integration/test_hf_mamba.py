@@ -94,7 +94,7 @@ def in_checkpoint(name: str) -> str:
 
 
 def gathered(ranks: list[dict[str, list[tuple[tuple[int, ...], tuple[int, ...], Tensor]]]]) -> dict[str, Tensor]:
-    """Wholes from the parts that the ranks hold; where two hold the same, it must be the same."""
+    """Return full tensors from the parts of the ranks. A part that two ranks have must be equal."""
     wholes: dict[str, Tensor] = {}
     for parts in ranks:
         for name, pieces in parts.items():

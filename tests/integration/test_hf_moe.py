@@ -39,7 +39,7 @@ LAYOUTS = {"one rank": Parallelism(), "expert 2": Parallelism(data=2, expert=2)}
 
 
 def shape(config: MoeModelConfig) -> dict[str, Any]:
-    """What the configs of all three have."""
+    """Fields of the configs of all three."""
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
@@ -86,7 +86,7 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 @pytest.fixture(params=CONFIGS)
 def case(request: pytest.FixtureRequest) -> tuple[MoeModelConfig, nn.Module]:
-    """A config, and a model of transformers of its shape whose every weight is random."""
+    """Return a config, and a model of transformers of its shape with random weights."""
     config = CONFIGS[request.param]
     torch.manual_seed(7)
     model = MODELS[request.param](config, attn_implementation="eager", experts_implementation="eager")

@@ -1,4 +1,4 @@
-"""What a build gives beside a model to train: one for inference with equal logits, and what hooks see of its stages."""
+"""Builds for inference, with the logits of a model in training, and the stages that hooks receive."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ type Logits = "torch.Tensor | None"
 
 
 def both_logits(parallelism: Parallelism) -> tuple[list[str], Logits, Logits]:
-    """What is wrong with a stage for inference; this rank's logits from it and, without dropout, from training's."""
+    """Return the problems of a stage for inference, and this rank's logits from it and from one in training."""
     from modelwright.builders import builder_for
     from modelwright.distributed import initialize, unwrapped
     from modelwright.training import run_batch, synthetic_batch
@@ -66,7 +66,7 @@ def test_the_logits_are_those_of_training_mode(two_ranks: RankPool, parallelism:
 
 
 def stages_that_hooks_see(parallelism: Parallelism) -> list[tuple[int, int, bool]]:
-    """On one rank: each stage by its number in the pipeline, its first layer, and whether it is the last."""
+    """Return each stage of one rank: its number in the pipeline, its first layer, and True if it is the last."""
     from modelwright.builders import BuildContext, Hook, builder_for
     from modelwright.config import NoWrap
     from modelwright.distributed import initialize

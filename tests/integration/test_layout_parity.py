@@ -101,9 +101,9 @@ def replace_loss(point: CurvePoint) -> CurvePoint:
 
 
 def test_the_engines_default_for_virtual_stages_goes_wrong(one_rank: list[CurvePoint], two_ranks: RankPool) -> None:
-    """On two pipeline ranks previous and next are one process, and batched sends pair up crosswise.
+    """The previous and next of two pipeline ranks are one process, and batched sends pair up crosswise.
 
-    This is why `resolve` sets `overlap_p2p_comm`; should the engine mend it, this test says so.
+    This is why `resolve` sets `overlap_p2p_comm`; this test fails if the engine fixes it.
     """
     run = replace(RUN, parallelism=LAYOUTS["pipeline 2 × virtual 2"], train=replace(RUN.train, steps=5))
     found = two_ranks.run(losses_with_the_engines_sends, run)[0]

@@ -20,7 +20,7 @@ type Curve = list[tuple[float, float]]
 
 
 def adapted() -> dict[str, Any]:
-    """What `train` and `builder_for` are given to train adapters in every linear and nothing else."""
+    """Arguments of `train` and `builder_for` to train adapters in every linear and nothing else."""
     from modelwright.distributed import train_only
     from modelwright.layers import decoder_stack, with_lora
 

@@ -1,4 +1,4 @@
-"""A Mamba model goes on from its states: token by token it says what it says of the whole, at one cost per token."""
+"""A Mamba model continues from its states: token by token it gives the logits of the full text, at a constant cost."""
 
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ def test_states_of_a_batch_are_of_their_layer(two_ranks: RankPool) -> None:
 
 
 def states_after(model: Any) -> list[int]:
-    """Which layers keep something of a sequence."""
+    """Return the layers that keep a state of a sequence."""
     quiet()
     from megatron.core.inference.contexts import StaticInferenceContext
 

@@ -1,6 +1,6 @@
 """The kernels `mamba_ssm` compute what the kernels `torch` compute; they need mamba-ssm, causal-conv1d and a GPU.
 
-Without: packages/mamba/tests say what is told to whom asks for them. docs/gpu.md lists these.
+Without: packages/mamba/tests test the message to a user who selects them. docs/gpu.md lists these.
 """
 
 import pytest

@@ -33,7 +33,7 @@ def digest(stages: "list[nn.Module]") -> dict[str, tuple[str, dict[str, str]]]:
 
 
 def compare(parallelism: Parallelism, precision: Precision, wrap: Wrap) -> tuple[int, list[str], float]:
-    """On one rank: how many tensors, the names of those that differ, and how far two outputs lie apart."""
+    """Return the number of tensors, the names of those that differ, and the largest difference of two outputs."""
     import torch
 
     from modelwright.distributed import initialize, unwrapped

@@ -72,7 +72,7 @@ CASES = [
 
 
 def run_of(variant: str) -> RunConfig:
-    """Where the least weighty tokens are dropped, few steps: tokens in a run of one letter weigh nearly the same, and
+    """Few steps where tokens are dropped by weight: tokens in a run of one letter weigh nearly the same, and
     sooner or later rounding chooses between them.
     """
     train = replace(TRAIN, steps=5) if variant == "capacity by weight" else TRAIN

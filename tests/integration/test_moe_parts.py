@@ -17,7 +17,7 @@ type Shard = tuple[str, tuple[int, ...], tuple[int, ...], Tensor]
 
 
 def shards(config: MoePartsConfig, parallelism: Parallelism) -> list[Shard]:
-    """What this rank holds after the build: name in the whole model, shape there, where its part begins, values."""
+    """Return this rank's parts after the build: full name, full shape, offset of the part, values."""
     from modelwright.builders import builder_for
     from modelwright.config import NoWrap, Precision
     from modelwright.distributed import initialize, local_shards
@@ -33,7 +33,7 @@ def shards(config: MoePartsConfig, parallelism: Parallelism) -> list[Shard]:
 
 
 def whole_state(parts: list[Shard]) -> dict[str, Tensor]:
-    """Every parameter of the whole model, put together from the parts of one rank that holds them all."""
+    """Return every parameter of the model from the parts of one rank that has them all."""
     whole: dict[str, Tensor] = {}
     for key, shape, offset, values in parts:
         window(whole.setdefault(key, torch.full(shape, torch.nan)), offset, values).copy_(values)
@@ -49,7 +49,7 @@ def window(whole: Tensor, offset: tuple[int, ...], values: Tensor) -> Tensor:
 
 @pytest.fixture(scope="module")
 def whole(two_ranks: RankPool) -> dict[str, Tensor]:
-    """Of one rank."""
+    """Values of one rank."""
     state = whole_state(two_ranks.run(shards, RUN.model, Parallelism(), ranks=1)[0])
     assert not any(values.isnan().any() for values in state.values())
     return state
@@ -69,7 +69,7 @@ def test_every_expert_is_a_model_of_its_own(whole: dict[str, Tensor]) -> None:
 def test_initial_values_of_experts_do_not_depend_on_the_layout(
     layout: str, whole: dict[str, Tensor], two_ranks: RankPool
 ) -> None:
-    """Every part that a rank holds is cut out of what one rank holds, and the ranks hold different ones."""
+    """Every part of a rank is cut out of the parameters on one rank, and the ranks have different parts."""
     held = [
         {(key, offset): values for key, _, offset, values in parts if ".experts." in key}
         for parts in two_ranks.run(shards, RUN.model, LAYOUTS[layout])
@@ -109,7 +109,7 @@ def test_experts_with_biases_too(layout: str, two_ranks: RankPool) -> None:
 
 
 def first_experts_only(config: MoePartsConfig, parallelism: Parallelism) -> tuple[float, list[Shard]]:
-    """The loss of one batch, all of whose tokens go to the first two experts, and the gradients of all experts."""
+    """Return the loss of a batch that is routed to the first two experts, and the gradients of all experts."""
     quiet()
     from modelwright.builders import builder_for
     from modelwright.config import NoWrap, Precision
@@ -154,7 +154,7 @@ def test_a_rank_whose_experts_get_no_token(dispatcher: str, two_ranks: RankPool)
 
 
 def uneven(sizes: list[int]) -> tuple[list[float], list[float]]:
-    """What the ranks gather of rows 0, 1, …, and what each gets of their sum, scaled by its rank."""
+    """Return the gathered rows 0, 1, … and this rank's part of their sum, scaled by its rank."""
     from modelwright.distributed import initialize
 
     rank = initialize(Parallelism(tensor=2)).tp.rank()
@@ -168,7 +168,7 @@ def uneven(sizes: list[int]) -> tuple[list[float], list[float]]:
 
 @pytest.mark.parametrize("sizes", [[3, 3], [1, 4], [0, 5], [4, 0]])
 def test_parts_of_any_size_are_gathered_and_scattered(sizes: list[int], two_ranks: RankPool) -> None:
-    """As nccl does; gloo alone refuses them."""
+    """It does what nccl does, and what gloo alone refuses."""
     found = two_ranks.run(uneven, sizes)
     assert [gathered for gathered, _ in found] == [[float(i) for i in range(sum(sizes))]] * 2
     assert [value for _, mine in found for value in mine] == [3.0 * i for i in range(sum(sizes))]
@@ -200,7 +200,7 @@ def test_balancing_does_not_depend_on_the_layout(loss: str, layout: str, two_ran
 
 @pytest.mark.parametrize("layout", ["expert 2", "data 2", "pipeline 2", "expert tensor 2 of data 2"])
 def test_capacity_agrees_where_a_rank_routes_whole_sequences(layout: str, two_ranks: RankPool) -> None:
-    """It is counted on the tokens of a rank: tensor and context ranks, which hold parts of them, drop others."""
+    """It is counted on the tokens of a rank, so tensor and context ranks, which have parts of them, drop others."""
     run = replace(RUN, model=replace(RUN.model, engine=CAPACITY), train=replace(RUN.train, steps=3))
     assert_layout_parity(two_ranks, run, LAYOUTS[layout])
 
@@ -220,7 +220,7 @@ def test_capacity_trains_where_ranks_split_experts(two_ranks: RankPool) -> None:
 
 
 def routing(config: MoePartsConfig, parallelism: Parallelism) -> list[Any]:
-    """What a recorder read after each of two batches, and after a third that nothing was recorded of."""
+    """Return the readings of a recorder after each of two batches, and after a third that it did not record."""
     from modelwright.builders import builder_for
     from modelwright.config import MegatronDDP, Precision
     from modelwright.distributed import initialize

@@ -24,7 +24,7 @@ SMALL = settings(
     "train.global_batch=8",
 )
 CHOICES = 8 * 64 * 2
-"""In a step: sequences × tokens × experts of a token."""
+"""Assignments in a step: sequences × tokens × experts of a token."""
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ def python_blocks(readme: Path) -> str:
 
 
 def run_blocks(code: str) -> None:
-    """As a file that is imported, so that a main guard does not start processes from within this one."""
+    """Run the example as an imported file, so that a main guard does not start processes from this one."""
     exec(compile(code, "README", "exec"), {"__name__": "readme"})  # noqa: S102 - that is the test
 
 

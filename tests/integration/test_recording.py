@@ -119,7 +119,7 @@ def attention_parts(book: Book) -> TransformerLayerSubmodules:
 
 
 class Activation(nn.Module):
-    """Where Transformer Engine's would stand."""
+    """Stand-in for Transformer Engine's part."""
 
     def __init__(self, *, config: TransformerConfig) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ def run(
     layers: dict[str, Any],
     **model_options: Any,
 ) -> nn.Module:
-    """Build a model whose layers are these, and run it forward and backward, training and not."""
+    """Build a model of these layers, and run it forward and backward, in training and in eval mode."""
     owner = "HybridStackSubmodules"
     specs = {name: book.spec(f"{owner}.{name}", build) for name, build in layers.items() if name != "mtp_block_spec"}
     if "mtp_block_spec" in layers:
@@ -261,7 +261,7 @@ def test_gpt(groups: ProcessGroupCollection, book: Book, monkeypatch: pytest.Mon
 
 
 class Grouped(nn.Module):
-    """Where Transformer Engine's grouped linear would stand."""
+    """Stand-in for Transformer Engine's grouped linear."""
 
     def __init__(self, experts: int, input_size: int, output_size: int, **slot: Any) -> None:
         super().__init__()
@@ -273,7 +273,7 @@ class Grouped(nn.Module):
 
 
 class Duplicated(nn.Module):
-    """Where Transformer Engine's `TELinear` would stand."""
+    """Stand-in for Transformer Engine's `TELinear`."""
 
     def __init__(self, input_size: int, output_size: int, **slot: Any) -> None:
         super().__init__()
@@ -353,7 +353,7 @@ def latent_config(**fields: Any) -> TransformerConfig:
 
 
 def latent_linears(book: Book, owner: str, down: Any) -> dict[str, Any]:
-    """The projections of latent attention; the engine compares the down-projections with classes of its own."""
+    """The projections of MLA; the engine compares the down-projections with classes of its own."""
     return {
         "linear_q_proj": book.spec(f"{owner}.linear_q_proj", ColumnParallelLinear),
         "linear_q_down_proj": down,
@@ -366,7 +366,7 @@ def latent_linears(book: Book, owner: str, down: Any) -> dict[str, Any]:
 
 
 def down_projection(book: Book, monkeypatch: pytest.MonkeyPatch, module: Any, owner: str) -> Any:
-    """One part for both down-projections, told apart by their buffers, under a name that the engine compares with."""
+    """One part for both down-projections, distinguished by buffers, under a name that the engine compares with."""
 
     def build(*args: Any, tp_comm_buffer_name: str, **kwargs: Any) -> Any:
         recording = book.builder(f"{owner}.linear_{tp_comm_buffer_name}", ColumnParallelLinear)
@@ -483,7 +483,7 @@ def test_cross_attention_in_a_transformer_block(groups: ProcessGroupCollection, 
 
 
 class GatedNorm(nn.Module):
-    """Where the gated norm of mamba-ssm would stand."""
+    """Stand-in for the gated norm of mamba-ssm."""
 
     def __init__(self, hidden_size: int, **slot: Any) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The backend `te`: what can be known of it without a GPU, and what a GPU has to show.
+"""The backend `te`: tests without a GPU, and tests that need one.
 
 Without: its parts fit their slots as the engine's source declares them, and checkpoints and initial values are those of
 the backend `torch`, seen on stand-ins that hold what Transformer Engine's parts hold (`te_parts.py`). The tests marked
@@ -187,7 +187,7 @@ def test_a_checkpoint_of_one_backend_loads_in_the_other(
 
 @pytest.mark.parametrize("begun_fused", [False, True], ids=["torch to fused", "fused to torch"])
 def test_a_run_goes_on_in_the_other_backend(begun_fused: bool, two_ranks: RankPool, tmp_path: Path) -> None:
-    """With the state of its optimizer, under another layout."""
+    """Load the state of its optimizer under another layout too."""
     run = replace(RUN, train=replace(RUN.train, checkpoint_interval=5), parallelism=Parallelism(tensor=2))
     unbroken = two_ranks.run(curve, run, begun_fused, tmp_path)[0]
     shutil.rmtree(tmp_path / "checkpoints" / "step-00000008")

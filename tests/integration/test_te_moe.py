@@ -60,7 +60,7 @@ def test_initial_values_are_those_of_the_other_backend(layout: str, two_ranks: R
 
 @pytest.mark.parametrize("begun_grouped", [False, True], ids=["torch to grouped", "grouped to torch"])
 def test_a_run_goes_on_in_the_other_backend(begun_grouped: bool, two_ranks: RankPool, tmp_path: Path) -> None:
-    """With the state of its optimizer, under another layout."""
+    """Load the state of its optimizer under another layout too."""
     train = replace(RUN.train, steps=5, checkpoint_interval=3)
     run = replace(RUN, model=SHARED, train=train, wrap=MegatronDDP(), parallelism=LAYOUTS["expert 2"])
     unbroken = two_ranks.run(curve, run, begun_grouped, tmp_path)[0]

@@ -16,7 +16,7 @@ from tests.messages import facts
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """What the command said of six steps on two ranks, and the folder that they left."""
+    """Return the output of the command for six steps on two ranks, and the folder of the run."""
     return six_steps(tmp_path_factory.getbasetemp())
 
 

@@ -199,7 +199,7 @@ def test_the_table_of_fields_that_nothing_reads_is_current() -> None:
 
 
 def test_the_dictionary_survives_a_file(tmp_path: Path) -> None:
-    """As YAML by upstream's representers, as JSON by anybody's: the same run."""
+    """The dictionary as YAML by upstream's representers and as JSON gives the same run."""
     theirs = llama()
     with safe_yaml_representers():
         (tmp_path / "model.yaml").write_text(yaml.safe_dump(theirs.as_dict()))
@@ -212,7 +212,7 @@ def test_the_dictionary_survives_a_file(tmp_path: Path) -> None:
 
 
 def test_a_function_that_a_file_names_is_mapped_by_its_name() -> None:
-    """`run_config.yaml` of other writers holds functions as `_target_` with `_call_: false`."""
+    """`run_config.yaml` of other writers contains functions as `_target_` with `_call_: false`."""
     data = UpstreamGPT(transformer=transformer(), vocab_size=100).as_dict()
     names = {"silu": F.silu, "gelu": F.gelu, "relu": F.relu, "squared_relu": activations.squared_relu}
     for name, function in names.items():
@@ -292,7 +292,7 @@ def test_each_field_of_the_experts_is_converted(name: str) -> None:
     [(1, "*E*E*E*E"), (2, "*E*-*E*-"), ([0, 1, 1, 1], "*-*E*E*E"), ([0, 1, 0, 1], "*-*E*-*E")],
 )
 def test_the_layers_with_experts_are_those_of_upstream(every: Any, layers: str) -> None:
-    """By the rule of the engine's own GPT: block i has experts if i is a multiple of the interval."""
+    """The rule is that of the engine's own GPT: block i has experts if i is a multiple of the interval."""
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
     from megatron.core.transformer.moe.moe_layer import MoELayer
 
@@ -432,7 +432,7 @@ def test_the_table_of_defaults_is_that_of_the_installed_upstream() -> None:
 
 
 def test_what_convert_holds_back_is_what_resolve_decides() -> None:
-    """A field that `resolve` refuses in `engine:` must be mapped or held back, or a converted file would not build."""
+    """A field that `resolve` refuses in `engine:` must be mapped or left out, or a converted file would not build."""
     from modelwright.config import FIXED_ENGINE_FIELDS
     from modelwright.layers.stack.resolution import _parallel_fields, _precision_fields
 

@@ -1,4 +1,4 @@
-"""What the ranks of the tests run: importable by name, with nothing to import but torch."""
+"""Functions that the ranks of the tests run. They can be imported by name and import only torch."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ def threads() -> int:
 
 
 def summed(tensor: int = 1) -> tuple[list[float], int, int]:
-    """The sum over all ranks of what each holds; the sizes of two groups."""
+    """Return the sum over all ranks, and the sizes of two groups."""
     groups = initialize(Parallelism(tensor=tensor))
     value = torch.tensor([float(os.environ["RANK"]), 1.0])
     torch.distributed.all_reduce(value, op=ReduceOp.SUM)
@@ -40,7 +40,7 @@ def summed(tensor: int = 1) -> tuple[list[float], int, int]:
 
 
 def initialized() -> bool:
-    """Whether an earlier function left its groups behind."""
+    """Return True if an earlier function left its groups behind."""
     return torch.distributed.is_initialized()
 
 

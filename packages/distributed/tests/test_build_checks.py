@@ -1,4 +1,4 @@
-"""What is refused before anything is allocated: groups, layout and wrap that do not fit, all in one error."""
+"""Checks before anything is allocated: groups, layout and wrap that do not fit are reported in one error."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which positions each context rank holds: the engine's cut, written out."""
+"""Positions of each context rank, compared with the engine's cut."""
 
 import pytest
 import torch

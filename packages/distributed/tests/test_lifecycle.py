@@ -198,11 +198,11 @@ def test_fsdp2_refuses_two_number_formats(groups: ProcessGroupCollection) -> Non
 
 
 class Rounded(Precision):
-    """Float32 parameters whose every output is rounded to whole numbers."""
+    """Float32 parameters, with every output rounded to whole numbers."""
 
 
 class Rounding(nn.Module):
-    """A wrapper of one's own."""
+    """A custom wrapper."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

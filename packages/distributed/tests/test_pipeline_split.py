@@ -1,4 +1,4 @@
-"""Which layers each stage holds."""
+"""Layers of each stage."""
 
 import pytest
 
@@ -37,7 +37,7 @@ def test_boundaries_for_another_number_of_stages(parallelism: Parallelism) -> No
 
 
 def test_the_layers_of_even_stages() -> None:
-    """Virtual stages go round the ranks: rank 0 holds the first and the third of four."""
+    """Virtual stages alternate between the ranks: rank 0 has the first and the third of four."""
     parallelism = Parallelism(pipeline=2, virtual_pipeline=2)
     pattern = staged_pattern("*-" * 4, parallelism, unit=2)
     held = {(rank, v): layers_of(pattern, parallelism, rank, v) for rank in range(2) for v in range(2)}

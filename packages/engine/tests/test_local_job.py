@@ -1,4 +1,4 @@
-"""What this process knows of the job that it belongs to, and a store that no other machine reaches."""
+"""The job that this process belongs to, and a store that no other machine reaches."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""A patch holds for the threads that entered it, nests, and leaves nothing behind, failures included."""
+"""A patch applies to the threads that entered it, nests, and leaves nothing behind even after a failure."""
 
 import threading
 from collections.abc import Iterator

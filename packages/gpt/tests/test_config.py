@@ -1,4 +1,4 @@
-"""What a GPT's config derives and refuses. No torch."""
+"""Derived values and rules of a GPT's config. No torch."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""What keeps a GPT from being cut as its parallelism says, beside what `test_config.py` holds."""
+"""Layouts that a GPT does not fit, in addition to those in `test_config.py`."""
 
 import pytest
 

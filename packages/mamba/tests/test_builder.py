@@ -64,7 +64,7 @@ ENDS = {
 
 
 def layers(*of: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """The shapes of layers one after another, and of what stands around them."""
+    """Return the shapes of layers in order, and of the parts around them."""
     return {name.format(i=i): shape for i, layer in enumerate(of) for name, shape in layer.items()} | ENDS
 
 
@@ -182,7 +182,7 @@ def test_the_mixer_is_told_all_of_the_config() -> None:
 
 
 def test_how_initial_values_are_spread(groups: ProcessGroupCollection) -> None:
-    """Of 1,024 heads: steps evenly over their logarithms, the convolution to both sides of zero, the way out scaled."""
+    """Check 1,024 heads: even logarithms of the steps, convolution around zero, scaled output projection."""
     wide = replace(MAMBA, hidden_size=512, mamba_head_dim=4, num_layers=4, conv_init=0.125)
     (model,) = MambaModelBuilder(wide).build_distributed_models(groups, **ONE_RANK)
     found = {name: value.detach().flatten() for name, value in model.named_parameters()}
@@ -314,7 +314,7 @@ MISSING = (
 
 @pytest.fixture
 def neither_packages_nor_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On every machine the same."""
+    """Make every machine the same."""
     monkeypatch.setattr("modelwright.engine.optional_packages.find_spec", lambda name: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 

@@ -1,4 +1,4 @@
-"""What a Mamba's config derives and refuses. No torch."""
+"""Derived values and rules of a Mamba's config. No torch."""
 
 import dataclasses
 import subprocess
@@ -200,7 +200,7 @@ def test_a_file_says_where() -> None:
 @pytest.mark.parametrize("name", ["num_layers", "hidden_size", "vocab_size", "seq_length", "num_attention_heads"])
 @pytest.mark.parametrize("given", [10**22, HUGE], ids=["10**22", "10**400"])
 def test_huge_numbers(name: str, given: int) -> None:
-    """Those that a stranger's file may hold: taken or refused at once, without an overflow."""
+    """Values from an untrusted file are accepted or refused at once, without an overflow."""
     config = replace(SMALL, mamba_num_heads=8, mamba_num_groups=2, **{name: given})
     assert loads(dumps(config)) == config
     check_layout(config, Parallelism(tensor=2))

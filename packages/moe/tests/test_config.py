@@ -1,4 +1,4 @@
-"""What the config of a model of experts derives and refuses, every refusal before anything is built. No torch."""
+"""Derived values and rules of the config of a model with experts. No torch."""
 
 import dataclasses
 import subprocess

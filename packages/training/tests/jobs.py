@@ -1,4 +1,4 @@
-"""What the ranks of the launch tests run; importable, because the ranks find it by name. Nothing loads the engine."""
+"""Functions that the ranks of the launch tests run, and import by name. Nothing loads the engine."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def _present(folder: Path) -> None:
 
 
 def user_error(folder: Path) -> None:
-    """Rank 1 finds something that the user can mend while rank 0 waits."""
+    """Rank 1 finds a user error while rank 0 waits."""
     _present(folder)
     if _rank() == 1:
         raise ModelwrightError("`x` must be 1, but is 2.")
@@ -73,12 +73,12 @@ def killed(folder: Path, *, in_collective: bool) -> None:
 
 
 def killed_in_collective(folder: Path) -> None:
-    """As `killed`, rank 0 in a barrier."""
+    """Run `killed` with rank 0 in a barrier."""
     killed(folder, in_collective=True)
 
 
 def killed_beside_a_sleeper(folder: Path) -> None:
-    """As `killed`, rank 0 asleep."""
+    """Run `killed` with rank 0 asleep."""
     killed(folder, in_collective=False)
 
 

@@ -29,7 +29,7 @@ def test_a_rank_of_a_job_starts_no_other_job(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def failure_of(job: Callable[[Path], None], folder: Path) -> LaunchError:
-    """What a launch of two ranks raises, in time and with no process left."""
+    """Return the error of a launch of two ranks, which comes in time and leaves no process."""
     start = time.monotonic()
     with pytest.raises(LaunchError) as caught:
         launch(job, folder, ranks=2)
@@ -46,7 +46,7 @@ def test_every_rank_runs_once_with_its_share_of_the_threads(tmp_path: Path) -> N
 
 
 def test_a_rank_keeps_the_memory_that_it_freed(tmp_path: Path) -> None:
-    """glibc is told to; `bench_memory` counts the page faults that this saves."""
+    """The environment sets glibc's allocator. `bench_memory` counts the page faults that this saves."""
     launch(jobs.tell_allocator, tmp_path, ranks=1)
     assert (tmp_path / "0").read_text() == f"0 {2**40}"
 

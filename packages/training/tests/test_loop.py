@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("engine")
 
 
 class Diary:
-    """An observer that writes down what it is told."""
+    """A callback that records its events."""
 
     def __init__(self) -> None:
         self.told: list[Any] = []
@@ -180,7 +180,7 @@ def test_gradients_need_a_wrap() -> None:
 
 
 def test_a_meter_is_asked_after_every_step() -> None:
-    """It is shown the stages once; what it says stands in the records."""
+    """It receives the stages once, and its metrics are in the records."""
     shown: list[str] = []
 
     def meter(stages: Sequence[nn.Module], pg_collection: Any, /) -> Any:

@@ -10,7 +10,7 @@ from modelwright.training import make_lr_schedule
 
 
 def rates(way: LrSchedule, *, steps: int, count: int | None = None) -> list[float]:
-    """The learning rates of the steps of a run whose highest is 1."""
+    """Return the learning rates of a run with the highest rate 1."""
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.5)
     schedule = make_lr_schedule(optimizer, TrainConfig(steps=steps, lr=1.0, lr_schedule=way))
     found = []

@@ -29,7 +29,7 @@ class BigramConfig(ModelConfig):
     """Tokens in a sequence."""
 
     width: int = 16
-    """Of the embedding."""
+    """Rows of the embedding."""
 
 
 class Bigram(MegatronModule):

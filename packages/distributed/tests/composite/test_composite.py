@@ -254,7 +254,7 @@ def test_each_module_is_built_where_it_stands_by_its_own_plan() -> None:
 
 
 def test_a_module_that_leaves_its_tensor_group_to_the_globals_fails() -> None:
-    """As the documentation says of modules of one's own: the engine describes their shards by `tp_group`."""
+    """Follow the documentation of custom modules: the engine describes their shards by `tp_group`."""
 
     class Forgetful(TinyBuilder):
         @override
@@ -288,7 +288,7 @@ def test_groups_of_another_composite_are_refused() -> None:
 
 
 def refusal(modules: dict[str, ModulePlan], monkeypatch: pytest.MonkeyPatch, world_size: int = WORLD) -> list[str]:
-    """What is refused, with no process in a job yet."""
+    """Return the refusal, with no process in a job yet."""
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", str(world_size))
     with pytest.raises(CompositeError) as caught:

@@ -110,7 +110,7 @@ def test_shards_in_both_dims(whole: Tensor) -> None:
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_gated_shard_is_two_slices(whole: Tensor, rank: int) -> None:
-    """fc1 of a gated MLP holds its part of the gate and, behind it, its part of the other half."""
+    """fc1 of a gated MLP contains its part of the gate and, after it, its part of the other half."""
 
     def build(key: str, tensor: Tensor, replica_id: Any, flattened_range: Any) -> list[ShardedTensor]:
         gate, up = tensor.chunk(2)
@@ -186,7 +186,7 @@ def test_drawing_again_changes_nothing(whole: Tensor) -> None:
 
 
 def test_a_marked_weight_that_nothing_describes_is_refused() -> None:
-    """It would keep whatever the memory held."""
+    """It would keep whatever was in the memory."""
 
     class Forgetful(Stage):
         def sharded_state_dict(self, metadata: Any) -> dict[str, Any]:

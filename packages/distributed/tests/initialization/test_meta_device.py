@@ -81,7 +81,7 @@ def test_the_same_objects_are_there() -> None:
 
 
 def test_forks_of_the_random_state() -> None:
-    """As the engine's tracker does: another state for a while, then the one before."""
+    """Use another state for a while and then restore the first, as the engine's tracker does."""
 
     def draw() -> list[Tensor]:
         torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""Wrap strategies on one rank, and counting what a rank holds."""
+"""Wrap strategies on one rank, and the counts of its parameters."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ from tests.messages import facts
 
 
 class MyWrap:
-    """A strategy of one's own."""
+    """A custom strategy."""
 
 
 @wrap_stages.register
@@ -96,7 +96,7 @@ def test_an_unknown_strategy(groups: ProcessGroupCollection) -> None:
 
 
 def test_megatron_fsdp_says_what_it_needs(groups: ProcessGroupCollection) -> None:
-    """Where there is a GPU and einops it is the engine's; here neither is."""
+    """It is the engine's wrapper with a GPU and einops, and neither is here."""
     with pytest.raises(WrapError) as caught:
         wrap_stages(MegatronFSDP(), [TinyStage(groups)], groups)
     assert facts(caught.value) == "`wrap.kind: megatron_fsdp` `fsdp2`"

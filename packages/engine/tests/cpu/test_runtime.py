@@ -59,7 +59,7 @@ def attributes() -> dict[str, Any]:
 
 
 def differing(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
-    """What was added, removed or replaced."""
+    """Return what was added, removed or replaced."""
     absent = object()
     return {name for name in before | after if before.get(name, absent) is not after.get(name, absent)}
 
@@ -263,7 +263,7 @@ def test_the_device_runtime_is_the_cpu_runtime_elsewhere() -> None:
 
 @without_gpu
 def test_other_threads_are_left_alone() -> None:
-    """What they ask of CUDA, and the names of their tensors' types, are what they were."""
+    """Their CUDA calls and the names of their tensor types are unchanged."""
 
     def ask(name: str) -> object:
         questions: dict[str, Callable[[], object]] = {

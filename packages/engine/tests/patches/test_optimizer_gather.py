@@ -11,7 +11,7 @@ from modelwright.engine import gathering_over
 
 
 class TwoRanks:
-    """In the place of a group of two ranks; only its size is asked."""
+    """Stand-in for a group of two ranks, of which only the size is read."""
 
     def size(self) -> int:
         return 2

@@ -1,4 +1,4 @@
-"""A process may hold models of several depths; the engine's tracker of router losses has room for the first alone."""
+"""Models of several depths in one process, although the engine's tracker of router losses has room for the first."""
 
 import pytest
 import torch

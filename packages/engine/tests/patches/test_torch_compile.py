@@ -1,4 +1,4 @@
-"""What is said before the engine is loaded, when it could not run."""
+"""Errors before the engine is loaded, for versions of torch with which it cannot run."""
 
 import subprocess
 import sys
@@ -45,7 +45,7 @@ print(hasattr(fused_bias_swiglu.swiglu, "_torchdynamo_orig_callable"), torch.com
 
 
 def compiled(first: str) -> list[str]:
-    """Whether a function of the engine is compiled, and which module `torch.compile` is from."""
+    """Print whether a function of the engine is compiled, and the module of `torch.compile`."""
     command = [sys.executable, "-W", "ignore", "-c", PROBE.format(first=first)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 

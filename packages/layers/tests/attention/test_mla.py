@@ -1,4 +1,4 @@
-"""Latent attention as the engine computes it, written down in a few lines; and the linear that makes its vectors."""
+"""MLA as the engine computes it, written in a few lines, and the linear that makes its vectors."""
 
 import math
 from collections.abc import Mapping

@@ -92,7 +92,7 @@ def test_mask_and_bias_together() -> None:
 
 @pytest.mark.parametrize("queries", [1, 2, 5])
 def test_the_last_queries_of_a_longer_sequence(queries: int) -> None:
-    """Decoding: the cache holds more keys than there are queries, and the last query sees all of them."""
+    """Decoding: the cache has more keys than there are queries, and the last query attends to all of them."""
     whole = tensors(groups=2)
     expected = attention()(*whole, None)[-queries:]
     answer = attention()(whole[0][-queries:], whole[1], whole[2], None)

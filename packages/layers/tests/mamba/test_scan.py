@@ -161,7 +161,7 @@ def test_extreme_steps(size: float) -> None:
 
 
 def test_small_decays_after_a_large_one() -> None:
-    """What float32 loses in the sum of a large decay and small ones is carried apart."""
+    """The part that float32 loses in the sum of a large decay and small ones is carried separately."""
     x, dt, A, B, C = (part.float() for part in inputs(1, 64, 2, 4, 1, 4))
     dt[:, 3] = 1e5
     x[:, 3] = 0.0

@@ -196,7 +196,7 @@ def test_gradients_are_those_of_differences(activation: ExpertActivation, routes
 @pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
 @pytest.mark.parametrize("routes", ROUTES)
 def test_grouped_products_give_the_same(routes: str, bias: bool) -> None:
-    """What a GPU runs, on the CPU."""
+    """Run the code for a GPU on the CPU."""
     activation = ExpertActivation(function=F.silu, gated=True)
     found: list[list[Tensor]] = []
     for run in (run_experts, grouped_products):
@@ -250,7 +250,7 @@ FILLED_ROUTES = {
 def test_filling_up_changes_nothing(
     activation: ExpertActivation, routes: str, bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In float64, so that equal means equal; memory that nobody wrote holds NaN."""
+    """Compare in float64, so that equal means equal. Memory that nobody wrote contains NaN."""
     rows, sent = (22 if routes == "sorted rows" else 9), FILLED_ROUTES[routes]
     found: list[list[Tensor]] = []
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
@@ -325,7 +325,7 @@ def test_under_recomputation(groups: ProcessGroupCollection) -> None:
 
 
 def test_whoever_gathers_parameters_is_asked_first(groups: ProcessGroupCollection) -> None:
-    """DDP and FSDP wait for weights in hooks before the forward of the module that holds them."""
+    """DDP and FSDP wait for weights in hooks before the forward of their module."""
     ours, _ = both(groups, engine_config())
     asked: list[str] = []
     for name, module in ours.named_modules():

@@ -21,7 +21,7 @@ NO_CUDA = "CUDA is not usable (it needs a GPU and its driver)"
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """What this machine is said to have: the package, an engine that imported it, a GPU."""
+    """Set what this machine has: the package, an engine that imported it, a GPU."""
     installed, imported, cuda = request.param
     monkeypatch.setattr("modelwright.engine.optional_packages.find_spec", lambda name: name if installed else None)
     monkeypatch.setattr(transformer_engine, "HAVE_TE", imported)

@@ -1,4 +1,4 @@
-"""What does not fit a slot is refused when the spec is made; a spec stays as it is however often it is built."""
+"""A part that does not fit its slot is refused when the spec is made. Building does not change a spec."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""What the builders of all families share."""
+"""The common base of the builders of all families."""
 
 from dataclasses import replace
 from typing import override

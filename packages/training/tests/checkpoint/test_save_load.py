@@ -175,7 +175,7 @@ def test_a_save_starts_no_process(tmp_path: Path) -> None:
 
 
 def test_every_file_is_in_the_safetensors_format(tmp_path: Path) -> None:
-    """By the words of the format: a length, a JSON header, and bytes without gaps."""
+    """Read the file by the definition of the format: a length, a JSON header, and bytes without gaps."""
     state = built(bigram_run())
     path = save_checkpoint(state, bigram_run(), tmp_path, 1)
     content = (path / "weights-00000.safetensors").read_bytes()

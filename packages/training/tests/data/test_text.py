@@ -27,7 +27,7 @@ COUNTING = Text(training=np.arange(200, dtype=np.uint8), validation=np.arange(20
 
 @config_class
 class BytesConfig(ModelConfig):
-    """What training on text asks of a model."""
+    """Fields that training on text requires of a model."""
 
     kind = "data-bytes"
 

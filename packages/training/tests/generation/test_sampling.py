@@ -1,4 +1,4 @@
-"""How the next token is chosen from the logits."""
+"""Selection of the next token from the logits."""
 
 import math
 from collections import Counter
