@@ -1,4 +1,4 @@
-"""Write the generated files: the schema locks, the reference in `docs/config/`, the table of upstream's defaults.
+"""Write the generated files: the schema locks, the reference in `docs/config/`, and two tables of upstream's fields.
 
     uv run python -m tests.config.regenerate
 
@@ -8,7 +8,7 @@ A lock is not written if its fields changed without a new version. The message s
 import json
 import sys
 
-from tests.config import reference, schema_lock, upstream_defaults
+from tests.config import reference, schema_lock, unread_fields, upstream_defaults
 
 
 def main() -> int:
@@ -19,6 +19,7 @@ def main() -> int:
         (reference.FOLDER / name).write_text(text, encoding="utf-8")
     if "--no-engine" not in sys.argv:
         upstream_defaults.PATH.write_text(upstream_defaults.text(), encoding="utf-8")
+        unread_fields.PATH.write_text(unread_fields.text(), encoding="utf-8")
     for message in refused:
         sys.stderr.write(message + "\n")
     return 1 if refused else 0

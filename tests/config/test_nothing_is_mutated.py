@@ -17,7 +17,7 @@ hidden_size: 32
 num_attention_heads: 4
 vocab_size: 32
 seq_length: 16
-engine: {recompute_granularity: selective, recompute_modules: [core_attn], attention_backend: unfused}
+engine: {recompute_granularity: selective, recompute_modules: [core_attn], deterministic_mode: true}
 """
 
 

@@ -6,12 +6,23 @@ import math
 import pytest
 import torch
 from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.dot_product_attention import DotProductAttention
 from megatron.core.transformer.enums import AttnBackend
 from torch.nn import functional as F
 
 from modelwright.config import FIXED_ENGINE_FIELDS, ModelConfig, Parallelism, Precision, fingerprint, replace
 from modelwright.distributed import NormalInit
-from modelwright.layers import EngineFieldError, resolve
+from modelwright.layers import (
+    AttentionLayerSpec,
+    EngineFieldError,
+    EngineFieldWarning,
+    MlpLayerSpec,
+    SelfAttentionSpec,
+    StackSpec,
+    TorchNorm,
+    resolve,
+)
+from modelwright.layers.engine_fields.custom_parts import custom_parts
 from modelwright.layers.engine_fields.values import engine_value
 from packages.layers.tests.toy import ToyConfig
 from tests.messages import facts
@@ -182,3 +193,45 @@ def test_a_config_that_says_nothing_of_the_engine() -> None:
     with pytest.raises(EngineFieldError) as caught:
         resolve(ModelConfig(), Parallelism(), Precision())
     assert facts(caught.value) == "`engine_fields` `ModelConfig` `activation` `init_method_std` `num_layers`"
+
+
+def custom_norm(**arguments: object) -> TorchNorm:
+    """A custom part: it may read any field."""
+    return TorchNorm(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_field_without_effect_is_refused() -> None:
+    assert refused(mtp_num_layers=1, qk_clip=True) == "`engine.mtp_num_layers`\n`engine.qk_clip`"
+
+
+def test_with_a_custom_part_the_refusal_is_a_warning_that_names_it() -> None:
+    spec = StackSpec(mlp=MlpLayerSpec(pre_mlp_layernorm=custom_norm))
+    config = ToyConfig(engine={"mtp_num_layers": 1})
+    with pytest.warns(EngineFieldWarning) as caught:
+        assert resolve(config, Parallelism(), Precision(), spec=spec).mtp_num_layers == 1
+    part = f"{__name__}.custom_norm"
+    assert [facts(one.message) for one in caught if one.category is EngineFieldWarning] == [
+        f"`engine.mtp_num_layers` `{part}` `engine.mtp_num_layers`"
+    ]
+
+
+def test_the_parts_of_the_engine_that_no_backend_uses_are_custom_too() -> None:
+    attention = SelfAttentionSpec(core_attention=DotProductAttention)  # type: ignore[arg-type]
+    assert custom_parts(StackSpec(attention=AttentionLayerSpec(self_attention=attention))) == (
+        "megatron.core.transformer.dot_product_attention.DotProductAttention",
+    )
+    assert custom_parts(StackSpec()) == ()
+
+
+def test_the_layers_of_the_pattern_decide() -> None:
+    engine = {"moe_input_jitter_eps": 0.1}
+    resolve(ToyConfig(engine=engine), Parallelism(), Precision(), pattern="*E")
+    resolve(ToyConfig(engine=engine), Parallelism(), Precision())  # any layer may be there
+    with pytest.raises(EngineFieldError) as caught:
+        resolve(ToyConfig(engine=engine), Parallelism(), Precision(), pattern="*-|*-")
+    assert facts(caught.value) == "`engine.moe_input_jitter_eps`"
+
+
+def test_initial_values_of_the_embedding_do_not_depend_on_the_layout() -> None:
+    engine = resolve(ToyConfig(engine={"embedding_init_method_std": 0.5}), Parallelism(), Precision())
+    assert engine.embedding_init_method == NormalInit(0.5)

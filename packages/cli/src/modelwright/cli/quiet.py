@@ -5,6 +5,8 @@ import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 
+from modelwright.protocols import ModelwrightWarning
+
 
 @contextmanager
 def quiet_engine(*, debug: bool) -> Generator[None]:
@@ -22,6 +24,7 @@ def quiet_engine(*, debug: bool) -> Generator[None]:
     logging.disable(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        warnings.filterwarnings("default", category=ModelwrightWarning)
         try:
             yield
         finally:

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
         stack_spec,
     )
     from modelwright.layers.stack.decoder_builder import DecoderModelBuilder, decoder_stack
-    from modelwright.layers.stack.resolution import EngineFieldError, resolve
+    from modelwright.layers.stack.resolution import EngineFieldError, EngineFieldWarning, resolve
     from modelwright.layers.stack.spec import StackSpec
     from modelwright.layers.stack.stack_builder import StackModelBuilder
     from modelwright.layers.stack.stack_registry import StackFunction, register_stack, registered_stack
@@ -74,6 +74,7 @@ __all__ = [
     "DecoderModelBuilder",
     "DuplicatedLinear",
     "EngineFieldError",
+    "EngineFieldWarning",
     "Entry",
     "GatedRMSNorm",
     "GroupedExperts",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from modelwright.protocols.conformance.legacy_specs import LegacySpec, from_module_spec
     from modelwright.protocols.door import lazy_door
     from modelwright.protocols.engine_config import EngineConfig
-    from modelwright.protocols.errors import ConformanceError, ModelwrightError
+    from modelwright.protocols.errors import ConformanceError, ModelwrightError, ModelwrightWarning
     from modelwright.protocols.not_fillable_yet.cross_attention import (
         CrossAttentionBuilder,
         CrossAttentionInterface,
@@ -264,6 +264,7 @@ __all__ = [
     "MlpLayerBuilder",
     "MlpLayerInterface",
     "ModelwrightError",
+    "ModelwrightWarning",
     "MoeBuilder",
     "MoeInterface",
     "MoeLayerBuilder",

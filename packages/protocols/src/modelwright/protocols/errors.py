@@ -1,4 +1,4 @@
-"""The base class of all exceptions of modelwright.
+"""The base classes of all exceptions and warnings of modelwright.
 
 A message names the thing in backticks, the rule, the value, the alternatives and the remedy.
 """
@@ -11,6 +11,10 @@ class ModelwrightError(Exception):
 
     Commands print only the message and exit with status 2. Any other exception is a defect or a failed run.
     """
+
+
+class ModelwrightWarning(UserWarning):
+    """A setting that may not do what the user expects. Commands show it; they hide the warnings of other packages."""
 
 
 class ConformanceError(ModelwrightError):

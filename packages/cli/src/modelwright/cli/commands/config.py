@@ -160,11 +160,14 @@ def presets(debug: Debug = False) -> None:
 
 def _check_engine(config: RunConfig | ModelConfig, file: Path) -> None:
     """Check the engine fields of one file, and add its name to the problems."""
-    from modelwright.layers import resolve
+    from modelwright.layers import find_backend, registered_stack, resolve
 
     try:
         if isinstance(config, RunConfig):
-            resolve(config.model, config.parallelism, config.precision)
+            # `te` is checked on machines that cannot use it, too.
+            backend = find_backend("auto").name if config.backend == "auto" else config.backend
+            spec = None if config.stack is None else registered_stack(config.stack, config.model)
+            resolve(config.model, config.parallelism, config.precision, spec=spec, backend=backend)
         else:
             resolve(config, Parallelism(), Precision())
     except ConfigError as error:

@@ -18,10 +18,13 @@ from modelwright.config.from_megatron.dictionaries import (
     plain_upstream,
     upstream_defaults,
 )
+from modelwright.config.from_megatron.unread_fields import unread_fields
 from modelwright.config.model.fixed_engine_fields import COMPUTED_ENGINE_FIELDS, FIXED_ENGINE_FIELDS
 from modelwright.config.problems.problem import ConfigError, Problem
 from modelwright.config.problems.wording import described
 from modelwright.config.run.run import RunConfig
+from modelwright.config.strict.config_class import replace
+from modelwright.config.strict.plain_data import plain_value
 
 __all__ = ["Converted", "convert", "convert_file"]
 
@@ -131,8 +134,21 @@ def convert(data: Mapping[str, object], *, changes: Sequence[str] = ()) -> Conve
     run = {"modelwright": 1, "model": fields, **_around(top, whole=whole)}
     run |= _transformer(section, fields)
     config = cast("RunConfig", config_of(apply_changes(run, changes)))
-    unmapped = (*section.unmapped(), *top.unmapped())
+    config, unread = _without_unread(config, section.section("transformer").path)
+    unmapped = (*section.unmapped(), *unread, *top.unmapped())
     return Converted(config=config, unmapped=unmapped, at_default=section.count_at_default() + top.count_at_default())
+
+
+def _without_unread(run: RunConfig, path: str) -> tuple[RunConfig, list[Unmapped]]:
+    """Return a run without the engine fields that nothing in its model reads, and the reports about them."""
+    unread = unread_fields(run.model)
+    if not unread:
+        return run, []
+    kept = {name: value for name, value in run.model.engine.items() if name not in unread}
+    reports = [
+        Unmapped(path + name, plain_value(run.model.engine[name], full=True), reason) for name, reason in unread.items()
+    ]
+    return replace(run, model=replace(run.model, engine=kept)), reports
 
 
 def _transformer(model: UpstreamSection, fields: dict[str, object]) -> dict[str, object]:

@@ -83,6 +83,8 @@ class ColumnLinearBuilder(Protocol):
 class Backend:
     """Parts of one backend; the defaults are the backend `torch`."""
 
+    name: str = "torch"
+    """Name of the backend: `torch` or `te`."""
     norm: NormBuilder = TorchNorm
     """Norm that is not followed by a linear."""
     norm_before_linear: NormBuilder = TorchNorm
@@ -217,6 +219,7 @@ def missing_for_te() -> list[str]:
 def _te() -> Backend:
     """Return the parts of `te`; a function, because without Transformer Engine some of the names are None."""
     return Backend(
+        name="te",
         norm=cast("NormBuilder", transformer_engine.TENorm),  # its `__new__` returns a norm of another class
         norm_before_linear=IdentityOp,
         norm_linear=transformer_engine.TELayerNormColumnParallelLinear,

@@ -2,17 +2,15 @@
 
 A model config describes the model in the engine's fields (`engine_fields`). The parallelism and the precision add
 theirs. `engine:` of a run file passes any other field of the engine through, after a check of its name and type. It
-must not contain a field that modelwright sets itself.
+must not contain a field that modelwright sets itself, or that nothing in the model reads.
 """
 
-import collections.abc
 import dataclasses
-import enum
 import math
-import types
 import typing
-from collections.abc import Mapping
-from typing import Any, Literal
+import warnings
+from collections import ChainMap
+from typing import TYPE_CHECKING, Any
 
 import torch
 from megatron.core.transformer import MLATransformerConfig, TransformerConfig
@@ -20,30 +18,52 @@ from megatron.core.transformer import MLATransformerConfig, TransformerConfig
 from modelwright.config import (
     FIXED_ENGINE_FIELDS,
     ConfigError,
+    DecoderConfig,
     ModelConfig,
     Parallelism,
     Precision,
     Problem,
-    quoted_list,
 )
 from modelwright.distributed import NormalInit, virtual_stages
 from modelwright.layers.activations import activation
-from modelwright.protocols import did_you_mean
+from modelwright.layers.engine_fields.check import Reader, fields_without_effect
+from modelwright.layers.engine_fields.custom_parts import custom_parts
+from modelwright.layers.engine_fields.table import VERDICTS
+from modelwright.layers.engine_fields.values import DTYPES, engine_value, misfit
+from modelwright.layers.engine_fields.verdict import Owned
+from modelwright.protocols import ModelwrightWarning, did_you_mean
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+if TYPE_CHECKING:
+    from modelwright.layers.stack.spec import StackSpec
 
 
 class EngineFieldError(ConfigError):
-    """A field of `engine:` that the installed engine does not have, with a wrong type, or that modelwright sets."""
+    """A field of `engine:` that does not exist, has a wrong type, is set by modelwright, or has no effect."""
 
 
-def resolve(config: ModelConfig, parallelism: Parallelism, precision: Precision) -> TransformerConfig:
+class EngineFieldWarning(ModelwrightWarning):
+    """A field of `engine:` that only a custom part may read."""
+
+
+def resolve(
+    config: ModelConfig,
+    parallelism: Parallelism,
+    precision: Precision,
+    *,
+    spec: "StackSpec | None" = None,
+    backend: str = "torch",
+    pattern: str | None = None,
+) -> TransformerConfig:
     """Make the engine's config.
 
     Args:
         config: Config of the model; not changed.
         parallelism: Sizes of the axes.
         precision: Dtype of the parameters.
+        spec: Builders of the parts. If some of them are custom, fields of `engine:` that the other parts do not read
+            give an `EngineFieldWarning`. None: the parts of the backend.
+        backend: Backend of the parts: `torch` or `te`.
+        pattern: Stack pattern. None: that of a `DecoderConfig`; unknown for another config.
 
     Returns:
         A new engine config that has passed the engine's own checks.
@@ -61,8 +81,14 @@ def resolve(config: ModelConfig, parallelism: Parallelism, precision: Precision)
     fields["init_method"] = NormalInit(std)
     # The engine's scale for hybrid stacks: one residual add for each layer (utils.scaled_init_method_normal).
     fields["output_layer_init_method"] = NormalInit(std / math.sqrt(layers))
-    made = MLATransformerConfig if fields.get("multi_latent_attention") else TransformerConfig
-    given = _passed_through(made, config.engine, owned=set(fields))
+    latent = fields.get("multi_latent_attention") or config.engine.get("multi_latent_attention")
+    made = MLATransformerConfig if latent else TransformerConfig
+    given = _passed_through(made, config, owned=set(fields))
+    layers = config.symbols if isinstance(config, DecoderConfig) else None if pattern is None else frozenset(pattern)
+    defaults = {field.name: field.default for cls in (made, TransformerConfig) for field in dataclasses.fields(cls)}
+    _check_effects(config, ChainMap(given, fields, defaults), Reader(layers=layers, backend=backend), spec)
+    if given.get("embedding_init_method_std") is not None:
+        fields["embedding_init_method"] = NormalInit(given["embedding_init_method_std"])  # as on every layout
     try:
         return made(**fields, **given)
     except (AssertionError, TypeError, ValueError) as error:
@@ -98,7 +124,7 @@ def _parallel_fields(parallelism: Parallelism) -> dict[str, Any]:
 
 
 def _precision_fields(precision: Precision) -> dict[str, Any]:
-    dtype = _DTYPES[precision.params]
+    dtype = DTYPES[precision.params]
     return {
         "params_dtype": dtype,
         "pipeline_dtype": dtype,
@@ -108,7 +134,7 @@ def _precision_fields(precision: Precision) -> dict[str, Any]:
     }
 
 
-def _passed_through(made: type[TransformerConfig], given: Mapping[str, Any], *, owned: set[str]) -> dict[str, Any]:
+def _passed_through(made: type[TransformerConfig], config: ModelConfig, *, owned: set[str]) -> dict[str, Any]:
     """Return the values of `engine:` in the engine's types.
 
     Raises:
@@ -117,20 +143,20 @@ def _passed_through(made: type[TransformerConfig], given: Mapping[str, Any], *, 
     hints = typing.get_type_hints(made)
     known = {field.name for field in dataclasses.fields(made) if not field.name.startswith("_")}
     values, problems = dict[str, Any](), list[Problem]()
-    for name, value in given.items():
+    for name, value in config.engine.items():
         if name in FIXED_ENGINE_FIELDS:
             fixed = FIXED_ENGINE_FIELDS[name]
             message = (
                 f"`engine.{name}` must be left out, because modelwright fixes it to {fixed.value}: {fixed.reason}."
             )
         elif name in owned:
-            message = f"`engine.{name}` is set by a field of the model, parallelism or precision; set that field."
+            message = _owned(name, config)
         elif name not in known:
             near = did_you_mean(name, known - owned) or "."
             message = f"`engine.{name}` is not a field of the engine's `{made.__name__}`{near}"
         else:
-            values[name] = _engine_value(value, hints[name])
-            message = _misfit(name, values[name], hints[name])
+            values[name] = engine_value(value, hints[name])
+            message = misfit(name, values[name], hints[name])
         if message:
             problems.append(Problem(f"engine.{name}", message))
     if problems:
@@ -138,62 +164,30 @@ def _passed_through(made: type[TransformerConfig], given: Mapping[str, Any], *, 
     return values
 
 
-def _misfit(name: str, value: Any, hint: Any) -> str:
-    """Return the message about a value of a wrong type; "" if the type is right."""
-    if _fits(value, hint):
-        return ""
-    options = _options(hint)
-    if any(typing.get_origin(option) is collections.abc.Callable for option in options):
-        return f"`engine.{name}` is a function, which a config cannot contain; leave it out."
-    members = [member for option in options if _is_enum(option) for member in option.__members__]
-    expected = quoted_list(members, "or") if members else _shown(hint)
-    return f"`engine.{name}` must be {expected}, but is {value!r}."
+def _owned(name: str, config: ModelConfig) -> str:
+    """Return the message about a field that one of ours sets. A `DecoderConfig` has the fields that the table names."""
+    verdict = VERDICTS.get(name)
+    if isinstance(verdict, Owned) and isinstance(config, DecoderConfig):
+        return f"`engine.{name}` is set by `{verdict.by}`; set that field."
+    return f"`engine.{name}` is set by a field of the model, parallelism or precision; set that field."
 
 
-def _engine_value(value: Any, hint: Any) -> Any:
-    """Return a plain value in the engine's type: lists for sequences, members of enums and dtypes for their names."""
-    options = _options(hint)
-    if isinstance(value, tuple):
-        inner = next((typing.get_args(option)[0] for option in options if typing.get_args(option)), Any)
-        return _engine_values(value, inner)  # pyright: ignore[reportUnknownArgumentType]
-    if not isinstance(value, str) or _fits(value, hint):
-        return value
-    named = [option.__members__[value] for option in options if _is_enum(option) and value in option.__members__]
-    if torch.dtype in options and value in _DTYPES:
-        named.append(_DTYPES[value])
-    return named[0] if named else value
+def _check_effects(config: ModelConfig, values: ChainMap[str, Any], reader: Reader, spec: "StackSpec | None") -> None:
+    """Refuse fields of `engine:` without effect, or warn about them if a custom part may read them.
 
-
-def _engine_values(items: tuple[Any, ...], hint: Any) -> list[Any]:
-    return [_engine_value(item, hint) for item in items]
-
-
-def _options(hint: Any) -> tuple[Any, ...]:
-    """Return the members of a union, or the type alone."""
-    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-
-
-def _is_enum(hint: Any) -> bool:
-    return isinstance(hint, type) and issubclass(hint, enum.Enum)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Return True if a value has a type that the engine's annotation of a field allows."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, option) for option in args)
-    if origin is Literal:
-        return value in args
-    if origin in (list, tuple):
-        return isinstance(value, list) and _all_fit(value, args[0])  # pyright: ignore[reportUnknownArgumentType]
-    if hint in (int, float):
-        return isinstance(value, (int, hint)) and not isinstance(value, bool)
-    return hint is Any or (isinstance(hint, type) and isinstance(value, hint))
-
-
-def _all_fit(items: list[Any], hint: Any) -> bool:
-    return all(_fits(item, hint) for item in items)
-
-
-def _shown(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+    Args:
+        config: Config of the model.
+        values: Values of `engine:`, then of `resolve`, then defaults of the engine.
+        reader: Layers and backend of the model.
+        spec: Builders of the parts. None: those of the backend.
+    """
+    given, _, defaults = values.maps
+    changed = {name: value for name, value in given.items() if value != defaults[name]}
+    found = tuple(fields_without_effect(changed, lambda name: values.get(name, getattr(config, name, None)), reader))
+    custom = custom_parts(spec) if spec is not None else ()
+    if found and not custom:
+        raise EngineFieldError([Problem(f"engine.{name}", message) for name, message in found])
+    for name, message in found:
+        parts = " or ".join(f"`{part}`" for part in custom)
+        text = f"`engine.{name}` has an effect only if {parts} reads it: without a custom part, {message}"
+        warnings.warn(EngineFieldWarning(text), stacklevel=3)

@@ -86,9 +86,18 @@ class StackModelBuilder[ConfigT: ModelConfig](ModelBuilder[HybridModel, ConfigT]
         stage, stages = vp_stage or 0, parallelism.virtual_pipeline
         first = pg_collection.pp.rank() == 0 and stage == 0
         last = pg_collection.pp.rank() == pg_collection.pp.size() - 1 and stage == stages - 1
+        shape = self.shape(parallelism)
+        engine_config = resolve(
+            self.config,
+            parallelism,
+            precision or Precision(),
+            spec=self.spec,
+            backend=self.backend.name,
+            pattern=shape.pattern,
+        )
         return build_stage(
-            self.shape(parallelism),
-            resolve(self.config, parallelism, precision or Precision()),
+            shape,
+            engine_config,
             self.spec,
             pg_collection,
             pre_process=first if pre_process is None else pre_process,

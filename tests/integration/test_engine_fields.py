@@ -1,0 +1,208 @@
+"""The table of engine fields: it is complete, and what it calls honored has an effect."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from megatron.core.transformer import MLATransformerConfig
+
+from modelwright.config import DecoderConfig, ModelConfig, Parallelism, Precision, RunConfig, TrainConfig, replace
+from modelwright.engine import device_runtime
+from modelwright.engine.fields import engine_config_fields
+from modelwright.gpt import GPTModelConfig
+from modelwright.layers import EngineFieldError, resolve
+from modelwright.layers.engine_fields.honored import HONORED
+from modelwright.layers.engine_fields.owned import OWNED
+from modelwright.layers.engine_fields.refused import REFUSED
+from modelwright.layers.engine_fields.table import FIXED, VERDICTS
+from modelwright.layers.engine_fields.verdict import Honored, Owned
+from modelwright.mamba import MambaModelConfig
+from modelwright.moe import LatentAttention, MoeModelConfig
+from modelwright.testing import RankPool
+from tests.integration.footprint import Footprint, footprint, second_footprint
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_attention_heads": 4,
+    "ffn_hidden_size": 24,
+    "vocab_size": 256,
+    "seq_length": 8,
+}
+LATENT = LatentAttention(query_rank=8, key_value_rank=8, head_dim=4, rotary_head_dim=4, value_head_dim=4)
+MODELS: dict[str, DecoderConfig] = {
+    "gpt": GPTModelConfig(num_layers=2, **SIZES),
+    "moe": MoeModelConfig(num_layers=2, num_experts=4, top_k=2, shared_experts=1, **SIZES),
+    "mla": MoeModelConfig(num_layers=2, num_experts=4, top_k=2, latent_attention=LATENT, **SIZES),
+    "mamba": MambaModelConfig(
+        pattern="M*-E", num_experts=4, top_k=2, mamba_head_dim=8, mamba_state_dim=8, chunk_size=4, **SIZES
+    ),
+}
+FULL = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+
+ALONE: dict[str, tuple[str, dict[str, Any], Any]] = {
+    "softmax_scale": ("gpt", {}, 2.0),
+    "rotary_interleaved": ("gpt", {}, True),
+    "no_rope_freq": ("gpt", {}, 1),
+    "qk_l2_norm": ("gpt", {}, True),
+    "glu_linear_offset": ("gpt", {}, 1.0),
+    "activation_func_clamp_value": ("moe", {}, 0.01),
+    "embedding_init_method_std": ("gpt", {}, 0.5),
+    "calculate_per_token_loss": ("gpt", {}, True),
+    "moe_input_jitter_eps": ("moe", {}, 0.5),
+    "moe_apply_probs_on_input": ("moe", {}, True),
+    "moe_router_force_load_balancing": ("moe", {}, True),
+    "moe_router_force_biased": ("moe", {}, 2.0),
+    "attention_output_gate": ("gpt", {}, True),
+    "deterministic_mode": ("gpt", {}, True),
+    "cross_entropy_loss_fusion": ("gpt", {}, True),
+    "recompute_granularity": ("gpt", {}, "selective"),
+    "recompute_modules": ("gpt", {"recompute_granularity": "selective"}, ["mlp"]),
+    "recompute_method": ("gpt", {**FULL, "recompute_num_layers": 3}, "block"),
+    "recompute_num_layers": ("gpt", FULL, 2),
+    "mlp_chunks_for_training": ("gpt", {}, 2),
+    "moe_shared_expert_overlap": ("moe", {}, True),
+}
+"""For a field: a model that reads it, other fields of `engine:` that it needs, and another value."""
+
+PIPELINE, INTERLEAVED = Parallelism(pipeline=2), Parallelism(pipeline=2, virtual_pipeline=2)
+ON_TWO_RANKS: dict[str, tuple[str, Parallelism, dict[str, Any], Any]] = {
+    "variable_seq_lengths": ("moe", PIPELINE, {}, True),
+    "batch_p2p_sync": ("gpt", PIPELINE, {}, False),
+    "deallocate_pipeline_outputs": ("gpt", PIPELINE, {}, True),
+    "overlap_p2p_comm_warmup_flush": ("deep gpt", INTERLEAVED, {}, True),
+    "microbatch_group_size_per_vp_stage": ("deep gpt", INTERLEAVED, {}, 4),
+    "clone_scatter_output_in_embedding": ("gpt", Parallelism(tensor=2, sequence=True), {}, False),
+    "distribute_saved_activations": ("gpt", Parallelism(tensor=2), FULL, True),
+}
+"""As `ALONE`, on two ranks in a layout."""
+
+
+@pytest.fixture(autouse=True)
+def runtime() -> Iterator[None]:
+    """The engine on a CPU."""
+    with device_runtime():
+        yield
+
+
+def run_of(model: ModelConfig, parallelism: Parallelism | None = None) -> RunConfig:
+    train = TrainConfig(steps=1, micro_batch=2, global_batch=8, eval_batches=1)
+    return RunConfig(model=model, parallelism=parallelism or Parallelism(), train=train)
+
+
+def model_of(name: str, engine: dict[str, Any]) -> DecoderConfig:
+    model = replace(MODELS["gpt"], num_layers=4) if name == "deep gpt" else MODELS[name]
+    return replace(model, engine=engine)
+
+
+# It is complete.
+
+
+def test_every_field_of_the_installed_engine_has_one_verdict() -> None:
+    """A new version of the engine with another field fails here: give the field a verdict."""
+    assert set(VERDICTS) == set(engine_config_fields())
+    assert len(VERDICTS) == len(FIXED) + len(OWNED) + len(HONORED) + len(REFUSED)
+
+
+def test_every_honored_field_is_read_by_the_engine() -> None:
+    """Those without a reader have their effect when the config is made."""
+    unread = {name for name in HONORED if not engine_config_fields()[name].read_by}
+    assert unread == {"embedding_init_method_std"}
+
+
+def test_what_resolve_sets_is_owned() -> None:
+    for model in MODELS.values():
+        names = {*model.engine_fields(), *vars(resolve(model, Parallelism(), Precision()))} & set(OWNED)
+        assert set(model.engine_fields()) - {"activation"} <= names | set(HONORED)
+
+
+def test_every_owner_is_a_field_of_ours() -> None:
+    known = {field.name for cls in (MoeModelConfig, MambaModelConfig) for field in dataclasses.fields(cls)}
+    for name, verdict in OWNED.items():
+        assert isinstance(verdict, Owned)
+        section, _, field = verdict.by.partition(".")
+        holder = {"parallelism": Parallelism, "precision": Precision, "latent_attention": LatentAttention}.get(section)
+        fields = {one.name for one in dataclasses.fields(holder)} if holder and field else known
+        assert (field or section) in fields, name
+
+
+# What it calls honored has an effect.
+
+
+def test_every_honored_field_of_the_torch_backend_is_tested() -> None:
+    torch = {name for name, one in HONORED.items() if isinstance(one, Honored) and "torch" in one.backends}
+    assert torch == {*ALONE, *ON_TWO_RANKS}
+
+
+_baselines: dict[str, Footprint] = {}
+
+
+def footprint_of(model: DecoderConfig) -> Footprint:
+    """The footprint of a model on one rank, from the second run on, when the caches of the process are filled."""
+    key = repr(model)
+    if key not in _baselines:
+        _baselines[key] = (footprint if _baselines else second_footprint)(run_of(model))
+    return _baselines[key]
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_an_honored_field_changes_what_the_table_says(name: str) -> None:
+    model, needed, value = ALONE[name]
+    with_field, without = (model_of(model, engine) for engine in ({**needed, name: value}, needed))
+    verdict = HONORED[name]
+    assert isinstance(verdict, Honored)
+    assert verdict.effect in footprint_of(with_field).differs_in(footprint_of(without))
+
+
+@pytest.mark.parametrize("name", ON_TWO_RANKS)
+def test_an_honored_field_changes_what_the_ranks_do(name: str, two_ranks: RankPool) -> None:
+    model, layout, needed, value = ON_TWO_RANKS[name]
+    runs = [run_of(model_of(model, engine), layout) for engine in (needed, {**needed, name: value})]
+    before, after = (two_ranks.run(second_footprint, run) for run in runs)
+    verdict = HONORED[name]
+    assert isinstance(verdict, Honored)
+    assert any(verdict.effect in one.differs_in(two) for one, two in zip(after, before, strict=True))
+    assert after[0].values == pytest.approx(before[0].values, rel=1e-5)
+
+
+# What it refuses is refused, with the reason.
+
+
+def refusal(model: ModelConfig, engine: dict[str, Any], **options: Any) -> str:
+    with pytest.raises(EngineFieldError) as caught:
+        resolve(replace(model, engine=engine), options.pop("parallelism", Parallelism()), Precision(), **options)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "engine", "facts"),
+    [
+        ("gpt", {"mtp_num_layers": 1}, "multi-token prediction"),
+        ("gpt", {"qk_clip": True}, "training script"),
+        ("gpt", {"num_moe_experts": 4}, "MoE layers"),
+        ("gpt", {"multi_latent_attention": True}, "MLA layers"),
+        ("gpt", {"fp8": "e4m3"}, "backend `te`"),
+        ("gpt", {"attention_backend": "flash"}, "backend `te`"),
+        ("gpt", {"variable_seq_lengths": True}, "`parallelism.pipeline` above 1"),
+        ("gpt", {"recompute_modules": ["mlp"]}, "`engine.recompute_granularity: selective`"),
+        ("mla", {"softmax_scale": 2.0}, "attention layers"),
+        ("mamba", {"fp32_residual_connection": True}, "`precision.params: float32`"),
+    ],
+)
+def test_a_field_without_effect_is_refused_with_the_reason(model: str, engine: dict[str, Any], facts: str) -> None:
+    message = refusal(MODELS[model], engine)
+    assert message.startswith(f"`engine.{next(iter(engine))}` must be left out, because ")
+    assert facts in message
+
+
+def test_the_default_of_a_field_is_not_refused() -> None:
+    """It says what happens anyway."""
+    defaults = {"fp8": None, "mtp_num_layers": None, "attention_backend": "auto", "recompute_modules": None}
+    resolve(replace(MODELS["gpt"], engine=defaults), Parallelism(), Precision())
+
+
+def test_no_field_of_the_engine_is_without_a_type() -> None:
+    """`engine_config_fields` reads the same class that `resolve` makes."""
+    assert {field.name for field in dataclasses.fields(MLATransformerConfig) if field.name[0] != "_"} == set(
+        engine_config_fields()
+    )
