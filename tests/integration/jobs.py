@@ -64,8 +64,8 @@ def logits_and_gradients(
 ) -> tuple[torch.Tensor, dict[str, list[tuple[tuple[int, ...], tuple[int, ...], torch.Tensor]]]]:
     """Return logits [b, s, v] of a model with the given full weights, and this rank's parts of the gradients.
 
-    The gradients are those of the sum of the logits times `weights_BSV`. Each is given by the name of the full weight, in
-    parts: the shape of the full weight, the offset of the part, and the part.
+    The gradients are those of the sum of the logits times `weights_BSV`. Each is given by the name of the full weight,
+    in parts: the shape of the full weight, the offset of the part, and the part.
     """
     quiet()
     from modelwright.builders import builder_for

@@ -1,9 +1,9 @@
 """Stand-ins for Transformer Engine's parts, in plain PyTorch, as a checkpoint and a build see them.
 
 They are not Transformer Engine and prove nothing about its kernels. They have the parameters of its parts, under its
-names (`layer_norm_weight` inside the linear, an `_extra_state` of bytes), and make their weight anew after `init_method`, as
-`TransformerEngineBaseModule.reset_parameters` does. That is what decides whether checkpoints and initial values of the
-two backends fit each other; the rest is checked on a GPU by `test_te_backend.py`.
+names (`layer_norm_weight` inside the linear, an `_extra_state` of bytes), and make their weight anew after
+`init_method`, as `TransformerEngineBaseModule.reset_parameters` does. That is what decides whether checkpoints and
+initial values of the two backends fit each other; the rest is checked on a GPU by `test_te_backend.py`.
 """
 
 from typing import Any
