@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         LatentAttentionSpec,
     )
     from modelwright.layers.attention.sdpa import SdpaCoreAttention
+    from modelwright.layers.dropout import clear_dropout_draw, set_dropout_draw
     from modelwright.layers.layer_spec import FUSED_NAMES, LayerSpec
     from modelwright.layers.lora import ColumnLora, LinearSlot, LoraLinear, RowLora, with_lora
     from modelwright.layers.mamba.causal_convolution import causal_conv, causal_conv_step
@@ -118,6 +119,7 @@ __all__ = [
     "causal_conv_step",
     "check_mapped",
     "check_slots",
+    "clear_dropout_draw",
     "decoder_stack",
     "find_backend",
     "find_kernels",
@@ -131,6 +133,7 @@ __all__ = [
     "resolve",
     "ssd_scan",
     "ssd_step",
+    "set_dropout_draw",
     "stack_spec",
     "token_dispatcher",
     "torch_kernels",

@@ -71,7 +71,7 @@ def assert_layout_parity(
 
     Args:
         pool: Pool of at least as many processes as the layout needs.
-        run: The config, with dropout 0.
+        run: The config.
         parallelism: The layout.
         wrap: Data-parallel wrapper of the stages. None: Megatron-Core's DDP.
         reference: Result of `reference_curve`, to train it once for many layouts. None: trained by this call.

@@ -192,6 +192,8 @@ class Trainer:
             self.run.parallelism,
             micro_batch=train.micro_batch,
             optimizer=self.optimizer,
+            seed=train.seed,
+            step=step,
         )
         lr = self.optimizer.param_groups[0]["lr"]
         _, grad_norm, _ = self.optimizer.step()

@@ -19,6 +19,7 @@ from torch.distributed import ProcessGroup
 
 from modelwright.config import Parallelism
 from modelwright.distributed import context_positions, engine_config, unwrapped, virtual_stages
+from modelwright.layers import clear_dropout_draw, set_dropout_draw
 from modelwright.training.data.batches import Batch, micro_batches
 from modelwright.training.loss import mean_over_ranks, token_mean_loss
 
@@ -96,6 +97,8 @@ def run_batch(
     *,
     micro_batch: int,
     optimizer: MegatronOptimizer | None = None,
+    seed: int | None = None,
+    step: int = 0,
     forward_only: bool = False,
 ) -> float:
     """Run forward, and backward unless `forward_only` is set, over one global batch.
@@ -108,6 +111,9 @@ def run_batch(
         micro_batch: Sequences per micro-batch.
         optimizer: From `make_optimizer`; scales the losses. None: they are not scaled, because no optimizer step
             follows.
+        seed: Seed of dropout, which then depends on `step` and the sequence but not on the layout. None: dropout draws
+            from the random states of the rank.
+        step: Number of the step.
         forward_only: Leave out the backward passes.
 
     Returns:
@@ -121,7 +127,7 @@ def run_batch(
     )
     with _schedule_functions(stages, optimizer, pg_collection):
         losses: list[dict[str, Tensor]] = schedule(
-            forward_step_func=partial(_forward, context=pg_collection.cp),
+            forward_step_func=partial(_forward, context=pg_collection.cp, seed=seed, step=step),
             data_iterator=[iter(share) for _ in stages] if virtual else iter(share),
             model=list(stages),
             num_microbatches=len(share),
@@ -132,11 +138,17 @@ def run_batch(
             p2p_communicator=P2PCommunicator(pg_collection.pp, engine_config(unwrapped(stages[0]))),
             pg_collection=pg_collection,
         )
+    clear_dropout_draw()
     return mean_over_ranks([entry["loss"] for entry in losses], pg_collection.intra_dist_opt)
 
 
-def _forward(batches: Iterator[Batch], stage: nn.Module, *, context: ProcessGroup) -> tuple[Tensor, Any]:
+def _forward(
+    batches: Iterator[Batch], stage: nn.Module, *, context: ProcessGroup, seed: int | None, step: int
+) -> tuple[Tensor, Any]:
     batch, device = next(batches), torch.cuda.current_device()
+    if seed is not None and stage.training:
+        sequences_B = torch.arange(batch.first, batch.first + batch.tokens_BS.size(0))
+        set_dropout_draw(seed=seed, step=step, sequences_B=sequences_B)
     local = context_positions(batch.tokens_BS.size(1), rank=context.rank(), size=context.size())
     tokens, labels = (part[:, local].to(device) for part in (batch.tokens_BS, batch.labels_BS))
     positions = local.to(device).expand_as(tokens)

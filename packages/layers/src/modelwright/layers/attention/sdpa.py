@@ -1,7 +1,8 @@
 """Core attention through `torch.nn.functional.scaled_dot_product_attention`: flash kernels on CPU and GPU.
 
-With grouped queries the keys are never repeated in memory. Under context parallelism every rank gathers the keys and
-values of the full sequence. It attends from its own queries, with a mask for their positions.
+With grouped queries the keys are not repeated in memory. Under context parallelism every rank gathers the keys and
+values of the full sequence. It attends from its own queries, with a mask for their positions. Dropout of the attention
+weights, in training, needs the weights in memory: [b, n, s, s].
 """
 
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from modelwright.distributed import context_positions
+from modelwright.layers.dropout import dropped, keep_mask
 from modelwright.protocols import ModelwrightError
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ class SdpaCoreAttention(nn.Module):
 
     Args:
         config: The engine's config.
-        layer_number: Ignored.
+        layer_number: Number of the layer in the whole model, from 1; dropout masks depend on it.
         attn_mask_type: Mask of a forward pass without `attention_mask`.
         attention_type: Ignored: self-attention and cross-attention compute the same.
         cp_comm_type: Ignored: keys and values are always gathered.
@@ -56,6 +58,10 @@ class SdpaCoreAttention(nn.Module):
         self.context_group = (
             pg_collection.cp if pg_collection is not None and config.context_parallel_size > 1 else None
         )
+        context = self.context_group
+        self.context = (context.rank(), context.size()) if context is not None else (0, 1)
+        self.tensor_rank = pg_collection.tp.rank() if pg_collection is not None else 0
+        self.place = f"decoder.layers.{layer_number - 1}.core_attention"
         self.mask_type = attn_mask_type
         self.dropout = config.attention_dropout
         self.softmax_scale = softmax_scale
@@ -101,18 +107,52 @@ class SdpaCoreAttention(nn.Module):
             key, value = (_gathered(part, self.context_group) for part in (key, value))
             attention_mask = _masked(attention_mask, self.context_group, key.size(0), causal=causal)
             causal = False
-        mask = _additive(attention_mask, attention_bias, query, key, causal=causal)
-        context = scaled_dot_product_attention(
-            query.permute(1, 2, 0, 3),
-            key.permute(1, 2, 0, 3),
-            value.permute(1, 2, 0, 3),
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=causal and mask is None,
-            scale=self.softmax_scale,
-            enable_gqa=query.size(2) != key.size(2),
-        )
+        with_dropout = self.training and self.dropout > 0
+        mask = _additive(attention_mask, attention_bias, query, key, causal=causal, dense=with_dropout)
+        query, key, value = (part.permute(1, 2, 0, 3) for part in (query, key, value))
+        if with_dropout:
+            context = self._attend_with_dropout(query, key, value, mask)
+        else:
+            context = scaled_dot_product_attention(
+                query,
+                key,
+                value,
+                attn_mask=mask,
+                is_causal=causal and mask is None,
+                scale=self.softmax_scale,
+                enable_gqa=query.size(1) != key.size(1),
+            )
         return context.permute(2, 0, 1, 3).flatten(2)
+
+    def _attend_with_dropout(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Attend with the weights in memory, because the kernels of torch draw masks that depend on the layout.
+
+        Args:
+            query: `[b, n, s, d]`.
+            key: `[b, g, s, d]`.
+            value: `[b, g, s, d]`.
+            mask: Added to the scores. None: nothing.
+
+        Returns:
+            `[b, n, s, d]`.
+        """
+        batch, heads, queries, size = query.shape
+        key, value = (part.repeat_interleave(heads // part.size(1), dim=1) for part in (key, value))
+        scores = (query @ key.mT) * (size**-0.5 if self.softmax_scale is None else self.softmax_scale)
+        weights = (scores if mask is None else scores + mask).softmax(-1, dtype=torch.float32).to(value.dtype)
+        device = query.device
+        rank, ranks = self.context
+        positions = context_positions(queries * ranks, rank=rank, size=ranks) + key.size(2) - queries * ranks
+        keep = keep_mask(
+            self.place,
+            self.dropout,
+            batch,
+            torch.arange(batch, device=device)[:, None, None, None],
+            torch.arange(self.tensor_rank * heads, (self.tensor_rank + 1) * heads, device=device)[:, None, None],
+            positions.to(device)[:, None],
+            torch.arange(key.size(2), device=device),
+        )
+        return dropped(weights, keep, self.dropout) @ value
 
 
 def _gathered(part: Tensor, group: "ProcessGroup") -> Tensor:
@@ -134,9 +174,11 @@ def _masked(mask: Tensor | None, group: "ProcessGroup", length: int, *, causal: 
     return (torch.arange(length) > queries[:, None]).to(torch.cuda.current_device())
 
 
-def _additive(masked: Tensor | None, bias: Tensor | None, query: Tensor, key: Tensor, *, causal: bool) -> Tensor | None:
-    """Return one mask to add to the scores; None if plain causal masking, or no mask, is enough."""
-    if masked is None and bias is None and (not causal or query.size(0) == key.size(0)):
+def _additive(
+    masked: Tensor | None, bias: Tensor | None, query: Tensor, key: Tensor, *, causal: bool, dense: bool
+) -> Tensor | None:
+    """Return one mask to add to the scores; None if no mask is enough, or plain causal masking unless `dense`."""
+    if masked is None and bias is None and (not causal or (query.size(0) == key.size(0) and not dense)):
         return None
     mask = torch.zeros(query.size(0), key.size(0), dtype=query.dtype, device=query.device)
     if causal:

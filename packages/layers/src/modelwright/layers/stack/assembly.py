@@ -9,6 +9,7 @@ from megatron.core.models.hybrid.hybrid_model import HybridModel
 
 from modelwright.config import LAYER_KINDS, STAGE_BOUNDARY
 from modelwright.engine import as_module_spec
+from modelwright.layers.dropout import place_dropouts
 from modelwright.layers.stack.spec import StackSpec
 from modelwright.protocols import ModelwrightError
 
@@ -88,6 +89,7 @@ def build_stage(
             vp_stage=vp_stage,
         )
     _replace_parts_around_stack(model, shape, engine_config, spec)
+    place_dropouts(model, pg_collection)
     return model
 
 

@@ -24,6 +24,9 @@ class Batch:
     labels_BS: Tensor  # noqa: N815 - the shape
     """The next token of each, [b, s], int64."""
 
+    first: int = 0
+    """Number of the first sequence within the global batch."""
+
 
 def training_batch(text: Text, *, seed: int, step: int, size: int, seq_length: int) -> Batch:
     """Return the global batch of one step: windows that start anywhere in the training part.
@@ -91,7 +94,7 @@ def micro_batches(batch: Batch, *, data_rank: int, data_size: int, micro_batch: 
     share = batch.tokens_BS.size(0) // data_size
     for start in range(data_rank * share, (data_rank + 1) * share, micro_batch):
         rows = slice(start, start + micro_batch)
-        yield Batch(batch.tokens_BS[rows], batch.labels_BS[rows])
+        yield Batch(batch.tokens_BS[rows], batch.labels_BS[rows], first=batch.first + start)
 
 
 def _windows(content: np.ndarray, starts: np.ndarray, seq_length: int) -> Batch:
