@@ -175,6 +175,12 @@ def parity(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", default=False)
+def proofs(session: nox.Session) -> None:
+    """Run the proofs that take too long for every change: the whole matrix of checkpoints among them."""
+    uv(session, "run", "python", "-m", "pytest", "tests/proofs", *session.posargs, env=ONE_THREAD)
+
+
+@nox.session(venv_backend="none", default=False)
 def fuzz(session: nox.Session) -> None:
     """Read 100,000 mangled configs; anything that is not a `ConfigError` is a failure."""
     env = {**ONE_THREAD, "MODELWRIGHT_FUZZ": "100000"}

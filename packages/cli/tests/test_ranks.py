@@ -65,8 +65,8 @@ def test_a_rank_imports_custom_parts_before_it_reads_the_job(folder: Path) -> No
 
 
 def test_a_launcher_with_a_wrong_number_of_ranks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(os.environ, "RANK", "0")
-    monkeypatch.setitem(os.environ, "WORLD_SIZE", "3")
+    for name, value in {"RANK": "0", "WORLD_SIZE": "3", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setitem(os.environ, name, value)
     run = RunConfig(model=RanksToyConfig(), parallelism=modelwright.config.Parallelism(tensor=2))
     with pytest.raises(ConfigError, match=r"`tensor` .* launch"):
         run_on_ranks(print, Job(run=run, modules=(), debug=False))

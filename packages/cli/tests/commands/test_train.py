@@ -1,6 +1,7 @@
 """`modelwright train`: where a run is written, and what is written for each step."""
 
 import json
+import math
 import pickle
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from modelwright.cli.run_file import METRICS, load_run
 from modelwright.config import ModelConfig, RunConfig, config_class, register_config
 from modelwright.protocols import ModelwrightError
 from modelwright.training import StepRecord
+from tests.messages import facts
 
 
 @register_config
@@ -70,8 +72,6 @@ def test_a_folder_with_a_run_is_refused_and_resumed(tmp_path: Path) -> None:
     with pytest.raises(ModelwrightError, match=r"^`--out` .*/a`"):
         run_folder("tiny", tmp_path / "a", None)
     assert run_folder("tiny", None, tmp_path / "a") == tmp_path / "a"
-    with pytest.raises(ModelwrightError, match=r"^`--out` .*`--resume`"):
-        run_folder("tiny", tmp_path / "b", tmp_path / "a")
 
 
 def test_a_metrics_callback_cannot_replace_the_loss(tmp_path: Path) -> None:
@@ -83,3 +83,49 @@ def test_a_metrics_callback_cannot_replace_the_loss(tmp_path: Path) -> None:
     assert json.loads(line) == {
         "step": 1, "loss": 2.5, "grad_norm": 1.0, "lr": 0.1, "tokens_per_s": 10.0, "load": [1, 2],
     }  # fmt: skip
+
+
+def test_a_number_that_is_not_finite_is_written_as_null(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    log.on_start(RunConfig(model=TrainToyConfig()), [], 1)
+    more = {"router_entropy": [math.inf, 1.0], "load": {"layer 1": math.nan}}
+    log.on_step(
+        StepRecord(step=1, loss=math.nan, grad_norm=math.nan, lr=0.1, skipped=True, tokens_per_s=10.0, more=more)
+    )
+    (line,) = (tmp_path / METRICS).read_text().splitlines()
+
+    def refuse(constant: str) -> float:
+        raise ValueError(constant)
+
+    assert json.loads(line, parse_constant=refuse) == {
+        "step": 1, "loss": None, "grad_norm": None, "lr": 0.1, "skipped": True, "tokens_per_s": 10.0,
+        "router_entropy": [None, 1.0], "load": {"layer 1": None},
+    }  # fmt: skip
+    log.close()
+    assert (tmp_path / "loss.png").is_file()
+
+
+DAMAGED = {
+    "cut off": b'{"step": 2, "loss": 1.',
+    "no object": b"[2]",
+    "no step": b'{"loss": 1.0}',
+    "a step that is no number": b'{"step": "2"}',
+    "not UTF-8": b'{"step": \xff}',
+    "zeros after a power cut": bytes(20),
+    "two in a line": b'{"step": 2}{"step": 3}',
+}
+
+
+@pytest.mark.parametrize("line", DAMAGED.values(), ids=list(DAMAGED))
+def test_a_damaged_line_is_named_and_set_aside(line: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = [json.dumps({"step": step, "loss": 1.0}).encode() for step in (1, 3, 4)]
+    (tmp_path / METRICS).write_bytes(b"\n".join([whole[0], line, *whole[1:], b""]))
+    log = RunLog(tmp_path)
+    log.on_start(RunConfig(model=TrainToyConfig()), [], 4)
+    said = capsys.readouterr().out
+    assert facts(said.splitlines()[0]).startswith(f"`{tmp_path / METRICS}` `step` 2 `{tmp_path / METRICS}.damaged`")
+    assert (tmp_path / METRICS).read_bytes().splitlines() == whole[:2]
+    aside = (tmp_path / f"{METRICS}.damaged").read_text()
+    assert aside == line.decode(errors="replace") + "\n"
+    log.on_start(RunConfig(model=TrainToyConfig()), [], 4)
+    assert capsys.readouterr().out == ""

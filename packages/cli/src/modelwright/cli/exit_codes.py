@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import typer
 
+from modelwright.cli.printable import printable
 from modelwright.cli.quiet import quiet_engine
 from modelwright.protocols import ModelwrightError
 
@@ -53,7 +54,7 @@ def print_error(message: str) -> None:
     """
     rank = os.environ.get("RANK")
     where = f" (rank {rank})" if rank is not None else ""
-    sys.stderr.write(f"error{where}: {message}\n")
+    sys.stderr.write(f"error{where}: {printable(message)}\n")
     sys.stderr.flush()
 
 

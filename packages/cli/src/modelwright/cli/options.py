@@ -23,5 +23,16 @@ Import = Annotated[
 Debug = Annotated[bool, typer.Option("--debug", help="Print tracebacks and the engine's warnings.")]
 """Detailed output for debugging."""
 
+NoVerify = Annotated[
+    bool, typer.Option("--no-verify", help="Load a checkpoint without comparing it with its checksums.")
+]
+"""Loading without verification."""
+
+NO_MEMORY_CHECK = "--no-memory-check"
+NoMemoryCheck = Annotated[
+    bool, typer.Option(NO_MEMORY_CHECK, help="Start even if the memory of this machine seems too small.")
+]
+"""Starting without the check of memory."""
+
 Format = Annotated[str, typer.Option("--format", help="yaml or json.")]
 """Output format of a config."""

@@ -9,6 +9,14 @@ from modelwright.protocols import ModelwrightError
 
 METRICS = "metrics.jsonl"
 """File of a run folder with one line of metrics for each step."""
+CONFIG = "config.yaml"
+"""File of a run folder with its config, every field."""
+LOSS_PLOT = "loss.png"
+"""Plot of the losses of a run."""
+LOAD_PLOT = "expert_load.png"
+"""Plot of the load of each expert of a run."""
+RUN_FILES = (CONFIG, METRICS, LOSS_PLOT, LOAD_PLOT, "checkpoints")
+"""Everything that a run writes into its folder."""
 
 
 def load_run(file: Path, overrides: Sequence[str] | None, modules: Sequence[str] | None) -> RunConfig:

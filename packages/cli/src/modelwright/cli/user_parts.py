@@ -22,7 +22,7 @@ def import_parts(modules: Iterable[str] | None) -> None:
     """
     names = [point.value for point in entry_points(group=GROUP)]
     if given := list(modules or ()):
-        sys.path.insert(0, "")
+        sys.path.append("")  # last, so that no file of the working folder stands in for an installed module
         names += given
     for name in names:
         _import(name)
@@ -34,7 +34,7 @@ def _import(name: str) -> None:
         importlib.import_module(name)
     except ModelwrightError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelwrightError(
             f"`--import` must name a module that can be imported, but {name!r} cannot: {type(error).__name__}: {error}."
         ) from error

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from modelwright.training.callbacks import Callback, MetricsCallback, StepRecord
+    from modelwright.training.checkpoint.files.durable import replace_file
     from modelwright.training.checkpoint.files.manifest import CheckpointError, DamagedCheckpointError
     from modelwright.training.checkpoint.run_folder import (
         checkpoint_config,
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
         checkpoints,
         latest_checkpoint,
     )
-    from modelwright.training.checkpoint.run_lock import check_unlocked, is_run_folder
+    from modelwright.training.checkpoint.run_lock import check_unlocked, is_run_folder, naming_run_file
     from modelwright.training.checkpoint.save_load import load_checkpoint, save_checkpoint, saving_into
     from modelwright.training.checkpoint.start_checks import check_resumable, check_savable
     from modelwright.training.checkpoint.train_state import TrainState
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
     from modelwright.training.generation.generator import LoadedModel, generate, load_for_inference
     from modelwright.training.generation.sampling import Sampling
     from modelwright.training.launcher import LaunchError, RankFailure, launch
-    from modelwright.training.loop import Trainer, builder_of, train
+    from modelwright.training.loop import Trainer, TrainingError, builder_of, train
     from modelwright.training.lr_schedule import make_lr_schedule
+    from modelwright.training.memory import check_memory, inference_bytes, training_bytes
     from modelwright.training.optimizer import make_optimizer
     from modelwright.training.step import run_batch
 else:
@@ -45,6 +47,7 @@ else:
     from modelwright.protocols import lazy_door
 
     _LIGHT = {
+        "checkpoint.files.durable",
         "checkpoint.files.manifest",
         "checkpoint.run_folder",
         "checkpoint.run_lock",
@@ -53,6 +56,7 @@ else:
         "data.text",
         "generation.sampling",
         "launcher",
+        "memory",
     }
     __getattr__, __dir__ = lazy_door(__name__, __file__, before=load_engine, light=_LIGHT)
 
@@ -71,7 +75,9 @@ __all__ = [
     "Text",
     "TrainState",
     "Trainer",
+    "TrainingError",
     "builder_of",
+    "check_memory",
     "check_resumable",
     "check_savable",
     "check_unlocked",
@@ -80,6 +86,7 @@ __all__ = [
     "checkpoints",
     "fall_back",
     "generate",
+    "inference_bytes",
     "is_run_folder",
     "language_shape",
     "latest_checkpoint",
@@ -89,16 +96,19 @@ __all__ = [
     "make_lr_schedule",
     "make_optimizer",
     "micro_batches",
+    "naming_run_file",
     "naming_whole_checkpoint",
     "newest_whole",
     "prepare_text",
     "read_text",
+    "replace_file",
     "run_batch",
     "save_checkpoint",
     "saving_into",
     "synthetic_batch",
     "train",
     "training_batch",
+    "training_bytes",
     "validation_batch",
     "verify_checkpoint",
 ]

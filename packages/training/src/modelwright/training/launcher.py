@@ -9,28 +9,33 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import torch
 from torch.distributed.elastic.multiprocessing import (
     start_processes,  # pyright: ignore[reportUnknownVariableType]
 )
-from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, PContext, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from modelwright.engine import LocalStore, is_launched
 from modelwright.protocols import ModelwrightError
+from modelwright.training.report_folder import report_folder
 
 _POLL_SECONDS = 0.2
+_LOOK_SECONDS = 5.0
 # The rank that is seen dead first is reported as the cause. A rank with an unexpected error waits this long before it
 # ends, since the error may be the consequence of another rank that was killed.
 _CONSEQUENCE_SECONDS = 5 * _POLL_SECONDS
+# A rank that was stopped, by SIGSTOP for instance, keeps all others waiting. After this time the job is ended.
+_STOPPED_SECONDS = 60.0
 # By default glibc maps every tensor above 32 MB anew and unmaps it when it is freed, so that each step faults in the
 # same pages again. That is half the time of a step on 16,384 tokens. With these (man 3 mallopt) a rank keeps freed
 # memory.
@@ -87,36 +92,83 @@ def launch(function: Callable[..., None], *args: Any, ranks: int, threads: int |
     for name, value in _rank_environment(threads).items():
         os.environ.setdefault(name, value)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    with tempfile.TemporaryDirectory(prefix="modelwright-") as folder, LocalStore() as store:
+    with report_folder() as folder, LocalStore() as store:
         # torch's launcher (`elastic_launch`) is not used: it serves a store on every interface and unpickles what
         # others write there. One machine needs no rendezvous; these are the processes that it would start.
-        processes = start_processes(
-            name="modelwright",
-            entrypoint=_guarded,
-            args=dict.fromkeys(range(ranks), (function, args, folder)),
-            envs={rank: store.environment(rank, ranks) for rank in range(ranks)},
-            logs_specs=DefaultLogsSpecs(log_dir=folder),
-            start_method="spawn",
-        )
+        with _interrupt_later():
+            processes = start_processes(
+                name="modelwright",
+                entrypoint=_guarded,
+                args=dict.fromkeys(range(ranks), (function, args, folder)),
+                envs={rank: store.environment(rank, ranks) for rank in range(ranks)},
+                logs_specs=DefaultLogsSpecs(log_dir=folder),
+                start_method="spawn",
+            )
         try:
-            ended = processes.wait(period=_POLL_SECONDS)
+            failures = _wait(processes)
         except SignalException as error:
-            processes.close(error.sigval)
+            processes.close(signal.SIGTERM)
             raise (KeyboardInterrupt if error.sigval == signal.SIGINT else SystemExit(128 + error.sigval)) from None
-        if ended is not None and ended.is_failed():
-            raise LaunchError(_failures(ended.failures, Path(folder)))
+        if failures:
+            raise LaunchError(_failures(failures, Path(folder)))
+
+
+@contextmanager
+def _interrupt_later() -> Generator[None]:
+    """Hold back Ctrl-C until the end of the block. Processes that are started in it never receive it.
+
+    A terminal sends it to every process of a command. Only this one reacts, and ends the others.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _wait(processes: PContext) -> dict[int, ProcessFailure]:
+    """Wait for the ranks. Return the failures, none if all ended well."""
+    stopped: dict[int, float] = {}
+    while True:
+        ended = processes.wait(timeout=_LOOK_SECONDS, period=_POLL_SECONDS)
+        if ended is not None:
+            return ended.failures if ended.is_failed() else {}
+        for rank, pid in processes.pids().items():
+            stopped[rank] = stopped.get(rank, 0.0) + _LOOK_SECONDS if _is_stopped(pid) else 0.0
+            if stopped[rank] >= _STOPPED_SECONDS:
+                processes.close(signal.SIGKILL)
+                raise LaunchError([RankFailure(rank, _stopped(rank), "", user_error=False)])
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    except psutil.Error:
+        return False
+
+
+def _stopped(rank: int) -> str:
+    return (
+        f"rank {rank} has been stopped for {_STOPPED_SECONDS:.0f} s (SIGSTOP or SIGTSTP), and the others wait for it; "
+        "all ranks have been ended."
+    )
 
 
 def _rank_environment(threads: int) -> dict[str, str]:
-    """Return the defaults of the environment variables of a rank; those that the user has set take precedence."""
-    return {"OMP_NUM_THREADS": str(threads)} | ({} if torch.cuda.is_available() else _KEEP_FREED_MEMORY)
+    """Return the defaults of the environment variables of a rank; those that the user has set take precedence.
+
+    `PYTHONSAFEPATH` keeps a new interpreter from importing modules of the working folder.
+    """
+    return {"OMP_NUM_THREADS": str(threads), "PYTHONSAFEPATH": "1"} | (
+        {} if torch.cuda.is_available() else _KEEP_FREED_MEMORY
+    )
 
 
 def _guarded(function: Callable[..., None], args: tuple[Any, ...], errors: str) -> None:
     """Run the function in one rank, and write what it raised to a file for the parent."""
     try:
         function(*args)
-    except Exception as error:  # noqa: BLE001 - reported by the parent
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - reported by the parent
         report = {
             "message": str(error) or type(error).__name__,
             "trace": traceback.format_exc(),

@@ -5,8 +5,9 @@ trains one step. `step.py` runs forward and backward. `optimizer.py` and `lr_sch
 and schedule.
 """
 
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,10 @@ from torch import nn
 from modelwright.builders import AnyBuilder, Hook, builder_for
 from modelwright.config import RunConfig
 from modelwright.distributed import initialize
+from modelwright.protocols import ModelwrightError
 from modelwright.training.callbacks import Callback, MetricsCallback, StepRecord, checked_metrics
 from modelwright.training.checkpoint.run_folder import latest_checkpoint
-from modelwright.training.checkpoint.save_load import load_checkpoint, save_checkpoint, saving_into
+from modelwright.training.checkpoint.save_load import load_checkpoint, saving_into
 from modelwright.training.checkpoint.start_checks import check_resumable, check_savable
 from modelwright.training.checkpoint.train_state import TrainState
 from modelwright.training.checkpoint.verification import naming_whole_checkpoint
@@ -80,6 +82,7 @@ def train(
 
     Raises:
         ModelwrightError: The config does not fit the processes, the text or the checkpoint.
+        TrainingError: The loss or the gradient was not finite for `train.max_skipped_steps` steps.
     """
     text = prepare_text(run)
     if out is not None:
@@ -92,11 +95,15 @@ def train(
     )
     trainer = Trainer(run, stages, groups, text, metrics_callback)
     done = trainer.resume(resume, verify=verify) if resume is not None else 0
-    with saving_into(out, trainer.state, run):
-        return _run_steps(trainer, done, out, callback)
+    if out is None:
+        return _run_steps(trainer, done, None, callback)
+    with saving_into(out, trainer.state, run) as save:
+        return _run_steps(trainer, done, save, callback)
 
 
-def _run_steps(trainer: "Trainer", done: int, out: Path | None, callback: Callback | None) -> list[StepRecord]:
+def _run_steps(
+    trainer: "Trainer", done: int, save: Callable[[int], Path] | None, callback: Callback | None
+) -> list[StepRecord]:
     """Train the steps that are left, and save checkpoints when they are due."""
     run = trainer.run
     if callback is not None:
@@ -107,11 +114,16 @@ def _run_steps(trainer: "Trainer", done: int, out: Path | None, callback: Callba
         records.append(record)
         if callback is not None:
             callback.on_step(record)
-        if out is not None and trainer.is_due(step, run.train.checkpoint_interval):
-            path = save_checkpoint(trainer.state, run, out, step)
+        _check_progress(records, run)
+        if save is not None and trainer.is_due(step, run.train.checkpoint_interval):
+            path = save(step)
             if callback is not None:
                 callback.on_checkpoint(path, step)
     return records
+
+
+class TrainingError(ModelwrightError):
+    """A run that stopped, because its loss or gradient was not finite for too many steps."""
 
 
 class Trainer:
@@ -196,18 +208,44 @@ class Trainer:
             step=step,
         )
         lr = self.optimizer.param_groups[0]["lr"]
-        _, grad_norm, _ = self.optimizer.step()
-        self.lr_schedule.step(increment=1)
+        grad_norm = self._update(loss)
+        if grad_norm is not None:
+            self.lr_schedule.step(increment=1)
         seconds = time.perf_counter() - start
         return StepRecord(
             step=step,
             loss=loss,
-            grad_norm=float(grad_norm or 0.0),
+            grad_norm=math.nan if grad_norm is None else grad_norm,
             lr=lr,
+            skipped=grad_norm is None,
             tokens_per_s=train.global_batch * seq_length / seconds,
-            val_loss=self.validation_loss() if self.is_due(step, train.eval_interval) else None,
+            val_loss=self.validation_loss() if self._is_evaluated(step) else None,
             more=checked_metrics(self._metrics()),
         )
+
+    def _update(self, loss: float) -> float | None:
+        """Update the parameters unless loss or gradient is not finite, which would damage every parameter.
+
+        In float16 the engine's loss scaler looks for overflows itself, and lowers the scale after one.
+
+        Args:
+            loss: The loss of the step.
+
+        Returns:
+            Norm of the gradient before clipping. None: nothing was updated.
+        """
+        if self.run.precision.params != "float16":
+            if not math.isfinite(loss):
+                return None
+            self.optimizer.prepare_grads()
+            if not math.isfinite(self.optimizer.get_grad_norm()):
+                return None
+        updated, grad_norm, _ = self.optimizer.step()
+        return float(grad_norm or 0.0) if updated else None
+
+    def _is_evaluated(self, step: int) -> bool:
+        """Return True if the loss on the held-out text is measured after a step."""
+        return len(self.text.validation) > 0 and self.is_due(step, self.run.train.eval_interval)
 
     def validation_loss(self) -> float:
         """Return the mean loss on the held-out text, in nats per token."""
@@ -223,6 +261,19 @@ class Trainer:
         for stage in self.stages:
             stage.train()
         return loss
+
+
+def _check_progress(records: Sequence[StepRecord], run: RunConfig) -> None:
+    """Stop a run that no longer changes its parameters. The newest checkpoint is from before or between such steps."""
+    limit = run.train.max_skipped_steps
+    if len(records) < limit or not all(record.skipped for record in records[-limit:]):
+        return
+    record = records[-1]
+    raise TrainingError(
+        f"the loss and the gradient must be finite within `train.max_skipped_steps` = {limit} steps, but were not in "
+        f"the last {limit}, up to step {record.step} with loss {record.loss}; resume from an earlier checkpoint with a "
+        "lower `train.lr` or a longer warm-up, or use another `precision.params`."
+    )
 
 
 def _no_metrics() -> Mapping[str, object]:

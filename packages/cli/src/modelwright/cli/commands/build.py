@@ -1,5 +1,6 @@
 """`modelwright build`: build a model as for training, run one batch forward and backward, and describe every rank."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, final
@@ -9,7 +10,7 @@ import typer
 from modelwright.cli.exit_codes import command
 from modelwright.cli.options import Debug, File, Import, Set
 from modelwright.cli.ranks import Job, run_on_ranks
-from modelwright.cli.reports.split_picture import Stage, draw_split, split_table
+from modelwright.cli.reports.split_picture import Stage, draw_split, is_drawing, split_table
 from modelwright.cli.run_file import load_run
 from modelwright.config import DecoderConfig, Parallelism, RunConfig
 from modelwright.protocols import ModelwrightError
@@ -54,10 +55,20 @@ def build(
 ) -> None:
     """Build a model, run one forward and backward pass, and print the layers and parameters of every rank."""
     run = load_run(file, overrides, modules)
-    if svg is not None and (svg.is_dir() or not svg.parent.is_dir()):
-        raise ModelwrightError(f"`--svg` must name a file in an existing folder, but `{svg}` is not one.")
+    if svg is not None:
+        _check_drawing(svg)
     drawing = None if svg is None else svg.resolve()
     run_on_ranks(build_rank, BuildJob(run=run, modules=tuple(modules or ()), debug=debug, svg=drawing))
+
+
+def _check_drawing(svg: Path) -> None:
+    """Refuse a place for the drawing that is in no folder, or where another file would be overwritten."""
+    if svg.is_dir() or not svg.parent.is_dir():
+        raise ModelwrightError(f"`--svg` must name a file in an existing folder, but `{svg}` is not one.")
+    if os.path.lexists(svg) and not is_drawing(svg):
+        raise ModelwrightError(
+            f"`--svg` must name a new file or an earlier drawing, but `{svg}` is something else; name another file."
+        )
 
 
 def build_rank(job: BuildJob) -> None:

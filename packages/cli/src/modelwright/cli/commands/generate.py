@@ -1,5 +1,6 @@
 """`modelwright generate`: continue a text with the newest checkpoint of a run, on one process."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +8,8 @@ from typing import Annotated
 import typer
 
 from modelwright.cli.exit_codes import command
-from modelwright.cli.options import Debug, Import
+from modelwright.cli.options import NO_MEMORY_CHECK, Debug, Import, NoMemoryCheck, NoVerify
+from modelwright.cli.printable import printable
 from modelwright.cli.user_parts import import_parts
 
 
@@ -37,6 +39,8 @@ def generate(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed for sampling.")] = 0,
+    no_verify: NoVerify = False,
+    no_memory_check: NoMemoryCheck = False,
     modules: Import = None,
     debug: Debug = False,
 ) -> None:
@@ -48,10 +52,24 @@ def generate(
     from modelwright.training import Sampling, load_for_inference
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):  # of a job around this command, which is one process
+        os.environ.pop(name, None)
+    if not no_memory_check:
+        _check_memory(run_dir, verify=not no_verify)
     with device_runtime():
-        loaded = load_for_inference(run_dir)
+        loaded = load_for_inference(run_dir, verify=not no_verify)
         _write(prompt, modelwright.training.generate(loaded, prompt, tokens=tokens, sampling=sampling))
         finalize()
+
+
+def _check_memory(run_dir: Path, *, verify: bool) -> None:
+    """Refuse a model that cannot fit, and state on stderr what a large one needs."""
+    from modelwright.training import check_memory, checkpoint_config, inference_bytes, latest_checkpoint
+
+    _, path = latest_checkpoint(run_dir, verify=verify)
+    run = checkpoint_config(path, verify=verify)
+    if told := check_memory(inference_bytes(run), f"the model of `{run_dir}`", option=NO_MEMORY_CHECK):
+        typer.echo(printable(told), err=True)
 
 
 def _write(prompt: str, pieces: Iterator[str]) -> None:
@@ -59,7 +77,7 @@ def _write(prompt: str, pieces: Iterator[str]) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(prompt, end="")
+    console.print(printable(prompt), end="")
     for piece in pieces:
-        console.print(piece, end="")
+        console.print(printable(piece), end="")
     console.print()

@@ -1,21 +1,24 @@
 """The folder and the progress of a run: the config, one line of metrics for each step, the plots, the bar."""
 
 import dataclasses
-import json
+import io
+import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from modelwright.cli.run_file import METRICS
+from modelwright.cli.printable import printable
+from modelwright.cli.reports.metrics_file import as_line, keep_metrics, read_metrics
+from modelwright.cli.run_file import CONFIG, LOAD_PLOT, LOSS_PLOT, METRICS
 from modelwright.config import RunConfig, save
-from modelwright.training import StepRecord
+from modelwright.training import StepRecord, naming_run_file, replace_file
 
-CONFIG = "config.yaml"
-PLOT = "loss.png"
-LOAD_PLOT = "expert_load.png"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _LINES_OFF_TERMINAL = 10
 
 
@@ -48,10 +51,12 @@ class RunLog:
             stages: The wrapped stages of this rank.
             first_step: Number of the next step.
         """
-        self.out.mkdir(parents=True, exist_ok=True)
-        save(run, self.out / CONFIG, full=True)
-        kept = [line for line in _lines(self.out / METRICS) if json.loads(line)["step"] < first_step]
-        (self.out / METRICS).write_text("".join(kept))
+        with naming_run_file(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+            save(run, self.out / CONFIG, full=True)
+            damaged = keep_metrics(self.out / METRICS, first_step)
+        if damaged is not None:
+            self.print(f"warning: {damaged}")
         self._steps = run.train.steps
         self._task = self._progress.add_task("", total=self._steps, completed=first_step - 1, loss=0.0, rate=0.0)
         if self._console.is_terminal:
@@ -63,12 +68,16 @@ class RunLog:
         Args:
             record: Metrics of the step.
         """
-        with (self.out / METRICS).open("a") as file:
-            file.write(json.dumps(_as_json(record)) + "\n")
+        _append(self.out / METRICS, as_line(_fields(record)))
         self._progress.update(self._task, completed=record.step, loss=record.loss, rate=record.tokens_per_s)
         if not self._console.is_terminal and self._is_printed(record.step):
             self._console.print(
                 f"step {record.step}/{self._steps}  loss {record.loss:.4f}  {record.tokens_per_s:,.0f} tokens/s"
+            )
+        if record.skipped:
+            self._console.print(
+                f"step {record.step}: skipped, because the loss {record.loss:.4g} or its gradient is not finite; the "
+                "parameters and the learning-rate schedule wait"
             )
         if record.val_loss is not None:
             self._console.print(f"step {record.step}: validation loss {record.val_loss:.4f}")
@@ -92,31 +101,36 @@ class RunLog:
         Args:
             line: The line.
         """
-        self._console.print(line, soft_wrap=True, markup=False, highlight=False)
+        self._console.print(printable(line), soft_wrap=True, markup=False, highlight=False)
 
     def close(self) -> None:
         """Remove the bar and draw the plots."""
         if self._progress.live.is_started:
             self._progress.stop()
-        records = [json.loads(line) for line in _lines(self.out / METRICS)]
+        records, _ = read_metrics(self.out / METRICS)
         if records:
-            plot_losses(records, self.out / PLOT)
+            plot_losses(records, self.out / LOSS_PLOT)
         routed = [record for record in records if "expert_load" in record]
         if routed:
             plot_expert_load(routed, self.out / LOAD_PLOT)
 
 
-def _lines(path: Path) -> list[str]:
-    """Return the complete lines of a file, without the last one of a killed run if it is incomplete."""
-    if not path.is_file():
-        return []
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+def _append(path: Path, line: str) -> None:
+    """Append a line and sync it to the disk. A file that is gone is not made again, and no link is followed."""
+    with naming_run_file(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(line)
+            file.flush()
+            os.fdatasync(descriptor)
 
 
-def _as_json(record: StepRecord) -> dict[str, Any]:
+def _fields(record: StepRecord) -> dict[str, Any]:
     """Convert a record to one mapping. Additional metrics never replace its own fields."""
     fields = dataclasses.asdict(record)
     more = fields.pop("more")
+    if not record.skipped:
+        del fields["skipped"]
     return {name: value for name, value in (fields | more | fields).items() if value is not None}
 
 
@@ -133,14 +147,15 @@ def plot_losses(records: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.plot([r["step"] for r in records], [r["loss"] for r in records], label="training")
-    measured = [r for r in records if "val_loss" in r]
+    finite = [r for r in records if r.get("loss") is not None]
+    axes.plot([r["step"] for r in finite], [r["loss"] for r in finite], label="training")
+    measured = [r for r in records if r.get("val_loss") is not None]
     if measured:
         axes.plot([r["step"] for r in measured], [r["val_loss"] for r in measured], "o", label="validation")
     axes.set(xlabel="step", ylabel="loss (nats per token)")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=120)
+    _save_figure(figure, path)
 
 
 def plot_expert_load(records: list[dict[str, Any]], path: Path) -> None:
@@ -174,7 +189,14 @@ def plot_expert_load(records: list[dict[str, Any]], path: Path) -> None:
     axes.set_yticks([(place + 0.5) * experts - 0.5 for place in range(len(layers))], [f"layer {n}" for n in layers])
     axes.set(xlabel="step", title=f"load of the {experts} experts of each layer")
     figure.colorbar(image, label="tokens, as a multiple of the mean")
-    figure.savefig(path, dpi=120)
+    _save_figure(figure, path)
+
+
+def _save_figure(figure: "Figure", path: Path) -> None:
+    content = io.BytesIO()
+    figure.savefig(content, dpi=120, format="png")
+    with naming_run_file(path):
+        replace_file(path, content.getvalue())
 
 
 def _shares(load: list[int]) -> list[float]:

@@ -3,17 +3,20 @@
 A row is a pipeline rank. A box is one of its stages, in the order in which a batch passes through them.
 """
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelwright.config import LAYER_KINDS
+from modelwright.training import naming_run_file, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.table import Table
 
+_TITLE = "Stages of the pipeline"
 _COLOR_OF_ENDS = "#d9d2e9"
 
 
@@ -101,7 +104,22 @@ def draw_split(stages: "Sequence[Stage]", path: Path, *, tied: bool) -> None:
     axes.axis("off")
     # Text remains text, so that it can be searched and read aloud. Without a date, equal splits give equal files.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "modelwright"}):
-        figure.savefig(path, format="svg", metadata={"Date": None, "Title": "Stages of the pipeline"})
+        content = io.BytesIO()
+        figure.savefig(content, format="svg", metadata={"Date": None, "Title": _TITLE})
+    with naming_run_file(path):
+        replace_file(path, content.getvalue())
+
+
+def is_drawing(path: Path) -> bool:
+    """Return True if a file was written by `draw_split`.
+
+    Args:
+        path: The file. A link is not followed.
+    """
+    if path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return f"<dc:title>{_TITLE}</dc:title>".encode() in file.read(4096)
 
 
 def _draw_stage(axes: Any, stage: Stage, left: float, middle: float) -> None:

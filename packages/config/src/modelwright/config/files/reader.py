@@ -1,5 +1,7 @@
 """Reading of files and texts: checks of size, encoding and format, then the reader of the format."""
 
+import os
+import stat
 from pathlib import Path
 from typing import Literal
 
@@ -76,7 +78,10 @@ def read_file(path: Path) -> Document:
     """
     source = str(path)
     try:
-        with path.open("rb") as file:
+        # Without O_NONBLOCK, opening a pipe waits for a writer.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise _error(source, "this is a pipe or a device; name a file.")
             content = file.read(SIZE_LIMIT + 1)
     except FileNotFoundError:
         raise _error(source, f"there is no such file{_near(path)}") from None

@@ -270,17 +270,15 @@ def _without_memory(stage: nn.Module, first: dict[int, int], count: int) -> Gene
     stand_ins: dict[int, nn.Parameter] = {}
     try:
         for module in modules:
-            for name, parameter in list(module._parameters.items()):
-                if parameter is None:
-                    continue
+            for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
                 if id(parameter) not in stand_ins:
                     stand_ins[id(parameter)] = _stand_in(parameter, imaginary, first[id(parameter)])
-                module._parameters[name] = stand_ins[id(parameter)]
+                module.register_parameter(name, stand_ins[id(parameter)])
                 replaced.append((module, name, parameter))
         yield
     finally:
         for module, name, parameter in replaced:
-            module._parameters[name] = parameter
+            module.register_parameter(name, parameter)
 
 
 def _stand_in(parameter: nn.Parameter, imaginary: Tensor, first: int) -> nn.Parameter:

@@ -9,6 +9,7 @@ Seam: `_get_model_param_range_map` is the only way to the ranges of the distribu
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, final
 
 import torch
@@ -119,9 +120,10 @@ def _inner_optimizers(optimizer: Any) -> Iterator[tuple[Any, torch.optim.Optimiz
         raise CheckpointError(
             f"the optimizer must be one that can be saved, but is {type(optimizer).__name__}; train without `out`."
         )
-    elif optimizer.optimizer is not None:
-        inner: Any = optimizer.optimizer
-        yield optimizer, inner
+    else:
+        inner: Any = optimizer.optimizer  # None where this rank has nothing to train
+        if inner is not None:
+            yield optimizer, inner
 
 
 def _targets(engine: Any, inner: torch.optim.Optimizer) -> Iterator[tuple[Tensor, LocalRange, Tensor, dict[str, Any]]]:
@@ -130,15 +132,19 @@ def _targets(engine: Any, inner: torch.optim.Optimizer) -> Iterator[tuple[Tensor
         places: dict[Any, tuple[int, int]] = engine.model_param_group_index_map
         for parameter, (index, position) in places.items():
             chosen = inner.param_groups[index]
-            elements = engine._get_model_param_range_map(parameter)["param"]  # pyright: ignore[reportPrivateUsage]
-            where = LocalRange(first=elements.start, over_data=True)
+            range_map: Any = engine._get_model_param_range_map  # pyright: ignore[reportPrivateUsage]
+            ranges: dict[str, Any] = range_map(parameter)
+            where = LocalRange(first=int(ranges["param"].start), over_data=True)
             yield parameter, where, chosen["params"][position], chosen
         return
     narrow: dict[int, Tensor] = {}
     if isinstance(engine, Float16OptimizerWithFloat16Params):
-        for models, masters in zip(engine.float16_groups, engine.fp32_from_float16_groups, strict=True):
-            narrow |= {id(master): model for model, master in zip(models, masters, strict=True)}
+        models: list[list[Tensor]] = engine.float16_groups
+        masters: list[list[Tensor]] = engine.fp32_from_float16_groups
+        pairs = zip(chain.from_iterable(models), chain.from_iterable(masters), strict=True)
+        narrow = {id(master): model for model, master in pairs}
     for group in inner.param_groups:
-        for target in group["params"]:
+        targets: list[Tensor] = group["params"]
+        for target in targets:
             parameter = narrow.get(id(target), target)
             yield parameter, local_range(parameter), target, group

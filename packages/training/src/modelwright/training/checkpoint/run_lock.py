@@ -11,7 +11,9 @@ import json
 import os
 import socket
 from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 from modelwright.training.checkpoint.files.durable import delete_folder, naming
 from modelwright.training.checkpoint.files.manifest import CheckpointError, open_file
@@ -19,6 +21,25 @@ from modelwright.training.checkpoint.files.manifest import CheckpointError, open
 MARK = ".modelwright"
 """File in a run folder that shows who made the folder, and is locked while a run uses it."""
 _LEFTOVERS = (".step-*.partial", ".step-*.replaced", ".step-*.deleted")
+
+
+@contextlib.contextmanager
+def naming_run_file(path: Path) -> Generator[None]:
+    """Turn an `OSError` in the block into an error that says what is wrong and what is left.
+
+    Args:
+        path: The file or folder of a run that the block writes.
+
+    Raises:
+        CheckpointError: The block raised an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"`{path}` cannot be written: {error.strerror or error}. Checkpoints that were saved before stay; resume "
+            "the run from its folder when this is solved."
+        ) from error
 
 
 def is_run_folder(folder: Path) -> bool:
@@ -30,8 +51,36 @@ def is_run_folder(folder: Path) -> bool:
     return (folder / MARK).is_file() or (folder / "checkpoints").is_dir()
 
 
+@final
+@dataclass(frozen=True)
+class RunLock:
+    """The lock of a run folder."""
+
+    folder: Path
+    """The folder."""
+    descriptor: int
+    """Open file that is locked."""
+
+    def check(self) -> None:
+        """Refuse to write if the folder is no longer where it was when the run started.
+
+        Raises:
+            CheckpointError: The folder was deleted, renamed or replaced.
+        """
+        ours = os.fstat(self.descriptor)
+        try:
+            there = os.lstat(self.folder / MARK)
+        except OSError:
+            there = None
+        if there is None or (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
+            raise CheckpointError(
+                f"`{self.folder}` must stay in its place during a run, but was deleted, renamed or replaced; "
+                "checkpoints that were saved before are where it is now."
+            )
+
+
 @contextlib.contextmanager
-def locked(folder: Path) -> Generator[None]:
+def locked(folder: Path) -> Generator[RunLock]:
     """Make a run folder if there is none, and hold its lock until the end of the block.
 
     Temporary folders that a dead run left under `checkpoints/` are deleted.
@@ -54,7 +103,7 @@ def locked(folder: Path) -> Generator[None]:
     try:
         _take(descriptor, folder)
         _clear_leftovers(folder)
-        yield
+        yield RunLock(folder, descriptor)
     finally:
         os.close(descriptor)
 

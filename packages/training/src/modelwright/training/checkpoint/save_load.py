@@ -7,7 +7,7 @@ its own.
 
 import contextlib
 import shutil
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -33,7 +33,7 @@ from modelwright.training.checkpoint.files.tensor_file import (
     write_tensors,
 )
 from modelwright.training.checkpoint.run_folder import checkpoint_path, checkpoints
-from modelwright.training.checkpoint.run_lock import locked
+from modelwright.training.checkpoint.run_lock import RunLock, locked
 from modelwright.training.checkpoint.stored_tensors import check_complete, fill
 from modelwright.training.checkpoint.train_state import NamedBox, TrainState
 
@@ -71,27 +71,35 @@ def save_checkpoint(state: TrainState, run: RunConfig, run_dir: Path, step: int)
 
 
 @contextlib.contextmanager
-def saving_into(run_dir: Path | None, state: TrainState, run: RunConfig) -> Generator[None]:
+def saving_into(run_dir: Path, state: TrainState, run: RunConfig) -> Generator[Callable[[int], Path]]:
     """Hold the lock of a run folder until the end of the block, after a trial of saving into it.
 
     Args:
-        run_dir: Folder of the run, visible to all ranks. None: nothing is saved, and nothing is done.
+        run_dir: Folder of the run, visible to all ranks.
         state: The objects that will be saved.
         run: The config.
+
+    Yields:
+        A function that saves a checkpoint of a step, and returns its folder.
 
     Raises:
         CheckpointError: Another run uses the folder, or a checkpoint cannot be saved there.
     """
-    if run_dir is None:
-        yield
-        return
     group = state.pg_collection.intra_dist_opt
     with contextlib.ExitStack() as held:
+        lock: RunLock | None = None
         with agreed(group):
             if group.rank() == 0:
-                held.enter_context(locked(run_dir))
+                lock = held.enter_context(locked(run_dir))
         try_save(state, run, run_dir)
-        yield
+
+        def save(step: int) -> Path:
+            with agreed(group):
+                if lock is not None:
+                    lock.check()
+            return save_checkpoint(state, run, run_dir, step)
+
+        yield save
 
 
 def try_save(state: TrainState, run: RunConfig, run_dir: Path) -> None:

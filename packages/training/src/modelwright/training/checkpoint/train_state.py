@@ -100,7 +100,7 @@ class TrainState:
 def _restore_scaler(scaler: Any, saved: Sequence[Mapping[str, float]], index: int) -> None:
     """Restore a loss scaler. A layout with more optimizers than the saved one starts them from the first scale."""
     state: dict[str, Any] = scaler.state_dict()
-    chosen = saved[min(index, len(saved) - 1)] if saved else {}
+    chosen: Mapping[str, float] = saved[min(index, len(saved) - 1)] if saved else {}
     if state.keys() != chosen.keys():
         raise CheckpointError(
             f"the checkpoint must contain a loss scale with {', '.join(map(repr, state)) or 'no state'}, but has "

@@ -23,7 +23,7 @@ class Text:
     training: np.ndarray
     """Bytes to train on, uint8."""
     validation: np.ndarray
-    """Held-out bytes, uint8: the tail of the text."""
+    """Held-out bytes, uint8: the tail of the text. Empty: there is no validation."""
 
 
 def prepare_text(run: RunConfig) -> Text:
@@ -80,7 +80,7 @@ def read_text(path: str | None, *, validation_fraction: float, seq_length: int) 
 
     Args:
         path: A file, read as bytes. None: the Python language reference that every CPython contains.
-        validation_fraction: Fraction of the text, at its end, that is held out; above 0 and below 1.
+        validation_fraction: Fraction of the text, at its end, that is held out; below 1. 0: nothing is held out.
         seq_length: Sequence length of the model; each part must be longer.
 
     Returns:
@@ -92,7 +92,8 @@ def read_text(path: str | None, *, validation_fraction: float, seq_length: int) 
     content = _language_reference() if path is None else _file(path)
     split = len(content) - int(len(content) * validation_fraction)
     text = Text(training=content[:split], validation=content[split:])
-    for part, array in (("training", text.training), ("validation", text.validation)):
+    parts = [("training", text.training), *([("validation", text.validation)] if validation_fraction else [])]
+    for part, array in parts:
         if len(array) <= seq_length:
             raise DataError(
                 f"`train.data` must have more than `model.seq_length` = {seq_length} bytes for {part}, but "
@@ -109,6 +110,12 @@ def _language_reference() -> np.ndarray:
 
 
 def _file(path: str) -> np.ndarray:
+    kind = Path(path)
+    if kind.exists() and not (kind.is_file() or kind.is_dir()):  # opening a pipe would wait for a writer
+        raise DataError(
+            f"`train.data` must be the path of a text that can be read, but {path!r} is a pipe or a device; name "
+            "a file."
+        )
     try:
         return np.memmap(Path(path), dtype=np.uint8, mode="r")
     except (OSError, ValueError) as error:

@@ -20,6 +20,7 @@ from modelwright.protocols import ModelwrightError
 from modelwright.training.checkpoint.run_folder import checkpoint_config, latest_checkpoint
 from modelwright.training.checkpoint.save_load import load_checkpoint
 from modelwright.training.checkpoint.train_state import TrainState
+from modelwright.training.checkpoint.verification import naming_whole_checkpoint
 from modelwright.training.data.text import BYTE_VALUES
 from modelwright.training.generation.sampling import Sampling
 from modelwright.training.loop import builder_of
@@ -38,11 +39,12 @@ class LoadedModel:
     """The unsharded model in eval mode, on this process."""
 
 
-def load_for_inference(run_dir: Path) -> LoadedModel:
+def load_for_inference(run_dir: Path, *, verify: bool = True) -> LoadedModel:
     """Load the newest checkpoint of a run as one unsharded model on this process, whatever layout wrote it.
 
     Args:
         run_dir: Folder of the run.
+        verify: Compare the checkpoint with its checksums.
 
     Returns:
         The model and the config of the run.
@@ -50,11 +52,16 @@ def load_for_inference(run_dir: Path) -> LoadedModel:
     Raises:
         CheckpointError: There is no complete checkpoint, or it cannot be loaded.
     """
-    _, path = latest_checkpoint(run_dir)
-    run = checkpoint_config(path)
+    with naming_whole_checkpoint(run_dir):
+        return _loaded(run_dir, verify=verify)
+
+
+def _loaded(run_dir: Path, *, verify: bool) -> LoadedModel:
+    _, path = latest_checkpoint(run_dir, verify=verify)
+    run = checkpoint_config(path, verify=verify)
     groups = initialize(Parallelism())
     (model,) = builder_of(run).build_for_inference(groups, parallelism=Parallelism(), precision=Precision())
-    load_checkpoint(TrainState([model], groups), path)
+    load_checkpoint(TrainState([model], groups), path, verify=verify)
     return LoadedModel(run, model)
 
 
