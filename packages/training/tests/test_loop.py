@@ -1,6 +1,8 @@
 """A whole run on one rank, with the engine's schedule and optimizer over a model of the tests."""
 
 import dataclasses
+import itertools
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +13,22 @@ import torch
 from torch import nn
 
 from modelwright.builders import BuilderError, Hook
-from modelwright.config import ConstantSchedule, MegatronDDP, NoWrap, RunConfig, TorchFSDP2, Wrap, replace
+from modelwright.config import (
+    ConstantSchedule,
+    MegatronDDP,
+    NoWrap,
+    Precision,
+    RunConfig,
+    TorchFSDP2,
+    Wrap,
+    replace,
+)
 from modelwright.distributed import unwrapped
 from modelwright.protocols import ModelwrightError
 from modelwright.training import (
     StepRecord,
     Text,
+    TrainingError,
     builder_of,
     checkpoint_path,
     checkpoints,
@@ -209,3 +221,86 @@ def test_a_resumed_run_equals_the_unbroken_one(wrap: Wrap, tmp_path: Path) -> No
     shutil.rmtree(checkpoint_path(tmp_path, 4))
     resumed = train(run, resume=tmp_path)
     assert [(it.loss, it.grad_norm, it.lr) for it in resumed] == [(it.loss, it.grad_norm, it.lr) for it in unbroken[2:]]
+
+
+def spoiled(records: list[tuple[float, bool]], **train_options: Any) -> list[StepRecord]:
+    """Train with a loss that is multiplied by a factor at each step, and return the records of all steps."""
+    factors = iter(factor for factor, _ in records)
+
+    def spoil(stages: list[nn.Module], context: object) -> None:
+        def multiply(module: nn.Module, inputs: object, losses: torch.Tensor) -> torch.Tensor:
+            return losses * next(factors) if module.training else losses
+
+        unwrapped(stages[0]).register_forward_hook(multiply)
+
+    hook = Hook(name="spoil", phase="after_wrap", function=spoil)
+    diary = Diary()
+    run = bigram_run(len(records), micro_batch=4, lr_schedule=ConstantSchedule(warmup_steps=5), **train_options)
+    try:
+        return train(run, hooks=[hook], callback=diary)
+    except TrainingError:
+        return [event for event in diary.told if isinstance(event, StepRecord)]
+
+
+@pytest.mark.parametrize("factor", [math.nan, math.inf, -math.inf, 1e38])
+def test_a_step_that_is_not_finite_changes_nothing_and_the_schedule_waits(factor: float) -> None:
+    """A loss of 1e38 is finite, but its gradient overflows in the norm."""
+    clean = spoiled([(1.0, False)] * 4)
+    records = spoiled([(1.0, False), (1.0, False), (factor, True), (1.0, False), (1.0, False)])
+    assert [record.skipped for record in records] == [False, False, True, False, False]
+    assert math.isnan(records[2].grad_norm)
+    assert [record.lr for record in records] == [clean[0].lr, clean[1].lr, clean[2].lr, clean[2].lr, clean[3].lr]
+    assert all(math.isfinite(record.loss) and math.isfinite(record.grad_norm) for record in records[3:])
+
+
+def test_a_run_stops_after_steps_that_are_not_finite_and_keeps_its_checkpoint(tmp_path: Path) -> None:
+    def poison(stages: list[nn.Module], context: object) -> None:
+        calls = itertools.count(1)
+
+        def spoil(module: nn.Module, inputs: object, losses: torch.Tensor) -> torch.Tensor:
+            return losses * (math.nan if next(calls) > 4 else 1.0)
+
+        unwrapped(stages[0]).register_forward_hook(spoil)
+
+    hook = Hook(name="poison", phase="after_wrap", function=poison)
+    run = bigram_run(50, micro_batch=4, checkpoint_interval=2, max_skipped_steps=3, keep_checkpoints=1)
+    diary = Diary()
+    with pytest.raises(TrainingError) as caught:
+        train(run, hooks=[hook], out=tmp_path, callback=diary)
+    assert facts(caught.value).startswith("`train.max_skipped_steps` 3 3 7 nan `train.lr` `precision.params`")
+    assert [record.skipped for record in diary.told if isinstance(record, StepRecord)] == [False] * 4 + [True] * 3
+    rest = train(replace(run, train=replace(run.train, steps=9)), resume=tmp_path)
+    assert [(record.step, record.skipped) for record in rest][-2:] == [(8, False), (9, False)]
+    assert all(math.isfinite(record.loss) for record in rest)
+
+
+def test_steps_that_are_not_finite_may_be_interrupted() -> None:
+    factors = [math.nan, 1.0] * 6
+    records = spoiled([(factor, factor != 1.0) for factor in factors], max_skipped_steps=2)
+    assert [record.skipped for record in records] == [True, False] * 6
+
+
+def test_an_overflow_in_float16_is_recorded_as_skipped() -> None:
+    """The scale of the loss is lowered until the gradient fits."""
+    run = bigram_run(8, lr_schedule=ConstantSchedule(), lr=1e-3)
+    records = train(replace(run, precision=Precision(params="float16")), hooks=[scaled_by(100.0)])
+    skipped = [record.skipped for record in records]
+    assert skipped[0]
+    assert skipped == sorted(skipped, reverse=True)
+    assert not skipped[-1]
+    assert [math.isnan(record.grad_norm) for record in records] == skipped
+    assert all(math.isfinite(record.loss) for record in records)
+
+
+def scaled_by(factor: float) -> Hook:
+    def scale(stages: list[nn.Module], context: object) -> None:
+        unwrapped(stages[0]).register_forward_hook(lambda module, inputs, losses: losses * factor)
+
+    return Hook(name="scale", phase="after_wrap", function=scale)
+
+
+def test_a_fraction_of_zero_leaves_no_validation(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_bytes(bytes(range(250)))
+    records = train(bigram_run(2, data=str(path), validation_fraction=0.0))
+    assert [record.val_loss for record in records] == [None, None]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from modelwright.builders import ModelBuilder
-from modelwright.config import ModelConfig, RunConfig, TrainConfig, config_class, register_config
+from modelwright.config import ModelConfig, Precision, RunConfig, TrainConfig, config_class, register_config
 from modelwright.distributed import build_stages
 
 
@@ -35,8 +35,10 @@ class BigramConfig(ModelConfig):
 class Bigram(MegatronModule):
     """Called as the engine's language models are."""
 
-    def __init__(self, config: BigramConfig) -> None:
-        super().__init__(TransformerConfig(num_layers=1, hidden_size=config.width, num_attention_heads=1))
+    def __init__(self, config: BigramConfig, precision: Precision | None = None) -> None:
+        params = "float32" if precision is None else precision.params
+        dtypes = {"fp16": params == "float16", "bf16": params == "bfloat16", "params_dtype": getattr(torch, params)}
+        super().__init__(TransformerConfig(num_layers=1, hidden_size=config.width, num_attention_heads=1, **dtypes))
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.output = nn.Linear(config.width, config.vocab_size)
         self.model_type = ModelType.encoder_or_decoder
@@ -60,12 +62,12 @@ class BigramBuilder(ModelBuilder[Bigram, BigramConfig]):
     @override
     def build_model(self, pg_collection: Any, **options: Any) -> Bigram:
         torch.manual_seed(0)
-        return Bigram(self.config)
+        return Bigram(self.config, options.get("precision"))
 
     @override
     def build_distributed_models(self, pg_collection: Any, **options: Any) -> list[nn.Module]:
         return build_stages(
-            lambda vp_stage: self.build_model(pg_collection),
+            lambda vp_stage: self.build_model(pg_collection, precision=options["precision"]),
             config=self.config,
             pg_collection=pg_collection,
             hooks=self.hooks,

@@ -282,3 +282,19 @@ def test_activation_names(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_schedules_share_what_the_engine_reads() -> None:
     assert ConstantSchedule().min_lr == 0.0
     assert MegatronDDP().grad_reduce_in_fp32
+
+
+def test_a_seed_fits_the_generators_of_torch() -> None:
+    """The seed of the last step of the longest run still fits 64 bits."""
+    assert TrainConfig(seed=2**63 - 1).seed == 2**63 - 1
+    for seed in (2**63, -1):
+        with pytest.raises(ConfigError) as caught:
+            TrainConfig(seed=seed)
+        assert [(one.code, one.path) for one in caught.value.problems] == [("wrong_value", "seed")]
+
+
+def test_evaluation_needs_a_text() -> None:
+    assert TrainConfig(validation_fraction=0.0).eval_interval is None
+    assert facts_of(TrainConfig, validation_fraction=0.0, eval_interval=5) == (
+        "`eval_interval` null `validation_fraction` 0 5"
+    )

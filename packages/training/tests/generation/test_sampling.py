@@ -75,6 +75,8 @@ def test_the_seed_of_the_generator_decides() -> None:
         ("top_k", 0, "`top_k` 1 0"),
         ("top_p", 0.0, "`top_p` 0 1 0.0"),
         ("top_p", 1.5, "`top_p` 0 1 1.5"),
+        ("seed", -1, "`seed` 0 2"),
+        ("seed", 2**63, "`seed` 0 2"),
     ],
 )
 def test_values_out_of_range_are_refused(field: str, value: float, rule: str) -> None:

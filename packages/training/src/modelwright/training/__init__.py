@@ -76,6 +76,7 @@ __all__ = [
     "TrainState",
     "Trainer",
     "TrainingError",
+    "TrainingError",
     "builder_of",
     "check_memory",
     "check_resumable",

@@ -21,11 +21,14 @@ class StepRecord:
     step: int
     """Number of the step, from 1."""
     loss: float
-    """Mean loss over the tokens of the global batch, in nats per token."""
+    """Mean loss over the tokens of the global batch, in nats per token. nan or inf: `skipped`."""
     grad_norm: float
-    """Norm of the gradient of the whole model, before clipping."""
+    """Norm of the gradient of the whole model, before clipping. nan: `skipped`."""
     lr: float
     """Learning rate of the step."""
+    skipped: bool = False
+    """True if the parameters were not updated, because the loss or the gradient was not finite, or overflowed in
+    float16. The learning-rate schedule waits."""
     tokens_per_s: float
     """Tokens per second of the whole job, by this rank's clock."""
     val_loss: float | None = None

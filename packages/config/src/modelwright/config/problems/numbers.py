@@ -4,13 +4,17 @@ from typing import Annotated
 
 from pydantic import Field
 
-__all__ = ["Count", "Fraction", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "UnitFraction"]
+__all__ = ["Count", "Fraction", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "Seed", "UnitFraction"]
 
 Count = Annotated[int, Field(ge=1)]
 """Integer, at least 1."""
 
 NonNegativeInt = Annotated[int, Field(ge=0)]
 """Integer, at least 0."""
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""Seed of a random number generator: an integer from 0 to 2**63 - 1, which leaves room for the offsets of steps and
+ranks in the 64 bits of torch's generators."""
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """Finite number above 0."""

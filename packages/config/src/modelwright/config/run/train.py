@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Annotated, final, override
 
-from modelwright.config.problems.numbers import Count, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from modelwright.config.problems.numbers import Count, Fraction, NonNegativeFloat, PositiveFloat, Seed
 from modelwright.config.problems.problem import Problem
 from modelwright.config.problems.rules import multiple_of
 from modelwright.config.run.lr_schedule import ConstantSchedule, CosineSchedule, LinearSchedule, LrSchedule
@@ -21,7 +21,7 @@ class TrainConfig(Config):
     steps: Count = 100
     """Total number of steps, including those before a resume."""
 
-    seed: NonNegativeInt = 1234
+    seed: Seed = 1234
     """Seed of the initial parameters, the order of the data, and dropout."""
 
     micro_batch: Count = 4
@@ -67,7 +67,11 @@ class TrainConfig(Config):
     """Path of a text file. `null`: the language reference that is part of CPython."""
 
     validation_fraction: Fraction = 0.05
-    """Fraction of the text, at its end, that is used for validation."""
+    """Fraction of the text, at its end, that is used for validation. 0: no validation."""
+
+    max_skipped_steps: Count = 10
+    """Number of steps in a row with a loss or gradient that is not finite, after which the run stops. Such steps do not
+    change the parameters. In float16 they also lower the loss scale."""
 
     @override
     def problems(self) -> Iterator[Problem]:
@@ -75,3 +79,9 @@ class TrainConfig(Config):
         if self.lr_schedule.min_lr > self.lr:
             rule = f"`lr_schedule.min_lr` must be at most `lr`, but {self.lr_schedule.min_lr} is above {self.lr}"
             yield Problem("lr_schedule.min_lr", f"{rule}.")
+        if self.eval_interval is not None and not self.validation_fraction:
+            message = (
+                f"`eval_interval` must be null with `validation_fraction` 0, which leaves no text to evaluate on, but"
+                f" {self.eval_interval} was given; change one of them."
+            )
+            yield Problem("eval_interval", message)

@@ -25,7 +25,7 @@ class Sampling:
     """Probability mass of the most likely tokens to sample among, above 0 and at most 1 (nucleus sampling, Holtzman et
     al. 2019, arXiv 1904.09751). None: all."""
     seed: int = 0
-    """Seed of the draws."""
+    """Seed of the draws, from 0 to 2**63 - 1."""
 
     def __post_init__(self) -> None:
         if not (self.temperature >= 0 and math.isfinite(self.temperature)):
@@ -42,6 +42,9 @@ class Sampling:
                 f"`top_p` must be above 0 and at most 1, but is {self.top_p}; leave it out to sample among all tokens, "
                 "or use `temperature` 0 for the most likely token."
             )
+
+        if not 0 <= self.seed < 2**63:
+            raise ModelwrightError(f"`seed` must be from 0 to 2**63 - 1, but is {self.seed}; use a smaller one.")
 
     def choose(self, logits_V: Tensor, generator: torch.Generator) -> int:
         """Choose one token.
