@@ -76,7 +76,6 @@ __all__ = [
     "TrainState",
     "Trainer",
     "TrainingError",
-    "TrainingError",
     "builder_of",
     "check_memory",
     "check_resumable",

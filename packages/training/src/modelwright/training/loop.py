@@ -6,7 +6,6 @@ and schedule.
 """
 
 import math
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,6 @@ from torch import nn
 from modelwright.builders import AnyBuilder, Hook, builder_for
 from modelwright.config import RunConfig
 from modelwright.distributed import initialize
-from modelwright.protocols import ModelwrightError
 from modelwright.protocols import ModelwrightError
 from modelwright.training.callbacks import Callback, MetricsCallback, StepRecord, checked_metrics
 from modelwright.training.checkpoint.run_folder import latest_checkpoint
@@ -85,7 +83,6 @@ def train(
     Raises:
         ModelwrightError: The config does not fit the processes, the text or the checkpoint.
         TrainingError: The loss or the gradient was not finite for `train.max_skipped_steps` steps.
-        TrainingError: The loss or the gradient was not finite for `train.max_skipped_steps` steps.
     """
     text = prepare_text(run)
     if out is not None:
@@ -123,10 +120,6 @@ def _run_steps(
             if callback is not None:
                 callback.on_checkpoint(path, step)
     return records
-
-
-class TrainingError(ModelwrightError):
-    """A run that stopped, because its loss or gradient was not finite for too many steps."""
 
 
 class TrainingError(ModelwrightError):
@@ -254,30 +247,6 @@ class Trainer:
         """Return True if the loss on the held-out text is measured after a step."""
         return len(self.text.validation) > 0 and self.is_due(step, self.run.train.eval_interval)
 
-    def _update(self, loss: float) -> float | None:
-        """Update the parameters unless loss or gradient is not finite, which would damage every parameter.
-
-        In float16 the engine's loss scaler looks for overflows itself, and lowers the scale after one.
-
-        Args:
-            loss: The loss of the step.
-
-        Returns:
-            Norm of the gradient before clipping. None: nothing was updated.
-        """
-        if self.run.precision.params != "float16":
-            if not math.isfinite(loss):
-                return None
-            self.optimizer.prepare_grads()
-            if not math.isfinite(self.optimizer.get_grad_norm()):
-                return None
-        updated, grad_norm, _ = self.optimizer.step()
-        return float(grad_norm or 0.0) if updated else None
-
-    def _is_evaluated(self, step: int) -> bool:
-        """Return True if the loss on the held-out text is measured after a step."""
-        return len(self.text.validation) > 0 and self.is_due(step, self.run.train.eval_interval)
-
     def validation_loss(self) -> float:
         """Return the mean loss on the held-out text, in nats per token."""
         train, (_, seq_length) = self.run.train, language_shape(self.run)
@@ -292,19 +261,6 @@ class Trainer:
         for stage in self.stages:
             stage.train()
         return loss
-
-
-def _check_progress(records: Sequence[StepRecord], run: RunConfig) -> None:
-    """Stop a run that no longer changes its parameters. The newest checkpoint is from before or between such steps."""
-    limit = run.train.max_skipped_steps
-    if len(records) < limit or not all(record.skipped for record in records[-limit:]):
-        return
-    record = records[-1]
-    raise TrainingError(
-        f"the loss and the gradient must be finite within `train.max_skipped_steps` = {limit} steps, but were not in "
-        f"the last {limit}, up to step {record.step} with loss {record.loss}; resume from an earlier checkpoint with a "
-        "lower `train.lr` or a longer warm-up, or use another `precision.params`."
-    )
 
 
 def _check_progress(records: Sequence[StepRecord], run: RunConfig) -> None:
