@@ -104,7 +104,7 @@ def test_a_world_size_that_does_not_fit(tmp_path: Path) -> None:
     options = settings("parallelism.tensor=2")
     assert (
         refused(tmp_path, "tiny.yaml", *options, RANK="1", WORLD_SIZE="3")
-        == "error (rank 1) `tensor` 2 `pipeline` 1 `context` 1 2 3 2"
+        == "(rank 1) `tensor` 2 `pipeline` 1 `context` 1 2 3 2"
     )
 
 
