@@ -17,6 +17,7 @@ from modelwright.config import (
     OneOf,
     config_class,
     dumps,
+    fingerprint,
     load,
     loads,
     migrate,
@@ -83,6 +84,15 @@ def test_an_old_file_becomes_what_it_must(name: str) -> None:
     wanted = json.loads(expected.read_text())
     # A section may have got fields with a default since; what the file said must still be said.
     assert _covered(wanted, made), f"{name} became {made}"
+
+
+FINGERPRINTS: dict[str, str] = json.loads((Path(__file__).parent / "fingerprints.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", FINGERPRINTS)
+def test_an_old_file_keeps_its_fingerprint(name: str) -> None:
+    """Mark a field that a class gets without a new version as `AddedLater`, or every config has another fingerprint."""
+    assert fingerprint(load(FOLDER / name)) == FINGERPRINTS[name]
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -385,6 +385,8 @@ MOVED: dict[str, Any] = {
     "head_dim": 64, "ffn_hidden_size": 99, "activation": "gelu", "normalization": "layernorm", "norm_epsilon": 1e-6,
     "position_embedding": "learned", "rotary_base": 1e6, "rotary_percent": 0.5, "vocab_size": 17, "vocab_multiple": 1,
     "rope_scaling": Llama3RopeScaling(factor=4.0), "seq_length": 32, "tie_embeddings": True, "linear_bias": True,
+    "zero_centered_norm": True, "softmax_scale": 0.5, "attention_softcap": 50.0, "logits_softcap": 30.0,
+    "attention_sinks": "learned", "sliding_window": 4, "full_attention_every": 2, "no_rope_every": 2,
     "qkv_bias": True, "qk_norm": True, "attention_dropout": 0.1, "hidden_dropout": 0.1, "init_std": 0.0,
     "latent_attention": LATENT, "first_dense_layers": 1, "moe_every": 2, "num_experts": 4, "top_k": 3,
     "expert_ffn_hidden_size": 3, "shared_experts": 2, "expert_latent_size": 9, "router_pre_softmax": True,
@@ -393,6 +395,7 @@ MOVED: dict[str, Any] = {
     "dispatcher": "allgather", "router_score": "sigmoid",
 }  # fmt: skip
 TOGETHER: dict[str, dict[str, Any]] = {
+    "full_attention_every": {"sliding_window": 4, "full_attention_every": 2},
     "pattern": {"num_layers": None, "pattern": "*E*-"},
     "qk_norm_over": {"qk_norm": True, "qk_norm_over": "heads"},
     "shared_expert_ffn_hidden_size": {"shared_experts": 1, "shared_expert_ffn_hidden_size": 7},

@@ -61,7 +61,7 @@ if TYPE_CHECKING:
         layer_kind,
     )
     from modelwright.config.model.preset_registry import preset, presets, register_preset, register_preset_module
-    from modelwright.config.model.rope import Llama3RopeScaling
+    from modelwright.config.model.rope import Llama3RopeScaling, RopeScaling, YarnRopeScaling
     from modelwright.config.problems.numbers import (
         Count,
         Fraction,
@@ -81,7 +81,7 @@ if TYPE_CHECKING:
     from modelwright.config.run.train import TrainConfig
     from modelwright.config.run.wrap import MegatronDDP, MegatronFSDP, NoWrap, TorchFSDP2, Wrap
     from modelwright.config.strict.by_kind import OneOf
-    from modelwright.config.strict.config_class import Config, config_class, replace
+    from modelwright.config.strict.config_class import AddedLater, Config, config_class, replace
     from modelwright.config.strict.frozen_mapping import FrozenMapping, PlainValue
     from modelwright.config.strict.migrations import Migration, migration, missing_migrations
 else:
@@ -93,6 +93,17 @@ __all__ = [
     "ABSENT",
     "ATTENTION",
     "COMPUTED_ENGINE_FIELDS",
+    "FIXED_ENGINE_FIELDS",
+    "GATED_DELTA_NET",
+    "LAYER_KINDS",
+    "MAMBA",
+    "MLA",
+    "MLP",
+    "MOE",
+    "PREDICTION_SEPARATOR",
+    "SPARSE_ATTENTION",
+    "STAGE_BOUNDARY",
+    "AddedLater",
     "Config",
     "ConfigError",
     "ConstantSchedule",
@@ -102,20 +113,13 @@ __all__ = [
     "DecoderConfig",
     "Difference",
     "ExpertsConfig",
-    "FIXED_ENGINE_FIELDS",
     "FixedField",
     "Fraction",
     "FrozenMapping",
-    "GATED_DELTA_NET",
-    "LAYER_KINDS",
     "LayerKind",
     "LinearSchedule",
     "Llama3RopeScaling",
     "LrSchedule",
-    "MAMBA",
-    "MLA",
-    "MLP",
-    "MOE",
     "MegatronDDP",
     "MegatronFSDP",
     "Migration",
@@ -124,22 +128,21 @@ __all__ = [
     "NonNegativeFloat",
     "NonNegativeInt",
     "OneOf",
-    "PREDICTION_SEPARATOR",
     "Parallelism",
     "PlainValue",
     "PositiveFloat",
     "Precision",
     "Problem",
     "ProblemCode",
+    "RopeScaling",
     "RunConfig",
-    "SPARSE_ATTENTION",
-    "STAGE_BOUNDARY",
     "TorchFSDP2",
     "TrainConfig",
     "UnitFraction",
     "Unmapped",
     "UpstreamSection",
     "Wrap",
+    "YarnRopeScaling",
     "activation_is_gated",
     "activation_names",
     "activation_problem",

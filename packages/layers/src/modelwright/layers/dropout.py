@@ -38,7 +38,7 @@ _STATE: Final = "modelwright-dropout"
 _BITS_32: Final = 0xFFFFFFFF
 
 
-def set_dropout_draw(*, seed: int, step: int, sequences_B: Tensor) -> None:  # noqa: N803 - the shape
+def set_dropout_draw(*, seed: int, step: int, sequences_B: Tensor) -> None:
     """Set what the dropout masks of the next forward passes depend on, until `clear_dropout_draw`.
 
     Args:
@@ -150,7 +150,7 @@ class HiddenDropout(nn.Module):
         self.context = (groups.cp.rank(), groups.cp.size())
         self.tensor = (groups.tp.rank(), groups.tp.size()) if sequence_parallel else (0, 1)
 
-    def forward(self, hidden_SBH: Tensor) -> Tensor:  # noqa: N803 - the shape
+    def forward(self, hidden_SBH: Tensor) -> Tensor:
         """Apply dropout in training mode.
 
         Args:
@@ -161,7 +161,7 @@ class HiddenDropout(nn.Module):
         """
         return self.drop(hidden_SBH, self.p) if self.training else hidden_SBH
 
-    def drop(self, hidden_SBH: Tensor, probability: float) -> Tensor:  # noqa: N803 - the shape
+    def drop(self, hidden_SBH: Tensor, probability: float) -> Tensor:
         """Drop elements with a probability, in any mode.
 
         Args:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class TorchNorm(nn.Module):
-    """The norm that `config.normalization` names.
+    """The norm that `config.normalization` names. With `layernorm_zero_centered_gamma` it multiplies by 1 + weight.
 
     RMSNorm: Zhang and Sennrich 2019, "Root Mean Square Layer Normalization", arXiv 1910.07467. LayerNorm: Ba, Kiros
     and Hinton 2016, arXiv 1607.06450.
@@ -39,7 +39,9 @@ class TorchNorm(nn.Module):
             )
         device = torch.cuda.current_device()
         self.hidden_size, self.eps = (hidden_size,), eps
-        self.weight = nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype, device=device))
+        self.zero_centered = config.layernorm_zero_centered_gamma
+        initial = torch.zeros if self.zero_centered else torch.ones
+        self.weight = nn.Parameter(initial(hidden_size, dtype=config.params_dtype, device=device))
         self.bias: nn.Parameter | None = None
         if config.normalization == "LayerNorm":
             self.bias = nn.Parameter(torch.zeros(hidden_size, dtype=config.params_dtype, device=device))
@@ -55,7 +57,10 @@ class TorchNorm(nn.Module):
         Returns:
             The same shape and dtype.
         """
-        dtype, hidden_SBH = hidden_SBH.dtype, hidden_SBH.to(self.weight.dtype)  # a norm may be kept in float32
-        if self.bias is None:
-            return nn.functional.rms_norm(hidden_SBH, self.hidden_size, self.weight, self.eps).to(dtype)
-        return nn.functional.layer_norm(hidden_SBH, self.hidden_size, self.weight, self.bias, self.eps).to(dtype)
+        dtype, weight, bias = hidden_SBH.dtype, self.weight, self.bias
+        if self.zero_centered:  # in float32, because 1 + a small weight has few bits in a 16-bit dtype
+            weight, bias = 1 + weight.float(), None if bias is None else bias.float()
+        hidden_SBH = hidden_SBH.to(weight.dtype)  # a norm may be kept in float32
+        if bias is None:
+            return nn.functional.rms_norm(hidden_SBH, self.hidden_size, weight, self.eps).to(dtype)
+        return nn.functional.layer_norm(hidden_SBH, self.hidden_size, weight, bias, self.eps).to(dtype)

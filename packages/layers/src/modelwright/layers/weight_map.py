@@ -8,16 +8,30 @@ first and second engine layer of that block). Such an entry applies to every blo
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from modelwright.config import ModelConfig
+from modelwright.config import DecoderConfig, ModelConfig
+from modelwright.layers.engine_fields.table import VERDICTS
+from modelwright.layers.engine_fields.verdict import Honored, Owned, Verdict
 from modelwright.protocols import ModelwrightError
 
 type State = Mapping[str, Tensor]
+
+_VARIANTS = (
+    "zero_centered_norm",
+    "softmax_scale",
+    "attention_softcap",
+    "logits_softcap",
+    "attention_sinks",
+    "sliding_window",
+    "full_attention_every",
+    "no_rope_every",
+)
+"""Fields of a decoder that change what it computes, and not its weights."""
 
 
 class WeightMapError(ModelwrightError):
@@ -29,17 +43,32 @@ def check_mapped(config: ModelConfig, needed: Mapping[str, object], model: str) 
 
     Args:
         config: Config of the engine's model.
-        needed: For each field, the only value that the other model supports.
+        needed: For each field, the only value that the other model supports. Windows, sinks, bounds, scales and norms
+            of a decoder must have their defaults where this says nothing else.
         model: Name of the other model.
 
     Raises:
-        WeightMapError: A field has another value.
+        WeightMapError: A field has another value, or `engine:` changes what the model computes.
     """
-    for name, only in needed.items():
+    variants = {name: _default_of(DecoderConfig, name) for name in _VARIANTS if isinstance(config, DecoderConfig)}
+    for name, only in {**variants, **needed}.items():
         given = getattr(config, name)
         if given != only:
             rule = f"`{name}` must be `{_written(only)}` for `{model}`, which supports nothing else"
             raise WeightMapError(f"{rule}, but is `{_written(given)}`; change it, or write a custom map.")
+    changing = [name for name in config.engine if _changes_values(VERDICTS.get(name))]
+    if changing:
+        rule = f"`engine.{changing[0]}` must be left out for `{model}`, because it changes what the model computes"
+        raise WeightMapError(f"{rule}; leave it out, or write a custom map.")
+
+
+def _changes_values(verdict: Verdict | None) -> bool:
+    return isinstance(verdict, Owned) or (isinstance(verdict, Honored) and verdict.effect in {"values", "shapes"})
+
+
+def _default_of(cls: type[ModelConfig], name: str) -> object:
+    """Return the default of a field of a config class."""
+    return next(field.default for field in fields(cls) if field.name == name)
 
 
 def _written(value: object) -> str:

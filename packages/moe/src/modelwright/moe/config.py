@@ -17,9 +17,11 @@ from modelwright.config import (
     Config,
     Count,
     ExpertsConfig,
+    Llama3RopeScaling,
     NonNegativeInt,
     Parallelism,
     Problem,
+    YarnRopeScaling,
     config_class,
     multiple_of,
     register_config,
@@ -156,10 +158,29 @@ class MoeModelConfig(ExpertsConfig):
             "qk_head_dim": latent.head_dim,
             "qk_pos_emb_head_dim": latent.rotary_head_dim,
             "v_head_dim": latent.value_head_dim,
-            "rope_type": "rope",
+            **self._latent_rope_fields(),
             "rotary_base": self.rotary_base,
             "rotary_percent": self.rotary_percent,
         }
+
+    def _latent_rope_fields(self) -> dict[str, Any]:
+        """Return the fields of the rope of MLA, which the engine builds in each layer."""
+        scaling = self.rope_scaling
+        if not isinstance(scaling, YarnRopeScaling):
+            return {"rope_type": "rope"}
+        return {
+            "rope_type": "yarn",
+            "rotary_scaling_factor": scaling.factor,
+            "original_max_position_embeddings": scaling.original_seq_length,
+            "beta_fast": scaling.beta_fast,
+            "beta_slow": scaling.beta_slow,
+            "mscale": scaling.mscale,
+            "mscale_all_dim": scaling.mscale_all_dim,
+        }
+
+    @override
+    def _yarn_fields(self) -> dict[str, Any]:
+        return super()._yarn_fields() if self.latent_attention is None else {}
 
     @override
     def problems(self) -> Iterator[Problem]:
@@ -227,9 +248,10 @@ class MoeModelConfig(ExpertsConfig):
         for name, allowed in (
             ("position_embedding", "rope"),
             ("qk_norm_over", "head"),
-            ("rope_scaling", None),
             ("num_query_groups", None),
             ("head_dim", None),
+            ("softmax_scale", None),
+            ("no_rope_every", None),
         ):
             value = getattr(self, name)
             if value != allowed:
@@ -239,6 +261,20 @@ class MoeModelConfig(ExpertsConfig):
                     f"`{name}` must be {say} with `latent_attention`, which does not use it, but {given} was given."
                 )
                 yield Problem(name, message)
+        yield from self._latent_rope_problems()
+
+    def _latent_rope_problems(self) -> Iterator[Problem]:
+        """Yield problems of the scaling of rope, of which MLA supports a part."""
+        scaling = self.rope_scaling
+        if isinstance(scaling, Llama3RopeScaling):
+            message = "`rope_scaling` must be of kind `yarn` with `latent_attention`, but `llama3` was given."
+            yield Problem("rope_scaling", message)
+        elif isinstance(scaling, YarnRopeScaling) and not scaling.truncate:
+            message = "`truncate` must be true with `latent_attention`, but is false; leave it out."
+            yield Problem("rope_scaling.truncate", message)
+        if isinstance(scaling, YarnRopeScaling) and self.rotary_percent != 1.0:
+            rule = "`rotary_percent` must be 1 with `latent_attention` and `rope_scaling`"
+            yield Problem("rotary_percent", f"{rule}, but {self.rotary_percent} was given; leave it out.")
 
     @override
     def layout_problems(self, parallelism: Parallelism) -> Iterator[Problem]:

@@ -142,9 +142,10 @@ def fingerprint(config: RunConfig | ModelConfig) -> str:
 
     Returns:
         The sha256 of its canonical full JSON, in hexadecimal. Equal configs, and configs with NaN in the same places,
-        have equal fingerprints.
+        have equal fingerprints. A field that was added to a class later is left out at its default, so that a config
+        keeps its fingerprint when its class gets a field.
     """
-    return hashlib.sha256(canonical(to_plain(config, full=True)).encode()).hexdigest()
+    return hashlib.sha256(canonical(to_plain(config, full=True, added=False)).encode()).hexdigest()
 
 
 def _written(data: dict[str, Any], form: Format) -> str:

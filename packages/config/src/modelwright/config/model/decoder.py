@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, override
 
 from modelwright.config.model.activations import activation_is_gated, activation_problem
 from modelwright.config.model.base import ModelConfig
-from modelwright.config.model.layer_kinds import ATTENTION, LAYER_KINDS, MLP, MOE, STAGE_BOUNDARY, LayerKind
-from modelwright.config.model.rope import Llama3RopeScaling
+from modelwright.config.model.layer_kinds import ATTENTION, LAYER_KINDS, MLA, MLP, MOE, STAGE_BOUNDARY, LayerKind
+from modelwright.config.model.rope import Llama3RopeScaling, RopeScaling, YarnRopeScaling
 from modelwright.config.problems.numbers import Count, Fraction, NonNegativeFloat, PositiveFloat, UnitFraction
 from modelwright.config.problems.problem import Problem
 from modelwright.config.problems.rules import divides, multiple_of
 from modelwright.config.strict.by_kind import OneOf
-from modelwright.config.strict.config_class import config_class
+from modelwright.config.strict.config_class import AddedLater, config_class
 
 if TYPE_CHECKING:
     from modelwright.config.run.parallelism import Parallelism
 
 __all__ = ["DecoderConfig"]
+
+_ATTENTION_SYMBOLS = ATTENTION.symbol + MLA.symbol
 
 
 @config_class
@@ -71,7 +73,7 @@ class DecoderConfig(ModelConfig, abc.ABC):
     rotary_percent: UnitFraction = 1.0
     """Fraction of each head that is rotated."""
 
-    rope_scaling: Annotated[Llama3RopeScaling, OneOf(Llama3RopeScaling)] | None = None
+    rope_scaling: Annotated[RopeScaling, OneOf(Llama3RopeScaling, YarnRopeScaling)] | None = None
     """Scaling of the rotary wavelengths for longer contexts. `null`: no scaling."""
 
     vocab_size: Count
@@ -103,6 +105,36 @@ class DecoderConfig(ModelConfig, abc.ABC):
 
     init_std: NonNegativeFloat = 0.02
     """Standard deviation of the initial weights."""
+
+    zero_centered_norm: Annotated[bool, AddedLater()] = False
+    """Store the weights of norms around 0 and multiply by 1 + weight, as Gemma does. Not in the gated norm of a Mamba-2
+    layer."""
+
+    softmax_scale: Annotated[PositiveFloat | None, AddedLater()] = None
+    """Factor on the attention scores. `null`: 1 / sqrt(`head_dim`)."""
+
+    attention_softcap: Annotated[PositiveFloat | None, AddedLater()] = None
+    """Bound of the attention scores: they become cap × tanh(score / cap), as in Gemma 2 (arXiv:2408.00118). `null`: no
+    bound."""
+
+    logits_softcap: Annotated[PositiveFloat | None, AddedLater()] = None
+    """Bound of the logits, by the same formula. `null`: no bound."""
+
+    attention_sinks: Annotated[Literal["none", "off_by_one", "learned"], AddedLater()] = "none"
+    """Logit beside the scores in the softmax of each head, which takes attention from all tokens: 0 (`off_by_one`), or
+    a parameter of the head (`learned`), as in gpt-oss (arXiv:2508.10925)."""
+
+    sliding_window: Annotated[Count | None, AddedLater()] = None
+    """Number of positions that a token attends to, its own included, as in Mistral (arXiv:2310.06825). No effect if it
+    is at least `seq_length`. `null`: all earlier positions."""
+
+    full_attention_every: Annotated[Count | None, AddedLater()] = None
+    """Interval of attention layers without the window: every N-th one attends to all earlier positions. 2 alternates,
+    and a window comes first. `null`: every layer has the window."""
+
+    no_rope_every: Annotated[Count | None, AddedLater()] = None
+    """Interval of attention layers without rope: every N-th one has no position embedding, as in SmolLM3. `null`: every
+    layer has rope."""
 
     @property
     @abc.abstractmethod
@@ -185,7 +217,47 @@ class DecoderConfig(ModelConfig, abc.ABC):
             "attention_dropout": self.attention_dropout,
             "hidden_dropout": self.hidden_dropout,
             "init_method_std": self.init_std,
+            **self._attention_variants(),
         }
+
+    def _attention_variants(self) -> dict[str, Any]:
+        """Return the engine's fields of windows, sinks, caps, scales and norms, only those that are used.
+
+        `attention_softcap`, `logits_softcap` and `yarn_…` are fields that `modelwright.layers` adds to the engine's.
+        """
+        windowed = self.sliding_window is not None
+        fields = {
+            "softmax_scale": self.softmax_scale,
+            "attention_softcap": self.attention_softcap,
+            "logits_softcap": self.logits_softcap,
+            "softmax_type": {"none": None, "off_by_one": "off-by-one", "learned": "learnable"}[self.attention_sinks],
+            "layernorm_zero_centered_gamma": self.zero_centered_norm or None,
+            "window_size": (self.sliding_window - 1, 0) if self.sliding_window is not None else None,
+            "window_attn_skip_freq": self._attention_flags(self.full_attention_every, hit=0) if windowed else None,
+            "no_rope_freq": self._attention_flags(self.no_rope_every, hit=1),
+            **self._yarn_fields(),
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def _yarn_fields(self) -> dict[str, Any]:
+        """Return the engine's fields of YaRN. A family with MLA overrides it, because MLA has other ones."""
+        if not isinstance(self.rope_scaling, YarnRopeScaling):
+            return {}
+        return {
+            "yarn_rotary_scaling_factor": self.rope_scaling.factor,
+            "yarn_mscale": self.rope_scaling.mscale,
+            "yarn_mscale_all_dim": self.rope_scaling.mscale_all_dim,
+        }
+
+    def _attention_flags(self, every: int | None, *, hit: int) -> list[int] | None:
+        """Return one number for each layer: `hit` in every N-th attention layer, 1 - `hit` in the others."""
+        if every is None:
+            return None
+        flags, count = list[int](), 0
+        for symbol in self.layers:
+            count += symbol in _ATTENTION_SYMBOLS
+            flags.append(hit if symbol in _ATTENTION_SYMBOLS and count % every == 0 else 1 - hit)
+        return flags
 
     @override
     def problems(self) -> Iterator[Problem]:
@@ -194,6 +266,8 @@ class DecoderConfig(ModelConfig, abc.ABC):
             yield unknown
         if self.has(ATTENTION):
             yield from self._attention_problems()
+        if self.has(ATTENTION) or self.has(MLA):
+            yield from self._interval_problems()
 
     @override
     def layout_problems(self, parallelism: "Parallelism") -> Iterator[Problem]:
@@ -249,6 +323,26 @@ class DecoderConfig(ModelConfig, abc.ABC):
         if rotated % 2 or not rotated:
             rule = "`head_dim` × `rotary_percent` must be even and above 0, because rope rotates pairs"
             yield Problem("head_dim", f"{rule}, but {self.resolved_head_dim} × {self.rotary_percent} is {rotated}.")
+
+    def _interval_problems(self) -> Iterator[Problem]:
+        """Check the rules of windows and of layers without rope."""
+        if self.full_attention_every is not None and self.sliding_window is None:
+            message = "`full_attention_every` needs `sliding_window`, but that is null; set both or neither."
+            yield Problem("full_attention_every", message)
+        if self.full_attention_every == 1:
+            message = "`full_attention_every` must be at least 2, because with 1 no layer has the window; leave it out."
+            yield Problem("full_attention_every", message)
+        if self.no_rope_every is not None and self.position_embedding != "rope":
+            rule = "`no_rope_every` needs `position_embedding: rope`"
+            yield Problem("no_rope_every", f"{rule}, but `{self.position_embedding}` was given; set it to null.")
+        # A block of two layers has one attention layer, and the count of blocks may be huge.
+        is_block = self.block_size > 1
+        count = self.blocks if is_block else sum(symbol in _ATTENTION_SYMBOLS for symbol in self.layers)
+        for name in ("full_attention_every", "no_rope_every"):
+            every = getattr(self, name)
+            if every is not None and every > count:
+                message = f"`{name}` must be at most the number of attention layers, but {every} is above {count}."
+                yield Problem(name, message)
 
     def _vocabulary_problems(self, tensor: int) -> Iterator[Problem]:
         """Check that the tensor ranks divide the padded vocabulary, which is the same for every layout."""

@@ -8,7 +8,7 @@ from modelwright.config.problems.problem import Problem
 from modelwright.config.problems.rules import multiple_of
 from modelwright.config.run.lr_schedule import ConstantSchedule, CosineSchedule, LinearSchedule, LrSchedule
 from modelwright.config.strict.by_kind import OneOf
-from modelwright.config.strict.config_class import Config, config_class
+from modelwright.config.strict.config_class import AddedLater, Config, config_class
 
 __all__ = ["TrainConfig"]
 
@@ -69,7 +69,7 @@ class TrainConfig(Config):
     validation_fraction: Fraction = 0.05
     """Fraction of the text, at its end, that is used for validation. 0: no validation."""
 
-    max_skipped_steps: Count = 10
+    max_skipped_steps: Annotated[Count, AddedLater()] = 10
     """Number of steps in a row with a loss or gradient that is not finite, after which the run stops. Such steps do not
     change the parameters. In float16 they also lower the loss scale."""
 

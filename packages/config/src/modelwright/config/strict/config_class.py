@@ -7,7 +7,7 @@ fields in `problems`. The annotations state the types and bounds of single field
 import dataclasses
 import functools
 from collections.abc import Iterable
-from typing import Any, cast, dataclass_transform
+from typing import Any, cast, dataclass_transform, final
 
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
@@ -15,9 +15,17 @@ from pydantic.dataclasses import dataclass
 from modelwright.config.problems.problem import BrokenRulesError, ConfigError, Problem
 from modelwright.config.strict.pydantic_errors import problems_of
 
-__all__ = ["Config", "config_class", "replace"]
+__all__ = ["AddedLater", "Config", "config_class", "replace"]
 
 _SETTINGS = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True, ser_json_inf_nan="constants")
+
+
+@final
+class AddedLater:
+    """Marker of a field that its class got without a new version: `Annotated[bool, AddedLater()] = False`.
+
+    A config with the default of the field means what it meant before, so it keeps its fingerprint.
+    """
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field, Field))

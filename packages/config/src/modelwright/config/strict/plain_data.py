@@ -7,13 +7,16 @@ with the fields that are passed to the engine.
 
 import dataclasses
 import enum
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
+from pydantic.fields import FieldInfo
+
 from modelwright.config.problems.problem import Problem
 from modelwright.config.problems.wording import Loc, described, dotted
-from modelwright.config.strict.config_class import Config
+from modelwright.config.strict.config_class import AddedLater, Config
 
 __all__ = [
     "DEPTH_LIMIT",
@@ -33,12 +36,13 @@ RUN_KEY = "modelwright"
 """Key at the top of a run; its value is the version of the file format, which is always written."""
 
 
-def to_plain(config: Config, *, full: bool) -> dict[str, Any]:
+def to_plain(config: Config, *, full: bool, added: bool = True) -> dict[str, Any]:
     """Convert a config to plain data.
 
     Args:
         config: The config.
         full: True for every field, False for those that differ from their defaults.
+        added: False to leave out fields at their default that are marked as `AddedLater`.
 
     Returns:
         A new dict in the order of the fields.
@@ -51,9 +55,19 @@ def to_plain(config: Config, *, full: bool) -> dict[str, Any]:
         data["version"] = version
     for field in _ordered(config):
         value = getattr(config, field.name)
-        if full or field.name == RUN_KEY or not _is_default(value, field):
-            data[field.name] = plain_value(value, full=full)
+        kept = full and (added or field.name not in _added_fields(type(config)))
+        if kept or field.name == RUN_KEY or not _is_default(value, field):
+            data[field.name] = plain_value(value, full=full, added=added)
     return data
+
+
+@functools.cache
+def _added_fields(cls: type[Config]) -> frozenset[str]:
+    """Return the names of the fields that are marked as `AddedLater`."""
+    fields: Mapping[str, FieldInfo] = vars(cls)["__pydantic_fields__"]
+    return frozenset(
+        name for name, field in fields.items() if any(isinstance(mark, AddedLater) for mark in field.metadata)
+    )
 
 
 def canonical(data: object) -> str:
@@ -137,12 +151,13 @@ def _ordered(config: Config) -> list[dataclasses.Field[Any]]:
     return sorted(dataclasses.fields(config), key=lambda field: field.name == "engine")
 
 
-def plain_value(value: object, *, full: bool) -> object:
+def plain_value(value: object, *, full: bool, added: bool = True) -> object:
     """Convert one value to plain data.
 
     Args:
         value: Value of a field, or part of one.
         full: True for every field of a nested config, False for those that differ from their defaults.
+        added: False to leave out fields of a nested config as `to_plain` does.
 
     Returns:
         Plain data; the member of an enum is converted to its value.
@@ -150,11 +165,12 @@ def plain_value(value: object, *, full: bool) -> object:
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, Config):
-        return to_plain(value, full=full)
+        return to_plain(value, full=full, added=added)
     if isinstance(value, Mapping):
-        return {key: plain_value(item, full=full) for key, item in cast("Mapping[str, object]", value).items()}
+        items = cast("Mapping[str, object]", value).items()
+        return {key: plain_value(item, full=full, added=added) for key, item in items}
     if isinstance(value, list | tuple):
-        return [plain_value(item, full=full) for item in cast("list[object]", value)]
+        return [plain_value(item, full=full, added=added) for item in cast("list[object]", value)]
     return value
 
 

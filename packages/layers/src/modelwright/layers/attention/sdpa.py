@@ -1,22 +1,29 @@
 """Core attention through `torch.nn.functional.scaled_dot_product_attention`: flash kernels on CPU and GPU.
 
-With grouped queries the keys are not repeated in memory. Under context parallelism every rank gathers the keys and
-values of the full sequence. It attends from its own queries, with a mask for their positions. Dropout of the attention
-weights, in training, needs the weights in memory: [b, n, s, s].
+With grouped queries the keys are never repeated in memory. Under context parallelism every rank gathers the keys and
+values of the full sequence. It attends from its own queries, with a mask for their positions. A sliding window is part
+of the mask. Bounded scores, attention sinks and, in training, dropout need `explicit_attention`, which stores all
+scores: torch's kernels draw dropout masks that depend on the layout.
 """
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from megatron.core import tensor_parallel
+from megatron.core.transformer.utils import is_layer_window_attention, make_sharded_tensors_for_checkpoint
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from modelwright.distributed import context_positions
+from modelwright.layers.attention.explicit_softmax import explicit_attention
 from modelwright.layers.dropout import dropped, keep_mask
+from modelwright.layers.engine_fields.extended_config import DecoderExtension
 from modelwright.protocols import ModelwrightError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from megatron.core.packed_seq_params import PackedSeqParams
     from megatron.core.process_groups_config import ProcessGroupCollection
     from megatron.core.transformer import TransformerConfig
@@ -30,8 +37,10 @@ class SdpaCoreAttention(nn.Module):
     Vaswani et al. 2017, arXiv 1706.03762; grouped queries: Ainslie et al. 2023, arXiv 2305.13245.
 
     Args:
-        config: The engine's config.
-        layer_number: Number of the layer in the whole model, from 1; dropout masks depend on it.
+        config: The engine's config. `window_size`, `window_attn_skip_freq` and `softmax_type` have the engine's
+            meaning; `attention_softcap` is a field of a `DecoderExtension`.
+        layer_number: Number of the layer in the model, from 1. It decides whether the layer has the window,
+            and the masks of dropout.
         attn_mask_type: Mask of a forward pass without `attention_mask`.
         attention_type: Ignored: self-attention and cross-attention compute the same.
         cp_comm_type: Ignored: keys and values are always gathered.
@@ -58,13 +67,18 @@ class SdpaCoreAttention(nn.Module):
         self.context_group = (
             pg_collection.cp if pg_collection is not None and config.context_parallel_size > 1 else None
         )
-        context = self.context_group
-        self.context = (context.rank(), context.size()) if context is not None else (0, 1)
-        self.tensor_rank = pg_collection.tp.rank() if pg_collection is not None else 0
+        self.tensor_group = None if pg_collection is None else pg_collection.tp
         self.place = f"decoder.layers.{layer_number - 1}.core_attention"
         self.mask_type = attn_mask_type
         self.dropout = config.attention_dropout
         self.softmax_scale = softmax_scale
+        self.softcap = config.attention_softcap if isinstance(config, DecoderExtension) else None
+        # Declared without None, which means every layer.
+        skipped = cast("int", config.window_attn_skip_freq)
+        self.window = (
+            config.window_size if is_layer_window_attention(config.window_size, skipped, layer_number) else None
+        )
+        self.softmax_offset = _sinks(config)
 
     def forward(
         self,
@@ -105,54 +119,116 @@ class SdpaCoreAttention(nn.Module):
         causal = (attn_mask_type or self.mask_type).name in ("causal", "padding_causal") and query.size(0) > 1
         if self.context_group is not None:
             key, value = (_gathered(part, self.context_group) for part in (key, value))
-            attention_mask = _masked(attention_mask, self.context_group, key.size(0), causal=causal)
-            causal = False
+            if attention_mask is not None:
+                raise ModelwrightError(
+                    "`attention_mask` must be None under context parallelism; use a causal mask type."
+                )
+        positions = _query_positions(query.size(0), key.size(0), self.context_group)
+        window = self.window if self.window is not None and _is_within(self.window, key.size(0)) else None
+        plain = causal and window is None and self.context_group is None and query.size(0) == key.size(0)
+        hidden = None if plain else _hidden(positions.to(query.device), key.size(0), causal=causal, window=window)
+        mask = _additive(hidden, attention_mask, attention_bias, query, key, causal=plain)
+        parts = [part.permute(1, 2, 0, 3) for part in (query, key, value)]
         with_dropout = self.training and self.dropout > 0
-        mask = _additive(attention_mask, attention_bias, query, key, causal=causal, dense=with_dropout)
-        query, key, value = (part.permute(1, 2, 0, 3) for part in (query, key, value))
-        if with_dropout:
-            context = self._attend_with_dropout(query, key, value, mask)
-        else:
+        if self.softcap is None and self.softmax_offset is None and not with_dropout:
             context = scaled_dot_product_attention(
-                query,
-                key,
-                value,
+                *parts,
                 attn_mask=mask,
-                is_causal=causal and mask is None,
+                is_causal=plain and mask is None,
                 scale=self.softmax_scale,
-                enable_gqa=query.size(1) != key.size(1),
+                enable_gqa=query.size(2) != key.size(2),
+            )
+        else:
+            context = explicit_attention(
+                *parts,
+                scale=query.size(-1) ** -0.5 if self.softmax_scale is None else self.softmax_scale,
+                mask=_causal_mask(query, key) if plain and mask is None else mask,
+                softcap=self.softcap,
+                sinks_N=self.softmax_offset,
+                dropout=partial(self._with_dropout, positions.to(query.device)) if with_dropout else None,
             )
         return context.permute(2, 0, 1, 3).flatten(2)
 
-    def _attend_with_dropout(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """Attend with the weights in memory, because the kernels of torch draw masks that depend on the layout.
-
-        Args:
-            query: `[b, n, s, d]`.
-            key: `[b, g, s, d]`.
-            value: `[b, g, s, d]`.
-            mask: Added to the scores. None: nothing.
-
-        Returns:
-            `[b, n, s, d]`.
-        """
-        batch, heads, queries, size = query.shape
-        key, value = (part.repeat_interleave(heads // part.size(1), dim=1) for part in (key, value))
-        scores = (query @ key.mT) * (size**-0.5 if self.softmax_scale is None else self.softmax_scale)
-        weights = (scores if mask is None else scores + mask).softmax(-1, dtype=torch.float32).to(value.dtype)
-        device = query.device
-        rank, ranks = self.context
-        positions = context_positions(queries * ranks, rank=rank, size=ranks) + key.size(2) - queries * ranks
+    def _with_dropout(self, positions_S: Tensor, weights_BNSK: Tensor) -> Tensor:
+        """Apply dropout to the attention weights of the queries at the given positions."""
+        batch, heads, _, keys = weights_BNSK.shape
+        device = weights_BNSK.device
+        first = heads * self.tensor_group.rank() if self.tensor_group is not None else 0
         keep = keep_mask(
             self.place,
             self.dropout,
             batch,
             torch.arange(batch, device=device)[:, None, None, None],
-            torch.arange(self.tensor_rank * heads, (self.tensor_rank + 1) * heads, device=device)[:, None, None],
-            positions.to(device)[:, None],
-            torch.arange(key.size(2), device=device),
+            torch.arange(first, first + heads, device=device)[:, None, None],
+            positions_S[:, None],
+            torch.arange(keys, device=device),
         )
-        return dropped(weights, keep, self.dropout) @ value
+        return dropped(weights_BNSK, keep, self.dropout)
+
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: Any = (), metadata: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Return the sharded state dict: learned sinks are split over the tensor ranks, as the heads are.
+
+        Args:
+            prefix: Name of this module in the model, with a final dot.
+            sharded_offsets: Position of the layer among layers of one tensor.
+            metadata: The engine's metadata of a checkpoint.
+
+        Returns:
+            Sharded tensors by name; empty without learned sinks.
+        """
+        if not isinstance(self.softmax_offset, nn.Parameter):
+            return {}
+        found: dict[str, Any] = make_sharded_tensors_for_checkpoint(
+            {"softmax_offset": self.softmax_offset},
+            prefix,
+            {"softmax_offset": 0},
+            sharded_offsets,
+            tp_group=self.tensor_group,
+            dp_cp_group=(metadata or {})["dp_cp_group"],
+        )
+        return found
+
+
+def _sinks(config: "TransformerConfig") -> Tensor | None:
+    """Return the logit of each head of this rank beside its scores. None: none.
+
+    Its name `softmax_offset`, its shape and its initial values are those of the engine's own attention.
+    """
+    if config.softmax_type == "vanilla":
+        return None
+    heads, device = config.num_attention_heads // config.tensor_model_parallel_size, torch.cuda.current_device()
+    if config.softmax_type == "off-by-one":
+        return torch.zeros(heads, device=device)
+    sinks = nn.Parameter(torch.empty(heads, dtype=config.params_dtype, device=device))
+    cast("Callable[[Tensor], None]", config.init_method)(sinks)
+    tensor_parallel.set_tensor_model_parallel_attributes(sinks, is_parallel=True, dim=0, stride=1)
+    return sinks
+
+
+def _query_positions(queries: int, keys: int, context: "ProcessGroup | None") -> Tensor:
+    """Return the positions of the queries among the keys. Without context ranks the queries are the last of them."""
+    if context is None:
+        return torch.arange(keys - queries, keys)
+    return context_positions(keys, rank=context.rank(), size=context.size())
+
+
+def _is_within(window: tuple[int, int], keys: int) -> bool:
+    """Return True if a window hides a key from any query. A side of -1 is unlimited."""
+    return any(0 <= side < keys - 1 for side in window)
+
+
+def _hidden(positions_S: Tensor, keys: int, *, causal: bool, window: tuple[int, int] | None) -> Tensor | None:
+    """Return which keys each query must not see, `[s, k]`; None if it may see all."""
+    distance_SK = torch.arange(keys, device=positions_S.device) - positions_S[:, None]  # above 0: a later key
+    left, right = window or (-1, -1)
+    rules = [distance_SK > 0] if causal else []
+    rules += [distance_SK < -left] if left >= 0 else []
+    rules += [distance_SK > right] if right >= 0 else []
+    if not rules:
+        return None
+    return torch.stack(rules).any(dim=0)
 
 
 def _gathered(part: Tensor, group: "ProcessGroup") -> Tensor:
@@ -164,26 +240,20 @@ def _gathered(part: Tensor, group: "ProcessGroup") -> Tensor:
     return gathered[torch.cat(positions).argsort().to(gathered.device)]
 
 
-def _masked(mask: Tensor | None, group: "ProcessGroup", length: int, *, causal: bool) -> Tensor | None:
-    """Return the mask for the queries of this context rank, `[s / ranks, s]`, True where a score is masked."""
-    if mask is not None:
-        raise ModelwrightError("`attention_mask` must be None under context parallelism; use a causal mask type.")
-    if not causal:
-        return None
-    queries = context_positions(length, rank=group.rank(), size=group.size())
-    return (torch.arange(length) > queries[:, None]).to(torch.cuda.current_device())
-
-
 def _additive(
-    masked: Tensor | None, bias: Tensor | None, query: Tensor, key: Tensor, *, causal: bool, dense: bool
+    hidden: Tensor | None, masked: Tensor | None, bias: Tensor | None, query: Tensor, key: Tensor, *, causal: bool
 ) -> Tensor | None:
-    """Return one mask to add to the scores; None if no mask is enough, or plain causal masking unless `dense`."""
-    if masked is None and bias is None and (not causal or (query.size(0) == key.size(0) and not dense)):
+    """Return one mask to add to the scores; None if plain causal masking, or no mask, is enough."""
+    if hidden is None and masked is None and bias is None:
         return None
-    mask = torch.zeros(query.size(0), key.size(0), dtype=query.dtype, device=query.device)
-    if causal:
-        later = torch.ones_like(mask, dtype=torch.bool).triu(key.size(0) - query.size(0) + 1)
-        mask = mask.masked_fill(later, float("-inf"))
-    if masked is not None:
-        mask = mask.masked_fill(masked, float("-inf"))
+    mask = _causal_mask(query, key) if causal else query.new_zeros(query.size(0), key.size(0))
+    for part in (hidden, masked):
+        if part is not None:
+            mask = mask.masked_fill(part, float("-inf"))
     return mask if bias is None else mask + bias
+
+
+def _causal_mask(query: Tensor, key: Tensor) -> Tensor:
+    """Return the additive mask of plain causal attention, `[s, k]`."""
+    mask = query.new_full((query.size(0), key.size(0)), float("-inf"))
+    return mask.triu(key.size(0) - query.size(0) + 1)

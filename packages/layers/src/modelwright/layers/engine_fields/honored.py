@@ -26,7 +26,7 @@ _CONTEXT = Condition("with `parallelism.context` above 1", lambda of: of("contex
 _SEQUENCE = Condition("with `parallelism.sequence: true`", lambda of: of("sequence_parallel"))
 _GATED = Condition("with a gated `activation`", lambda of: of("gated_linear_unit"))
 _SHARED_EXPERTS = Condition("with `shared_experts`", lambda of: of("moe_shared_expert_intermediate_size") is not None)
-_ROTATED = Condition("with `position_embedding: rope`", lambda of: of("position_embedding") in ("rope", None))
+ROTATED = Condition("with `position_embedding: rope`", lambda of: of("position_embedding") in ("rope", None))
 _NOT_NORMALIZED = Condition("with `qk_norm: false`", lambda of: not of("qk_layernorm"))
 _SELECTIVE, _FULL = setting("recompute_granularity", "selective"), setting("recompute_granularity", "full")
 _FULL_OVER_TENSOR = Condition(
@@ -45,9 +45,7 @@ _ENDS_IN_BF16 = Condition(
 _TENSOR = Condition("with `parallelism.tensor` above 1", lambda of: of("tensor_model_parallel_size") > 1)
 
 _VALUES: Verdicts = {
-    "softmax_scale": Honored("values", _ATTENTION),
-    "rotary_interleaved": Honored("values", _ATTENTION, when=_ROTATED),
-    "no_rope_freq": Honored("values", _ATTENTION, when=_ROTATED),
+    "rotary_interleaved": Honored("values", _ATTENTION, when=ROTATED),
     "qk_l2_norm": Honored("values", _ATTENTION, when=_NOT_NORMALIZED),
     "glu_linear_offset": Honored("values", _MLP + _MOE, when=_GATED),
     "activation_func_clamp_value": Honored("values", _MLP + _MOE, when=_GATED),

@@ -1,12 +1,12 @@
 """Fields of Megatron-Core's config that a field of ours sets.
 
-A config of a family that has no such field may set the engine's in `engine:`, if its layers read it.
+A config that leaves our field at its default, or has none, may set the engine's in `engine:`, if its layers read it.
 """
 
 from typing import Final
 
 from modelwright.config import ATTENTION, MAMBA, MLA, MLP, MOE
-from modelwright.layers.engine_fields.verdict import Owned, Verdicts, setting
+from modelwright.layers.engine_fields.verdict import Condition, Owned, Verdicts, setting
 
 _ATTENTION, _MLA, _MOE, _MAMBA = ATTENTION.symbol, MLA.symbol, MOE.symbol, MAMBA.symbol
 _BOTH = _ATTENTION + _MLA
@@ -18,6 +18,7 @@ _MODEL = {
     "layernorm_epsilon": "norm_epsilon",
     "add_bias_linear": "linear_bias",
     "hidden_dropout": "hidden_dropout",
+    "layernorm_zero_centered_gamma": "zero_centered_norm",
     "init_method_std": "init_std",
     "init_method": "init_std",
     "output_layer_init_method": "init_std",
@@ -26,11 +27,14 @@ _ATTENTION_LAYERS = {
     "num_attention_heads": "num_attention_heads",
     "attention_dropout": "attention_dropout",
     "qk_layernorm": "qk_norm",
+    "window_size": "sliding_window",
+    "softmax_type": "attention_sinks",
 }
 _ONLY_ATTENTION = {
     "num_query_groups": "num_query_groups",
     "kv_channels": "head_dim",
     "add_qkv_bias": "qkv_bias",
+    "softmax_scale": "softmax_scale",
 }
 _FEED_FORWARD = {
     "ffn_hidden_size": "ffn_hidden_size",
@@ -98,10 +102,15 @@ _AXES = {
 }
 _DTYPES = ("params_dtype", "pipeline_dtype", "autocast_dtype", "bf16", "fp16")
 
+_WINDOWED = Condition("with `engine.window_size`", lambda of: of("window_size") is not None)
+_ROTATED = Condition("with `position_embedding: rope`", lambda of: of("position_embedding") in ("rope", None))
+
 OWNED: Final[Verdicts] = {
     **{name: Owned(by) for name, by in _MODEL.items()},
     **{name: Owned(by, _BOTH) for name, by in _ATTENTION_LAYERS.items()},
     **{name: Owned(by, _ATTENTION) for name, by in _ONLY_ATTENTION.items()},
+    "window_attn_skip_freq": Owned("full_attention_every", _BOTH, _WINDOWED),
+    "no_rope_freq": Owned("no_rope_every", _ATTENTION, _ROTATED),
     **{name: Owned(by, MLP.symbol + _MOE) for name, by in _FEED_FORWARD.items()},
     **{name: Owned(by, _MLA) for name, by in _LATENT.items()},
     **{name: Owned(by, _MLA, setting("rope_type", "yarn")) for name, by in _YARN.items()},

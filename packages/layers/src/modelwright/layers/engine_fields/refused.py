@@ -222,10 +222,6 @@ _GROUPS: tuple[tuple[Refused, tuple[str, ...]], ...] = (
         Refused("only the engine's own Mamba-2 mixer reads it", "use `kernels` of the model"),
         ("mamba_training_ssm_states_dtype", "use_mamba_mem_eff_path"),
     ),
-    (
-        Refused("no part of a backend reads it yet"),
-        ("window_size", "window_attn_skip_freq", "softmax_type", "layernorm_zero_centered_gamma"),
-    ),
 )  # fmt: skip
 
 REFUSED: Final[Verdicts] = {name: refused for refused, names in _GROUPS for name in names}

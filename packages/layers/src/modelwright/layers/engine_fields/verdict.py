@@ -34,7 +34,7 @@ class Condition:
 @final
 @dataclass(frozen=True)
 class Owned:
-    """A field of ours sets this one, so `engine:` must not. A config of another family may, if it has such layers."""
+    """A field of ours sets this one. Where that field is not used, `engine:` may set it, if such layers are there."""
 
     by: str
     """The field of ours, in backticks, and what it belongs to."""

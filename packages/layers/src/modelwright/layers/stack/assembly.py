@@ -3,13 +3,17 @@
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal, cast
 
+import torch
 from megatron.core.models.hybrid.hybrid_model import HybridModel
+from torch import nn
 
 from modelwright.config import LAYER_KINDS, STAGE_BOUNDARY
 from modelwright.engine import as_module_spec
 from modelwright.layers.dropout import place_dropouts
+from modelwright.layers.engine_fields.extended_config import DecoderExtension
 from modelwright.layers.stack.spec import StackSpec
 from modelwright.protocols import ModelwrightError
 
@@ -90,7 +94,17 @@ def build_stage(
         )
     _replace_parts_around_stack(model, shape, engine_config, spec)
     place_dropouts(model, pg_collection)
+    if isinstance(engine_config, DecoderExtension) and engine_config.logits_softcap is not None and post_process:
+        model.output_layer.register_forward_hook(partial(_bounded_logits, engine_config.logits_softcap))
     return model
+
+
+def _bounded_logits(
+    cap: float, layer: nn.Module, arguments: object, output: tuple["Tensor", "Tensor | None"]
+) -> tuple["Tensor", "Tensor | None"]:
+    """Bound the logits of an output layer, whichever part it is; a forward hook."""
+    logits, bias = output
+    return cap * torch.tanh(logits / cap), bias
 
 
 def _check_pattern(pattern: str) -> None:

@@ -4,18 +4,20 @@ The arguments around the stack and the default parts follow from `DecoderConfig`
 only the parts that its own layers need.
 """
 
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, cast, final, override
 
-from modelwright.config import DecoderConfig, Parallelism
+from modelwright.builders import Hook
+from modelwright.config import MLA, DecoderConfig, Parallelism, YarnRopeScaling
 from modelwright.distributed import staged_pattern
-from modelwright.layers.rotary import ScaledRotaryEmbedding
+from modelwright.layers.rotary import ScaledRotaryEmbedding, YarnScaledRotaryEmbedding
 from modelwright.layers.stack.assembly import LanguageModelShape
 from modelwright.layers.stack.backends import TORCH, Backend, stack_spec
 from modelwright.layers.stack.spec import StackSpec
 from modelwright.layers.stack.stack_builder import StackModelBuilder
-from modelwright.protocols import RotaryEmbeddingBuilder
+from modelwright.protocols import ModelwrightError, RotaryEmbeddingBuilder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,17 +40,16 @@ def decoder_stack(config: DecoderConfig, backend: Backend = TORCH) -> StackSpec:
 
 def _rotary(config: DecoderConfig) -> RotaryEmbeddingBuilder | None:
     scaling = config.rope_scaling
-    if scaling is None:
+    if scaling is None or config.has(MLA):  # the engine's MLA builds its own
         return None
+    options = {field.name: getattr(scaling, field.name) for field in fields(scaling)}
+    part: type[object] = ScaledRotaryEmbedding
+    if isinstance(scaling, YarnRopeScaling):
+        # Attention reads the scale of queries and keys from the config.
+        options = {name: value for name, value in options.items() if name not in {"mscale", "mscale_all_dim"}}
+        part = YarnScaledRotaryEmbedding
     # The engine declares the stack and the inputs of `get_rotary_seq_len` more narrowly than it calls it.
-    build = cast("Callable[..., RotaryEmbeddingInterface]", ScaledRotaryEmbedding)
-    return partial(
-        build,
-        factor=scaling.factor,
-        low_freq_factor=scaling.low_freq_factor,
-        high_freq_factor=scaling.high_freq_factor,
-        original_seq_length=scaling.original_seq_length,
-    )
+    return partial(cast("Callable[..., RotaryEmbeddingInterface]", part), **options)
 
 
 class DecoderModelBuilder[ConfigT: DecoderConfig](StackModelBuilder[ConfigT]):
@@ -56,6 +57,22 @@ class DecoderModelBuilder[ConfigT: DecoderConfig](StackModelBuilder[ConfigT]):
 
     Override `build_model` for another module, or `build_distributed_models` for another lifecycle.
     """
+
+    def __init__(
+        self,
+        config: ConfigT,
+        *,
+        spec: StackSpec | str | None = None,
+        backend: str | None = None,
+        hooks: Iterable[Hook] = (),
+        meta: bool = False,
+    ) -> None:
+        super().__init__(config, spec=spec, backend=backend, hooks=hooks, meta=meta)
+        if config.rope_scaling is not None and not config.has(MLA) and self.spec.rotary_embedding is None:
+            rule = "`rotary_embedding` of the spec must be set for a model with `rope_scaling`"
+            raise ModelwrightError(
+                f"{rule}, but is None, and the engine's does not scale; start from `decoder_stack(config)`."
+            )
 
     @override
     def default_spec(self) -> StackSpec:

@@ -28,6 +28,7 @@ from modelwright.distributed import NormalInit, virtual_stages
 from modelwright.layers.activations import activation
 from modelwright.layers.engine_fields.check import Reader, fields_without_effect
 from modelwright.layers.engine_fields.custom_parts import custom_parts
+from modelwright.layers.engine_fields.extended_config import EXTENSION, ExtendedConfig, ExtendedMLAConfig
 from modelwright.layers.engine_fields.table import VERDICTS
 from modelwright.layers.engine_fields.values import DTYPES, engine_value, misfit
 from modelwright.layers.engine_fields.verdict import Owned
@@ -89,6 +90,12 @@ def resolve(
     _check_effects(config, ChainMap(given, fields, defaults), Reader(layers=layers, backend=backend), spec)
     if given.get("embedding_init_method_std") is not None:
         fields["embedding_init_method"] = NormalInit(given["embedding_init_method_std"])  # as on every layout
+    if fields.get("attention_softcap") is not None and backend == "te":
+        rule = "`attention_softcap` must be null with the backend `te`, whose attention cannot bound its scores"
+        given_cap = f"but {fields['attention_softcap']} was given; use the backend `torch`"
+        raise ConfigError((Problem("attention_softcap", f"{rule}, {given_cap}."),))
+    if EXTENSION & set(fields):
+        made = ExtendedMLAConfig if latent else ExtendedConfig
     try:
         return made(**fields, **given)
     except (AssertionError, TypeError, ValueError) as error:
