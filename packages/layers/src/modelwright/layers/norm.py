@@ -57,7 +57,9 @@ class TorchNorm(nn.Module):
         Returns:
             The same shape and dtype.
         """
-        dtype, weight, bias = hidden_SBH.dtype, self.weight, self.bias
+        dtype = hidden_SBH.dtype
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
         if self.zero_centered:  # in float32, because 1 + a small weight has few bits in a 16-bit dtype
             weight, bias = 1 + weight.float(), None if bias is None else bias.float()
         hidden_SBH = hidden_SBH.to(weight.dtype)  # a norm may be kept in float32

@@ -7,7 +7,6 @@ with the fields that are passed to the engine.
 
 import dataclasses
 import enum
-import functools
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
@@ -53,15 +52,15 @@ def to_plain(config: Config, *, full: bool, added: bool = True) -> dict[str, Any
         data["kind"] = kind
     if version is not None and (full or version != 1):
         data["version"] = version
+    later = frozenset[str]() if added else _added_fields(type(config))
     for field in _ordered(config):
         value = getattr(config, field.name)
-        kept = full and (added or field.name not in _added_fields(type(config)))
+        kept = full and field.name not in later
         if kept or field.name == RUN_KEY or not _is_default(value, field):
             data[field.name] = plain_value(value, full=full, added=added)
     return data
 
 
-@functools.cache
 def _added_fields(cls: type[Config]) -> frozenset[str]:
     """Return the names of the fields that are marked as `AddedLater`."""
     fields: Mapping[str, FieldInfo] = vars(cls)["__pydantic_fields__"]

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from megatron.core import tensor_parallel
-from megatron.core.transformer.utils import is_layer_window_attention, make_sharded_tensors_for_checkpoint
+from megatron.core.transformer.utils import (
+    is_layer_window_attention,  # pyright: ignore[reportUnknownVariableType]
+    make_sharded_tensors_for_checkpoint,
+)
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -128,11 +131,13 @@ class SdpaCoreAttention(nn.Module):
         plain = causal and window is None and self.context_group is None and query.size(0) == key.size(0)
         hidden = None if plain else _hidden(positions.to(query.device), key.size(0), causal=causal, window=window)
         mask = _additive(hidden, attention_mask, attention_bias, query, key, causal=plain)
-        parts = [part.permute(1, 2, 0, 3) for part in (query, key, value)]
+        queries, keys, values = (part.permute(1, 2, 0, 3) for part in (query, key, value))
         with_dropout = self.training and self.dropout > 0
         if self.softcap is None and self.softmax_offset is None and not with_dropout:
             context = scaled_dot_product_attention(
-                *parts,
+                queries,
+                keys,
+                values,
                 attn_mask=mask,
                 is_causal=plain and mask is None,
                 scale=self.softmax_scale,
@@ -140,7 +145,9 @@ class SdpaCoreAttention(nn.Module):
             )
         else:
             context = explicit_attention(
-                *parts,
+                queries,
+                keys,
+                values,
                 scale=query.size(-1) ** -0.5 if self.softmax_scale is None else self.softmax_scale,
                 mask=_causal_mask(query, key) if plain and mask is None else mask,
                 softcap=self.softcap,
@@ -180,15 +187,17 @@ class SdpaCoreAttention(nn.Module):
         """
         if not isinstance(self.softmax_offset, nn.Parameter):
             return {}
-        found: dict[str, Any] = make_sharded_tensors_for_checkpoint(
-            {"softmax_offset": self.softmax_offset},
-            prefix,
-            {"softmax_offset": 0},
-            sharded_offsets,
-            tp_group=self.tensor_group,
-            dp_cp_group=(metadata or {})["dp_cp_group"],
+        return cast(
+            "dict[str, Any]",
+            make_sharded_tensors_for_checkpoint(
+                {"softmax_offset": self.softmax_offset},
+                prefix,
+                {"softmax_offset": 0},
+                sharded_offsets,
+                tp_group=self.tensor_group,
+                dp_cp_group=(metadata or {})["dp_cp_group"],
+            ),
         )
-        return found
 
 
 def _sinks(config: "TransformerConfig") -> Tensor | None:
