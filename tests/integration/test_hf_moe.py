@@ -56,16 +56,16 @@ def shape(config: MoeModelConfig) -> dict[str, Any]:
 
 
 def mixtral(config: MoeModelConfig, **options: Any) -> nn.Module:
-    sizes = {"intermediate_size": config.expert_ffn_hidden_size, "num_local_experts": config.num_experts}
+    sizes = {"intermediate_size": config.resolved_expert_ffn_hidden_size, "num_local_experts": config.num_experts}
     return transformers.MixtralForCausalLM(transformers.MixtralConfig(**shape(config), **sizes, **options))
 
 
 def qwen3(config: MoeModelConfig, **options: Any) -> nn.Module:
     sizes = {
         "intermediate_size": config.resolved_ffn_hidden_size,
-        "moe_intermediate_size": config.expert_ffn_hidden_size,
+        "moe_intermediate_size": config.resolved_expert_ffn_hidden_size,
         "num_experts": config.num_experts,
-        "head_dim": config.head_dim,
+        "head_dim": config.resolved_head_dim,
         "mlp_only_layers": list(range(config.first_dense_layers)),
         "norm_topk_prob": True,
     }
@@ -73,7 +73,7 @@ def qwen3(config: MoeModelConfig, **options: Any) -> nn.Module:
 
 
 def olmoe(config: MoeModelConfig, **options: Any) -> nn.Module:
-    sizes = {"intermediate_size": config.expert_ffn_hidden_size, "num_experts": config.num_experts}
+    sizes = {"intermediate_size": config.resolved_expert_ffn_hidden_size, "num_experts": config.num_experts}
     return transformers.OlmoeForCausalLM(transformers.OlmoeConfig(**shape(config), **sizes, **options))
 
 

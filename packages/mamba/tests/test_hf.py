@@ -149,6 +149,16 @@ def test_the_weights_of_another_config(groups: ProcessGroupCollection) -> None:
             "`position_embedding` `none` `NemotronHForCausalLM` `rope`",
         ),
         (
+            mamba2_map,
+            replace(MAMBA, norm_epsilon=1e-6),
+            "`norm_epsilon` `1e-05` `Mamba2ForCausalLM` `1e-06`",
+        ),
+        (
+            nemotron_h_map,
+            replace(HYBRID, pattern="M*", dt_limit=(0.0, 0.5)),
+            "`dt_limit` `NemotronHForCausalLM` `time_step_limit` 0.5",
+        ),
+        (
             nemotron_h_map,
             HYBRID,
             "`activation` `NemotronHForCausalLM` `swiglu` `squared_relu`",
@@ -170,4 +180,4 @@ def test_a_model_that_computes_something_else_is_refused(
 
 def test_fields_of_layers_that_are_not_there_are_not_asked() -> None:
     mamba2_map(replace(MAMBA, qk_norm=True, linear_bias=True))
-    nemotron_h_map(replace(HYBRID, pattern="M*", norm_epsilon=1e-6))
+    nemotron_h_map(replace(HYBRID, pattern="*-", norm_epsilon=1e-6, activation="squared_relu"))

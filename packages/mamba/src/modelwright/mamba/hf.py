@@ -4,6 +4,7 @@
 published checkpoints.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
@@ -15,7 +16,8 @@ from modelwright.mamba.config import MambaModelConfig
 _NEEDED: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
         "": {"normalization": "rmsnorm", "position_embedding": "none"},
-        MAMBA.symbol: {"gated_norm": True, "norm_before_gate": False, "d_per_channel": False},
+        # The engine's gated norm has this constant, whatever `norm_epsilon` says; those of transformers follow it.
+        MAMBA.symbol: {"gated_norm": True, "norm_before_gate": False, "d_per_channel": False, "norm_epsilon": 1e-5},
         ATTENTION.symbol: {"linear_bias": False, "qkv_bias": False, "qk_norm": False},
         MLP.symbol: {"linear_bias": False},
     }
@@ -66,6 +68,9 @@ def nemotron_h_map(config: MambaModelConfig) -> WeightMap:
     if config.has(MLP) and activation_is_gated(config.activation):
         rule = "`activation` must have no gate for `NemotronHForCausalLM`"
         raise WeightMapError(f"{rule}, but `{config.activation}` has one; it is `squared_relu` in published models.")
+    if config.has(MAMBA) and config.dt_limit[1] != math.inf:
+        rule = "`dt_limit` must have no upper bound for `NemotronHForCausalLM`, which ignores `time_step_limit`"
+        raise WeightMapError(f"{rule}, but has {config.dt_limit[1]}; use infinity, or write a custom map.")
     return _map(config)
 
 
