@@ -13,6 +13,7 @@
 
 import io
 import pickle
+import zipfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -94,6 +95,15 @@ def refuse_links(folder: Path) -> None:
             raise pickle.UnpicklingError(f"`{path.name}` is not a plain file")
 
 
+def _refuse_compression(file: io.BytesIO) -> None:
+    """Refuse an archive with compressed items, which torch does not write and which may expand a thousandfold."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            if any(item.compress_type != zipfile.ZIP_STORED for item in archive.infolist()):
+                raise pickle.UnpicklingError("an item is compressed, which no save does")
+    file.seek(0)
+
+
 def restricted_reading() -> AbstractContextManager[None]:
     """Return a context in which this thread loads only allow-listed classes from checkpoints."""
     return _RESTRICTED()
@@ -105,6 +115,7 @@ def _changes() -> Iterator[Change]:
     def load_weights_only(file: Any, *args: Any, **options: Any) -> Any:
         if isinstance(file, io.BytesIO):
             file.seek(0)
+            _refuse_compression(file)
         return plain_load(file, *args, **{**options, "weights_only": True})
 
     # A namespace replaces the module in `filesystem` only; `pickle.load` itself is unchanged for all other code.

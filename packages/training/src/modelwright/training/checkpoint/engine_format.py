@@ -3,14 +3,12 @@
 Pickles in them are read by an allow-list (`modelwright.engine.restricted_reading`), and links are refused.
 """
 
-import pickle
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from megatron.core import dist_checkpointing
-from megatron.core.dist_checkpointing.core import CheckpointingException
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
@@ -47,11 +45,11 @@ def load_engine_format(state: TrainState, path: Path, *, keep: Sequence[str]) ->
         with restricted_reading():
             _drop_absent(wanted, path, (*keep, _EXTRA_STATE))
             loaded: Any = dist_checkpointing.load(wanted, str(path))
+        _restore(state, loaded, names)
     except CheckpointException as error:
         raise CheckpointError(f"`{path}` cannot be loaded into this model: {_reason(error)}.") from error
-    except (CheckpointingException, KeyError, ValueError, OSError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged file makes pickle and torch raise anything
         raise CheckpointError(f"`{path}` cannot be loaded into this model: {_named(error)}.") from error
-    _restore(state, loaded, names)
 
 
 def _sharded(state: TrainState) -> dict[str, Any]:
@@ -100,4 +98,5 @@ def _reason(error: CheckpointException) -> str:
 
 
 def _named(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(".: \n")
+    """Return class and first line of an exception."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(".: ")

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,8 @@ def locked(folder: Path) -> Generator[RunLock]:
             f"`{folder}` must be a folder that can be written, but is not: {error.strerror}; name another by `--out`."
         ) from error
     try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise CheckpointError(f"`{folder / MARK}` must be a file, but is something else; name another folder.")
         _take(descriptor, folder)
         _clear_leftovers(folder)
         yield RunLock(folder, descriptor)

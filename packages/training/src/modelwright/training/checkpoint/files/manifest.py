@@ -110,7 +110,7 @@ def read_manifest(path: Path, *, verify: bool = True) -> Manifest:
         if verify and found != _checksum(content):
             raise ValueError("its checksum is another")
         return _manifest(content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         raise DamagedCheckpointError(f"`{file}` cannot be read: {reason}; the checkpoint is damaged.") from error
 

@@ -161,7 +161,7 @@ class TensorFile:
         self._file = open_file(path)
         try:
             self.boxes = self._read(header_checksum)
-        except (ValueError, KeyError, TypeError, IndexError, RecursionError, OSError, struct.error) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError, struct.error) as error:
             self._file.close()
             raise DamagedCheckpointError(f"`{path}` has a header that cannot be read: {error}.") from error
         except DamagedCheckpointError:
