@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from megatron.core.distributed.finalize_model_grads import finalize_model_grads
+from megatron.core.inference.contexts import StaticInferenceContext
 from megatron.core.models.hybrid.hybrid_model import HybridModel
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import Tensor
@@ -168,3 +169,26 @@ def test_the_engine_takes_what_presets_say(name: str) -> None:
     assert isinstance(config, MoeModelConfig)
     engine = resolve(config, Parallelism(), Precision(params="bfloat16"))
     assert (engine.num_moe_experts, engine.moe_router_topk) == (config.num_experts, config.top_k)
+
+
+@pytest.mark.parametrize("changes", [{}, {"pad_to_capacity": True, "drop_policy": "position"}])
+def test_inference_drops_no_token(changes: dict[str, Any], groups: ProcessGroupCollection) -> None:
+    """A capacity counts the tokens of one call, so a text read token by token would lose others than one read whole."""
+    options: dict[str, Any] = {"parallelism": Parallelism(), "precision": Precision(), "seed": 5}
+    tokens = torch.randint(0, 60, (1, 8), generator=torch.Generator().manual_seed(3))
+    positions = torch.arange(8).unsqueeze(0)
+    config = replace(SMALL, capacity_factor=0.5, **changes)
+    (model,) = builder_for(config).build_for_inference(groups, **options)
+    (unlimited,) = builder_for(SMALL).build_for_inference(groups, **options)
+    (training,) = builder_for(config).build_distributed_models(groups, wrap=NoWrap(), **options)
+    cache = StaticInferenceContext(max_batch_size=1, max_sequence_length=8)
+    steps = []
+    with torch.no_grad():
+        whole = model(tokens, positions, None)
+        assert torch.equal(whole, unlimited(tokens, positions, None))
+        assert not torch.allclose(whole, training.eval()(tokens, positions, None), atol=1e-3)
+        for at in range(8):
+            steps.append(model(tokens[:, at : at + 1], positions[:, at : at + 1], None, inference_context=cache))
+            cache.increment_sequence_len_offset(1)
+    torch.testing.assert_close(torch.cat(steps, dim=1), whole, atol=1e-5, rtol=0)
+    assert builder_for(config).config.capacity_factor == 0.5

@@ -91,7 +91,7 @@ class ExpertsConfig(DecoderConfig, abc.ABC):
 
     capacity_factor: PositiveFloat | None = None
     """Expert capacity in a micro-batch, as a multiple of tokens × `top_k` / `num_experts`. Tokens over the capacity are
-    dropped. `null`: unlimited."""
+    dropped. Inference drops none, because the capacity depends on the number of tokens in a call. `null`: unlimited."""
 
     drop_policy: Literal["probs", "position"] = "probs"
     """Tokens that are dropped over the expert capacity: those with the lowest router probability (`probs`), or those

@@ -5,15 +5,16 @@ all stages of a rank, is defined here.
 """
 
 import abc
+import copy
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, override
+from typing import TYPE_CHECKING, cast, override
 
 from megatron.core.models.hybrid.hybrid_model import HybridModel
 from torch import nn
 
 from modelwright.builders import Hook, ModelBuilder
-from modelwright.config import MOE, ExpertsConfig, ModelConfig, Parallelism, Precision, Wrap
+from modelwright.config import MOE, ExpertsConfig, ModelConfig, Parallelism, Precision, Wrap, replace
 from modelwright.distributed import build_stages
 from modelwright.layers.stack.assembly import LanguageModelShape, build_stage
 from modelwright.layers.stack.backends import find_backend, missing_for_te
@@ -106,6 +107,21 @@ class StackModelBuilder[ConfigT: ModelConfig](ModelBuilder[HybridModel, ConfigT]
         )
 
     @override
+    def build_for_inference(
+        self,
+        pg_collection: "ProcessGroupCollection",
+        *,
+        parallelism: Parallelism,
+        precision: Precision,
+        seed: int = 1234,
+    ) -> list[nn.Module]:
+        builder = copy.copy(self)
+        builder.config = cast("ConfigT", _without_capacity(self.config))
+        return super(StackModelBuilder, builder).build_for_inference(
+            pg_collection, parallelism=parallelism, precision=precision, seed=seed
+        )
+
+    @override
     def build_distributed_models(
         self,
         pg_collection: "ProcessGroupCollection",
@@ -126,6 +142,17 @@ class StackModelBuilder[ConfigT: ModelConfig](ModelBuilder[HybridModel, ConfigT]
             seed=seed,
             meta=self.meta,
         )
+
+
+def _without_capacity(config: ModelConfig) -> ModelConfig:
+    """Return the config without an expert capacity.
+
+    A capacity counts the tokens of a call, so a text that is read token by token would lose others than one that is
+    read at once.
+    """
+    if isinstance(config, ExpertsConfig) and config.capacity_factor is not None:
+        return replace(config, capacity_factor=None, pad_to_capacity=False, drop_policy="probs")
+    return config
 
 
 def _check_latent_experts(config: ModelConfig) -> None:
