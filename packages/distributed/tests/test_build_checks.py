@@ -1,14 +1,12 @@
 """Checks before anything is allocated: groups, layout and wrap that do not fit are reported in one error."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import nn
 
 from modelwright.config import (
-    MegatronDDP,
     MegatronFSDP,
     ModelConfig,
     NoWrap,
@@ -90,14 +88,3 @@ def test_all_problems_in_one_error_before_anything_is_built(groups: ProcessGroup
 def test_a_wrap_that_cannot_run_here_is_known_before_the_build(groups: ProcessGroupCollection) -> None:
     found = build_problems(ModelConfig(), groups, parallelism=Parallelism(), precision=Precision(), wrap=MegatronFSDP())
     assert [facts(problem.partition(",")[0]) for problem in found] == ["`wrap.kind: megatron_fsdp`"]
-
-
-@pytest.mark.parametrize("layout", [{"expert": 2}, {"tensor": 2, "expert_tensor": 1}])
-def test_fsdp2_is_refused_where_experts_have_their_own_data_ranks(
-    layout: dict[str, int], groups: ProcessGroupCollection
-) -> None:
-    """It would train another model without a word: experts are averaged over the ranks of the other parameters."""
-    options: dict[str, Any] = {"parallelism": Parallelism(**layout), "precision": Precision()}
-    found = list(build_problems(ModelConfig(), groups, **options, wrap=TorchFSDP2()))
-    assert found[-1].startswith("`wrap.kind: fsdp2`")
-    assert "fsdp2" not in " ".join(build_problems(ModelConfig(), groups, **options, wrap=MegatronDDP()))

@@ -67,9 +67,7 @@ def test_sampling_is_a_function_of_its_seed() -> None:
 
 
 def test_an_empty_prompt() -> None:
-    with pytest.raises(
-        ModelwrightError, match=r"^`prompt` "
-    ):
+    with pytest.raises(ModelwrightError, match=r"^`prompt` "):
         text(following(ABC), "", 3)
 
 

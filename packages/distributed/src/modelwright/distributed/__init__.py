@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from modelwright.distributed.pipeline_split import StageError, layers_of, staged_pattern
     from modelwright.distributed.rank_pool import RankError, RankPool, run_ranks
     from modelwright.distributed.wrappers.data_parallel import (
-        WrapError,
         engine_config,
         total_bytes,
         total_parameters,
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
         wrap_stages,
         wrappers_of,
     )
+    from modelwright.distributed.wrappers.wrap_error import WrapError
 else:
     from modelwright.engine import load_engine
     from modelwright.protocols import lazy_door

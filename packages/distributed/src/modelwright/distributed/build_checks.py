@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from megatron.core.process_groups_config import ProcessGroupCollection
 
-from modelwright.config import ModelConfig, Parallelism, Precision, TorchFSDP2, Wrap
+from modelwright.config import MegatronDDP, ModelConfig, Parallelism, Precision, Wrap
 from modelwright.distributed.wrappers.data_parallel import wrap_problems
 
 
@@ -33,16 +33,10 @@ def build_problems(
     yield from group_problems(pg_collection, parallelism)
     yield from (str(problem) for problem in config.layout_problems(parallelism))
     yield from wrap_problems(wrap, precision)
-    yield from _expert_wrap_problems(wrap, parallelism)
-
-
-def _expert_wrap_problems(wrap: Wrap, parallelism: Parallelism) -> Iterator[str]:
-    """Yield a problem if FSDP2, with one group for all parameters, is used where experts have other data ranks."""
-    if isinstance(wrap, TorchFSDP2) and parallelism.experts_have_own_ranks:
+    if isinstance(wrap, MegatronDDP) and wrap.average_in_collective and config.engine.get("calculate_per_token_loss"):
         yield (
-            "`wrap.kind: fsdp2` shards all parameters over one group, but with `parallelism.expert` "
-            f"{parallelism.expert} and `expert_tensor` {parallelism.expert_tensor_size} experts have another one; use "
-            "`ddp`."
+            "`wrap.average_in_collective` averages gradients over the data ranks, but "
+            "`engine.calculate_per_token_loss` needs their sum; leave one of them out."
         )
 
 

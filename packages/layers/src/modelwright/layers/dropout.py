@@ -76,7 +76,7 @@ def keep_mask(place: str, probability: float, batch: int, *indices: Tensor) -> T
     Raises:
         ValueError: The draw that is set is for another number of sequences.
     """
-    key, sequences_B = _draw(batch)
+    key, sequences_B = _draw(batch, indices[0].device)
     hashed = _mix((key & _BITS_32) ^ _hashed(place, bits=32))
     hashed = _mix(hashed ^ _mix(key >> 32))
     sequences, *others = indices
@@ -97,10 +97,9 @@ def dropped(values: Tensor, keep: Tensor, probability: float) -> Tensor:
     return values * (keep * scale).to(values.dtype)
 
 
-def _draw(batch: int) -> tuple[Tensor, Tensor]:
+def _draw(batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the key, a scalar, and the number of each sequence, [b]."""
     draw = get_cuda_rng_tracker().get_states().get(_STATE)
-    device = torch.cuda.current_device()
     if draw is None:
         return torch.randint(2**62, (), device=device), torch.arange(batch, device=device)
     if draw.numel() != batch + 1:

@@ -21,7 +21,7 @@ from modelwright.config import Parallelism
 from modelwright.distributed import context_positions, engine_config, unwrapped, virtual_stages
 from modelwright.layers import clear_dropout_draw, set_dropout_draw
 from modelwright.training.data.batches import Batch, micro_batches
-from modelwright.training.loss import mean_over_ranks, token_mean_loss
+from modelwright.training.loss import mean_over_ranks, reduced_loss
 
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
@@ -152,4 +152,8 @@ def _forward(
     local = context_positions(batch.tokens_BS.size(1), rank=context.rank(), size=context.size())
     tokens, labels = (part[:, local].to(device) for part in (batch.tokens_BS, batch.labels_BS))
     positions = local.to(device).expand_as(tokens)
-    return stage(tokens, positions, None, labels=labels), partial(token_mean_loss, context_size=context.size())
+    config = engine_config(unwrapped(stage))
+    reduce = partial(
+        reduced_loss, context_size=context.size(), per_token=bool(getattr(config, "calculate_per_token_loss", False))
+    )
+    return stage(tokens, positions, None, labels=labels), reduce

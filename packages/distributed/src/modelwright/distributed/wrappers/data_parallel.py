@@ -19,12 +19,8 @@ from torch import nn
 
 from modelwright.config import MegatronDDP, MegatronFSDP, NoWrap, Precision, TorchFSDP2
 from modelwright.distributed.wrappers.torch_fsdp2 import FullyShardedStage
+from modelwright.distributed.wrappers.wrap_error import WrapError
 from modelwright.engine import OPTIONAL_PACKAGES
-from modelwright.protocols import ModelwrightError
-
-
-class WrapError(ModelwrightError):
-    """A wrapper that is not registered, or that does not fit the stages."""
 
 
 @functools.singledispatch
@@ -84,7 +80,7 @@ def _(strategy: TorchFSDP2, stages: Sequence[nn.Module], pg_collection: ProcessG
             raise WrapError(f"{_ONE_DTYPE}, but the model has {' and '.join(dtypes)}; use `ddp`.")
     return [
         FullyShardedStage(
-            engine_config(stage), stage, pg_collection.dp_cp, reshard_after_forward=strategy.reshard_after_forward
+            engine_config(stage), stage, pg_collection, reshard_after_forward=strategy.reshard_after_forward
         )
         for stage in stages
     ]

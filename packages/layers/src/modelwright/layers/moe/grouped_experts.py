@@ -97,35 +97,34 @@ class GroupedExperts(SequentialMLP):
 
     @override
     def forward(
-        self, permuted_local_hidden_states: Tensor, tokens_per_expert: Tensor, permuted_probs: Tensor
+        self,
+        permuted_local_hidden_states: Tensor,
+        tokens_per_expert: Tensor | None,
+        permuted_probs: Tensor,
+        *,
+        routes: Routes | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Run every expert on its tokens.
 
         Args:
-            permuted_local_hidden_states: `[tokens, h]`, sorted by expert.
-            tokens_per_expert: `[local e]`, number of tokens of each expert.
-            permuted_probs: `[tokens]`, factor on the output of each token.
+            permuted_local_hidden_states: `[tokens, h]`, sorted by expert unless `routes` is set.
+            tokens_per_expert: `[local e]`, number of tokens of each expert. None if `routes` is set.
+            permuted_probs: `[rows]`, factor on the output of each row.
+            routes: Number of rows of each expert, and the token of each row. None: one row for each token.
 
         Returns:
-            `[tokens, h]`, and None: biases have been added.
+            `[tokens, h]`: outputs, summed over the rows of each token; and None: biases have been added.
         """
         tokens = permuted_local_hidden_states
         if self.config.moe_apply_probs_on_input:
             tokens = (tokens * permuted_probs[:, None]).to(tokens.dtype)
             permuted_probs = permuted_probs.new_ones(permuted_probs.shape)
-        return self.run(tokens, permuted_probs, Routes(tokens_per_expert.tolist())), None
-
-    def run(self, tokens: Tensor, probs: Tensor, routes: Routes) -> Tensor:
-        """Run every expert on the rows that are routed to it.
-
-        Args:
-            tokens: `[tokens, h]`.
-            probs: `[rows]`, factor on the output of each row.
-            routes: Number of rows of each expert, and the token of each row.
-
-        Returns:
-            `[tokens, h]`: outputs, summed over the rows of each token.
-        """
+        if routes is None:
+            if tokens_per_expert is None:
+                raise ModelwrightError(
+                    "`GroupedExperts` needs `tokens_per_expert` or `routes`, but got neither; pass one."
+                )
+            routes = Routes(tokens_per_expert.tolist())
         experts = [cast("MLP", expert) for expert in self.local_experts]
         fc1 = [cast("_ColumnParameters", expert.linear_fc1)() for expert in experts]
         fc2 = [cast("_RowParameters", expert.linear_fc2)() for expert in experts]
@@ -135,4 +134,4 @@ class GroupedExperts(SequentialMLP):
             bias1=[parameters.bias for parameters in fc1 if parameters.bias is not None],
             bias2=[parameters.bias for parameters in fc2 if parameters.bias is not None],
         )
-        return run_experts(tokens, probs, routes, weights, self.activation)
+        return run_experts(tokens, permuted_probs, routes, weights, self.activation), None

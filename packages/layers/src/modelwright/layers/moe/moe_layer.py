@@ -260,7 +260,8 @@ class _DirectMoELayer(MoELayer):
             or self.config.overlap_dispatch_backward_with_experts_wgrad
         ):
             return cast("tuple[Tensor, None]", super().routed_experts_compute(hidden_states, probs))
-        return experts.run(hidden_states, probs, dispatcher.routes), None
+        # Called as a module, so that hooks run: those of `fully_shard` gather the weights.
+        return cast("tuple[Tensor, None]", experts(hidden_states, None, probs, routes=dispatcher.routes))
 
 
 def _replace_dispatcher(

@@ -14,6 +14,7 @@ from modelwright.config import LAYER_KINDS, STAGE_BOUNDARY
 from modelwright.engine import as_module_spec
 from modelwright.layers.dropout import place_dropouts
 from modelwright.layers.engine_fields.extended_config import DecoderExtension
+from modelwright.layers.padded_vocabulary import mask_padding
 from modelwright.layers.stack.spec import StackSpec
 from modelwright.protocols import ModelwrightError
 
@@ -36,6 +37,8 @@ class LanguageModelShape:
     """Stack pattern: one symbol for each layer, `|` between stages."""
     vocab_size: int
     """Padded vocabulary size."""
+    tokens: int | None = None
+    """Number of tokens in the vocabulary; the other entries are padding. None: there is no padding."""
     seq_length: int
     """Longest sequence, in tokens."""
     tie_embeddings: bool
@@ -96,6 +99,8 @@ def build_stage(
     place_dropouts(model, pg_collection)
     if isinstance(engine_config, DecoderExtension) and engine_config.logits_softcap is not None and post_process:
         model.output_layer.register_forward_hook(partial(_bounded_logits, engine_config.logits_softcap))
+    if shape.tokens is not None and post_process:
+        mask_padding(model.output_layer, tokens=shape.tokens, padded=shape.vocab_size, group=pg_collection.tp)
     return model
 
 

@@ -85,6 +85,7 @@ class DecoderModelBuilder[ConfigT: DecoderConfig](StackModelBuilder[ConfigT]):
         return LanguageModelShape(
             pattern=staged_pattern(config.stack_pattern, parallelism, unit=config.block_size),
             vocab_size=config.padded_vocab_size,
+            tokens=config.vocab_size,
             seq_length=config.seq_length,
             tie_embeddings=config.tie_embeddings,
             position_embedding="learned_absolute"
