@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,7 @@ def _interrupt_later() -> Generator[None]:
 
     A terminal sends it to every process of a command. Only this one reacts, and ends the others.
     """
+    resource_tracker.ensure_running()  # of multiprocessing: when it starts, it unblocks the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

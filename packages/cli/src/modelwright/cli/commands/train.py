@@ -109,7 +109,7 @@ def run_folder(name: str, out: Path | None, resume: Path | None) -> Path:
     """
     if resume is not None:
         return resume
-    folder = out or _new_folder(_checked_name(name))
+    folder = out or _new_folder(name)
     _check_new(folder)
     return folder
 
@@ -135,16 +135,6 @@ def _check_new(folder: Path) -> None:
             f"`--out` must be a new folder, but `{folder}` contains {', '.join(f'`{name}`' for name in found)} that "
             "this run did not write; use another folder."
         )
-
-
-def _checked_name(name: str) -> str:
-    """Refuse a name that would lead out of `runs`, because a config from elsewhere may have it."""
-    if name in ("", ".", "..") or Path(name).name != name or not name.isprintable():
-        raise ModelwrightError(
-            f"`name` must be usable as the name of a folder, but is {name!r}; leave out `/` and control characters, or "
-            "name the folder by `--out`."
-        )
-    return name
 
 
 def _new_folder(name: str) -> Path:
