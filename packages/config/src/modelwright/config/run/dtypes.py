@@ -15,4 +15,5 @@ class Precision(Config):
     """Dtype of parameters and activations. For a 16-bit dtype the optimizer keeps a copy in float32."""
 
     keep_float32: tuple[str, ...] = ()
-    """Name patterns of parameters that stay in float32, such as `*norm*`, if `params` is a 16-bit dtype."""
+    """Name patterns of parameters that stay in float32, such as `*norm*`, if `params` is a 16-bit dtype. Their module
+    computes in float32, with all of its own parameters: a bias stays with its weight."""

@@ -128,10 +128,14 @@ class GroupedExperts(SequentialMLP):
         experts = [cast("MLP", expert) for expert in self.local_experts]
         fc1 = [cast("_ColumnParameters", expert.linear_fc1)() for expert in experts]
         fc2 = [cast("_RowParameters", expert.linear_fc2)() for expert in experts]
+        every = [tensor for parameters in (*fc1, *fc2) for tensor in parameters if tensor is not None]
+        # Some may be kept in float32. Then all compute in it, as one kernel.
+        work = torch.float32 if any(tensor.dtype == torch.float32 for tensor in every) else every[0].dtype
         weights = ExpertWeights(
-            fc1=[parameters.weight for parameters in fc1],
-            fc2=[parameters.weight for parameters in fc2],
-            bias1=[parameters.bias for parameters in fc1 if parameters.bias is not None],
-            bias2=[parameters.bias for parameters in fc2 if parameters.bias is not None],
+            fc1=[parameters.weight.to(work) for parameters in fc1],
+            fc2=[parameters.weight.to(work) for parameters in fc2],
+            bias1=[parameters.bias.to(work) for parameters in fc1 if parameters.bias is not None],
+            bias2=[parameters.bias.to(work) for parameters in fc2 if parameters.bias is not None],
         )
-        return run_experts(tokens, permuted_probs, routes, weights, self.activation), None
+        answer = run_experts(tokens.to(work), permuted_probs, routes, weights, self.activation)
+        return answer.to(tokens.dtype), None
