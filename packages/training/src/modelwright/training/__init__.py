@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         validation_batch,
     )
     from modelwright.training.data.text import DataError, Text, language_shape, prepare_text, read_text
+    from modelwright.training.engine_errors import EngineError, naming_engine_errors
     from modelwright.training.generation.generator import LoadedModel, generate, load_for_inference
     from modelwright.training.generation.sampling import Sampling
     from modelwright.training.launcher import LaunchError, RankFailure, launch
@@ -66,6 +67,7 @@ __all__ = [
     "CheckpointError",
     "DamagedCheckpointError",
     "DataError",
+    "EngineError",
     "LaunchError",
     "LoadedModel",
     "MetricsCallback",
@@ -96,6 +98,7 @@ __all__ = [
     "make_lr_schedule",
     "make_optimizer",
     "micro_batches",
+    "naming_engine_errors",
     "naming_run_file",
     "naming_whole_checkpoint",
     "newest_whole",

@@ -27,6 +27,7 @@ from modelwright.training.checkpoint.train_state import TrainState
 from modelwright.training.checkpoint.verification import naming_whole_checkpoint
 from modelwright.training.data.batches import training_batch, validation_batch
 from modelwright.training.data.text import Text, language_shape, prepare_text
+from modelwright.training.engine_errors import naming_engine_errors
 from modelwright.training.lr_schedule import make_lr_schedule
 from modelwright.training.optimizer import make_optimizer
 from modelwright.training.step import clear_gradients, run_batch
@@ -90,9 +91,10 @@ def train(
     builder = builder_of(run, spec=spec, hooks=hooks)
     groups = initialize(run.parallelism, seed=run.train.seed)
     run = run.with_data_size(groups.dp.size())
-    stages = builder.build_distributed_models(
-        groups, parallelism=run.parallelism, precision=run.precision, wrap=run.wrap, seed=run.train.seed
-    )
+    with naming_engine_errors("build", run):
+        stages = builder.build_distributed_models(
+            groups, parallelism=run.parallelism, precision=run.precision, wrap=run.wrap, seed=run.train.seed
+        )
     trainer = Trainer(run, stages, groups, text, metrics_callback)
     done = trainer.resume(resume, verify=verify) if resume is not None else 0
     if out is None:
@@ -149,7 +151,8 @@ class Trainer:
         self.stages = stages
         self.groups = groups
         self.text = text
-        self.optimizer: Any = make_optimizer(stages, run.train, run.precision, groups)
+        with naming_engine_errors("making the optimizer", run, stages):
+            self.optimizer: Any = make_optimizer(stages, run.train, run.precision, groups)
         self.lr_schedule = make_lr_schedule(self.optimizer, run.train)
         self.state = TrainState(stages, groups, self.optimizer, self.lr_schedule)
         self._metrics = metrics_callback(stages, groups) if metrics_callback is not None else _no_metrics
@@ -197,18 +200,20 @@ class Trainer:
         model_parallel_cuda_manual_seed(train.seed + 1_000_003 * step, force_reset_rng=True)
         batch = training_batch(self.text, seed=train.seed, step=step, size=train.global_batch, seq_length=seq_length)
         clear_gradients(self.stages, self.optimizer)
-        loss = run_batch(
-            self.stages,
-            batch,
-            self.groups,
-            self.run.parallelism,
-            micro_batch=train.micro_batch,
-            optimizer=self.optimizer,
-            seed=train.seed,
-            step=step,
-        )
+        with naming_engine_errors(f"forward and backward of step {step}", self.run, self.stages):
+            loss = run_batch(
+                self.stages,
+                batch,
+                self.groups,
+                self.run.parallelism,
+                micro_batch=train.micro_batch,
+                optimizer=self.optimizer,
+                seed=train.seed,
+                step=step,
+            )
         lr = self.optimizer.param_groups[0]["lr"]
-        grad_norm = self._update(loss)
+        with naming_engine_errors(f"optimizer of step {step}", self.run, self.stages):
+            grad_norm = self._update(loss)
         if grad_norm is not None:
             self.lr_schedule.step(increment=1)
         seconds = time.perf_counter() - start

@@ -80,14 +80,16 @@ def build_rank(job: BuildJob) -> None:
     import torch
 
     from modelwright.distributed import initialize
-    from modelwright.training import builder_of
+    from modelwright.training import builder_of, naming_engine_errors
 
     run = job.run
     groups = initialize(run.parallelism, seed=run.train.seed)
-    stages = builder_of(run).build_distributed_models(
-        groups, parallelism=run.parallelism, precision=run.precision, wrap=run.wrap, seed=run.train.seed
-    )
-    loss = _loss_of_one_batch(run, stages, groups)
+    with naming_engine_errors("build", run):
+        stages = builder_of(run).build_distributed_models(
+            groups, parallelism=run.parallelism, precision=run.precision, wrap=run.wrap, seed=run.train.seed
+        )
+    with naming_engine_errors("forward and backward", run, stages):
+        loss = _loss_of_one_batch(run, stages, groups)
     rows: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(rows, _rows(run, stages, groups))
     if torch.distributed.get_rank() == 0:

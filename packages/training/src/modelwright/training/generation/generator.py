@@ -22,6 +22,7 @@ from modelwright.training.checkpoint.save_load import load_checkpoint
 from modelwright.training.checkpoint.train_state import TrainState
 from modelwright.training.checkpoint.verification import naming_whole_checkpoint
 from modelwright.training.data.text import BYTE_VALUES
+from modelwright.training.engine_errors import naming_engine_errors
 from modelwright.training.generation.sampling import Sampling
 from modelwright.training.loop import builder_of
 
@@ -60,7 +61,8 @@ def _loaded(run_dir: Path, *, verify: bool) -> LoadedModel:
     _, path = latest_checkpoint(run_dir, verify=verify)
     run = checkpoint_config(path, verify=verify)
     groups = initialize(Parallelism())
-    (model,) = builder_of(run).build_for_inference(groups, parallelism=Parallelism(), precision=Precision())
+    with naming_engine_errors("build", run):
+        (model,) = builder_of(run).build_for_inference(groups, parallelism=Parallelism(), precision=Precision())
     load_checkpoint(TrainState([model], groups), path, verify=verify)
     return LoadedModel(run, model)
 
@@ -86,9 +88,10 @@ def generate(loaded: LoadedModel, prompt: str, *, tokens: int, sampling: Samplin
         raise ModelwrightError("`prompt` must have at least one character, but is empty; pass a text to continue.")
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     choose = partial(sampling.choose, generator=torch.Generator().manual_seed(sampling.seed))
-    for token in _tokens(loaded.model, prefix, tokens, limit=limit, choose=choose):
-        if piece := decoder.decode(bytes([token])):
-            yield piece
+    with naming_engine_errors("generation", loaded.run, [loaded.model]):
+        for token in _tokens(loaded.model, prefix, tokens, limit=limit, choose=choose):
+            if piece := decoder.decode(bytes([token])):
+                yield piece
     if piece := decoder.decode(b"", final=True):
         yield piece
 
