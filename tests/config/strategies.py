@@ -12,6 +12,7 @@ from pydantic import PlainValidator
 from pydantic.fields import FieldInfo
 
 from modelwright.config import (
+    AddedLater,
     Config,
     ConfigError,
     ModelConfig,
@@ -110,6 +111,8 @@ def annotated(base: Any, markers: tuple[Any, ...]) -> st.SearchStrategy[Any]:
             if base is not dict and typing.get_origin(base) is Literal
             else st.dictionaries(TEXT, PLAIN, max_size=4)
         )
+    if any(isinstance(marker, AddedLater) for marker in markers):
+        return of_hint(base)
     bounds: dict[str, float] = {}
     for marker in [one for info in markers for one in (info.metadata if isinstance(info, FieldInfo) else [info])]:
         for kind, name in ((Ge, "ge"), (Gt, "gt"), (Le, "le"), (Lt, "lt")):
@@ -132,6 +135,9 @@ def start(cls: type[Config]) -> Config:
     """Return a valid config to change."""
     if cls is RunConfig:
         return RunConfig(model=preset("gpt_tiny"))
+    if "mamba_state_dim" in {f.name for f in dataclasses.fields(cls)}:  # with layers of every kind
+        sizes = {name: value for name, value in SMALL.items() if name != "num_layers"}
+        return cls(pattern="M*-E*", position_embedding="rope", **sizes)
     # Where the number of layers has a default, it stands against another way to say which layers there are.
     said = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING or f.name == "num_layers"}
     return cls(**{name: value for name, value in SMALL.items() if name in said})

@@ -38,7 +38,7 @@ def test_every_preset_fits(name: str) -> None:
     "change",
     [
         {"hiden_size": 3}, {"num_layers": 0}, {"num_layers": "4"}, {"normalization": "rms"}, {"kind": "gtp"},
-        {"rope_scaling": {"factor": 2.0}}, {"rope_scaling": {"kind": "yarn"}}, {"version": 2}, {"engine": 3},
+        {"rope_scaling": {"factor": 2.0}}, {"rope_scaling": {"kind": "linear"}}, {"version": 2}, {"engine": 3},
     ],
 )  # fmt: skip
 def test_what_loading_refuses_the_schema_refuses(change: dict[str, Any]) -> None:

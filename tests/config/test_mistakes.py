@@ -45,7 +45,7 @@ f:12:18: `model.normalization` must be `rmsnorm` or `layernorm`, but the string 
 f:13:17: `model.norm_epsilon` must be above 0.0, but -1e-05 was given.
 f:14:19: `model.rotary_percent` must be at most 1.0, but 1.5 was given.
 f:15:3: `model.tie_embedings` is not a field of `gpt`; did you mean `tie_embeddings`?
-f:16:24: `model.rope_scaling.kind` must be `llama3`, but `lama3` was given; did you mean `llama3`?
+f:16:24: `model.rope_scaling.kind` must be `llama3` or `yarn`, but `lama3` was given; did you mean `llama3`?
 f:17:21: `precision.params` must be `float32`, `bfloat16` or `float16`, but the string "fp16" was given.
 f:18:32: `wrap.bucket_size` must be at least 1 or null, but 0 was given.
 f:18:56: `wrap.overlap_grad_reduce` must be true or false, but the string "yes" was given.

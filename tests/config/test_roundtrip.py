@@ -15,7 +15,22 @@ from tests.config.strategies import HolderConfig, documents, moved, start, value
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 EVERY_FIELD = [(cls, one.name) for cls in classes() for one in dataclasses.fields(cls) if one.name != "modelwright"]
 # A field that no valid config can move alone: another one has to move with it.
+_ONLY_SCAN: dict[str, Any] = {"num_layers": 2, "num_attention_heads": None, "num_experts": None, "top_k": None}
+_BOTH: dict[str, dict[str, Any]] = {
+    "expert_bias": {"router_score": "sigmoid"},
+    "expert_bias_rate": {"router_score": "sigmoid", "expert_bias": True},
+    "drop_policy": {"capacity_factor": 1.0},
+    "pad_to_capacity": {"capacity_factor": 1.0},
+    "shared_expert_ffn_hidden_size": {"shared_experts": 1},
+    "shared_expert_gate": {"shared_experts": 1},
+    "router_groups": {"num_experts": 64, "router_groups": 1, "router_top_groups": 1},
+    "router_top_groups": {"router_groups": 2, "router_top_groups": 2},
+}
 WITH: dict[str, dict[str, Any]] = {
+    **{f"{cls}.{name}": fields for cls in ("MoeModelConfig", "MambaModelConfig") for name, fields in _BOTH.items()},
+    "GPTModelConfig.full_attention_every": {"sliding_window": 4, "num_layers": 64},
+    "MoeModelConfig.full_attention_every": {"sliding_window": 4, "num_layers": 64},
+    "MambaModelConfig.full_attention_every": {"sliding_window": 4, "pattern": "M-E" + "*" * 64},
     "Parallelism.sequence": {"tensor": 2},
     "Parallelism.virtual_pipeline": {"pipeline": 2},
     "Parallelism.stages": {"pipeline": 2},
@@ -23,13 +38,9 @@ WITH: dict[str, dict[str, Any]] = {
     "MoeModelConfig.qk_norm_over": {"qk_norm": True},
     "MoeModelConfig.pattern": {"num_layers": None, "pattern": "*E"},
     "MoeModelConfig.first_dense_layers": {"num_layers": 10**41},
-    "MoeModelConfig.shared_expert_ffn_hidden_size": {"shared_experts": 1},
-    "MoeModelConfig.shared_expert_gate": {"shared_experts": 1},
-    "MoeModelConfig.router_groups": {"num_experts": 64, "router_groups": 1, "router_top_groups": 1},
-    "MoeModelConfig.router_top_groups": {"router_groups": 2, "router_top_groups": 2},
-    "MoeModelConfig.expert_bias": {"router_score": "sigmoid"},
-    "MambaModelConfig.pattern": {"num_attention_heads": 4, "num_experts": 4, "top_k": 2},
-    "MoeModelConfig.pad_to_capacity": {"capacity_factor": 1.0},
+    "MambaModelConfig.num_layers": {"pattern": None, "position_embedding": "none", **_ONLY_SCAN},
+    "MambaModelConfig.pattern": {"pattern": "MM", "position_embedding": "none", **_ONLY_SCAN, "num_layers": None},
+    "MegatronDDP.bucket_size": {"overlap_grad_reduce": True},
 }
 
 

@@ -38,7 +38,11 @@ class _Operations(TorchDispatchMode):
         self.seen: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        shapes = [f"{tuple(one.shape)}{one.dtype}" for one in tree_leaves(args) if isinstance(one, Tensor)]
+        shapes = [
+            f"{tuple(one.shape)}{one.dtype}" if isinstance(one, Tensor) else str(one)
+            for one in tree_leaves(args)
+            if isinstance(one, Tensor | bool)  # such as whether a collective is waited for
+        ]
         self.seen.append(f"{func} {shapes}")
         return func(*args, **(kwargs or {}))
 

@@ -24,6 +24,7 @@ SMALL: dict[str, Any] = {
     "expert_ffn_hidden_size": 48,
     "ffn_hidden_size": 96,
     "load_balancing": "none",
+    "load_balancing_coefficient": 1e-2,
     "z_loss_coefficient": 0.0,
     "vocab_size": 128,
     "seq_length": 64,

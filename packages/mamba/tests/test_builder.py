@@ -112,7 +112,7 @@ def test_names_and_shapes(
         replace(MAMBA, tie_embeddings=True, mamba_bias=True, conv_bias=False),
         replace(MAMBA, d_per_channel=True, gated_norm=False, conv_width=3),
         replace(MAMBA, mamba_num_heads=6, mamba_num_groups=3),
-        replace(HYBRID, pattern="--", num_attention_heads=None, mamba_head_dim=7),
+        MambaModelConfig(pattern="--", hidden_size=16, ffn_hidden_size=24, vocab_size=40, seq_length=8),
     ],
 )
 def test_the_number_of_parameters(groups: ProcessGroupCollection, config: MambaModelConfig) -> None:
@@ -346,7 +346,7 @@ def test_latent_experts_need_transformer_engine() -> None:
     latent = replace(HYBRID, pattern="M*E", num_experts=4, top_k=2, expert_latent_size=8)
     with pytest.raises(ModelwrightError, match=r"^`expert_latent_size` "):
         MambaModelBuilder(latent)
-    MambaModelBuilder(replace(latent, pattern="M*-"))
+    MambaModelBuilder(replace(latent, expert_latent_size=None))
 
 
 @pytest.mark.usefixtures("neither_packages_nor_cuda")

@@ -68,22 +68,48 @@ def test_heads_of_the_scan() -> None:
     assert [fields[name] for name in names] == [128, 16, 8, 2, 4]
 
 
+NO_SCAN = {"mamba_head_dim": 64}
+"""The defaults of the fields of Mamba-2 layers that `SMALL` sets."""
+
+
 @pytest.mark.parametrize(
-    ("changes", "expected"),
+    ("config", "expected"),
     [
-        ({"num_attention_heads": 3, "num_query_groups": 3}, (8, 8, 16)),
-        ({"num_layers": None, "pattern": "--", "ffn_hidden_size": 96, "mamba_head_dim": 17}, (96, 96, 17)),
+        (replace(SMALL, mamba_num_groups=2), (8, 8, 16)),
+        (replace(SMALL, num_layers=None, pattern="--", ffn_hidden_size=96, **NO_SCAN), (96, 96, 64)),
     ],
     ids=["Mamba alone", "MLP alone"],
 )
-def test_fields_of_layers_that_are_not_there_have_no_effect(
-    changes: dict[str, Any], expected: tuple[int, int, int]
-) -> None:
+def test_the_engine_gets_heads_without_attention(config: MambaModelConfig, expected: tuple[int, int, int]) -> None:
     """The engine wants heads that the tensor ranks divide, though no layer is attention."""
-    config = replace(SMALL, mamba_num_groups=2, **changes)
     fields = config.engine_fields()
     assert (fields["num_attention_heads"], fields["num_query_groups"], fields["kv_channels"]) == expected
     check_layout(config, Parallelism(tensor=2))
+
+
+@pytest.mark.parametrize(
+    ("layers", "changes"),
+    [
+        ("MM", {"num_attention_heads": 3}),
+        ("MM", {"num_query_groups": 3}),
+        ("MM", {"position_embedding": "rope"}),
+        ("MM", {"rotary_base": 1.0}),
+        ("MM", {"sliding_window": 4}),
+        ("MM", {"ffn_hidden_size": 96}),
+        ("MM", {"activation": "gelu"}),
+        ("MM", {"linear_bias": True}),
+        ("M-", {"num_experts": 4}),
+        ("M-", {"top_k": 1}),
+        ("M-", {"load_balancing": "none"}),
+        ("--", {"mamba_head_dim": 16}),
+        ("--", {"mamba_num_heads": 2}),
+        ("--", {"expand": 1.0}),
+        ("--", {"kernels": "torch"}),
+    ],
+)
+def test_fields_of_layers_that_are_not_there_are_refused(layers: str, changes: dict[str, Any]) -> None:
+    config = replace(SMALL, num_layers=None, pattern=layers, **NO_SCAN)
+    assert facts_of(replace, config, **changes).startswith(f"`{next(iter(changes))}`")
 
 
 def pattern(text: str, **changes: Any) -> dict[str, Any]:
@@ -197,7 +223,7 @@ def test_a_file_says_where() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["num_layers", "hidden_size", "vocab_size", "seq_length", "num_attention_heads"])
+@pytest.mark.parametrize("name", ["num_layers", "hidden_size", "vocab_size", "seq_length"])
 @pytest.mark.parametrize("given", [10**22, HUGE], ids=["10**22", "10**400"])
 def test_huge_numbers(name: str, given: int) -> None:
     """Values from an untrusted file are accepted or refused at once, without an overflow."""
@@ -225,7 +251,7 @@ def test_huge_numbers_that_do_not_fit(name: str) -> None:
         (HYBRID, {"pipeline": 2}),
         (replace(HYBRID, mamba_num_groups=2), {"pipeline": 2, "tensor": 2}),
         (replace(HYBRID, pattern="M-*M"), {"pipeline": 2, "virtual_pipeline": 2}),
-        (replace(HYBRID, pattern="-*"), {"tensor": 2}),
+        (replace(HYBRID, pattern="-*", **NO_SCAN), {"tensor": 2}),
     ],
 )
 def test_layouts_that_fit(config: MambaModelConfig, axes: dict[str, Any]) -> None:
@@ -358,20 +384,42 @@ MOVED: dict[str, Any] = {
 }  # fmt: skip
 
 
-NEEDED: dict[str, dict[str, Any]] = {"full_attention_every": {"sliding_window": 4}}
+EVERY_KIND = replace(
+    SMALL,
+    num_layers=None,
+    pattern="M*-E*",
+    num_attention_heads=8,
+    position_embedding="rope",
+    num_experts=4,
+    top_k=3,
+    head_dim=16,
+)
+"""A layer of each kind, so that each field has an effect."""
+NEEDED: dict[str, dict[str, Any]] = {
+    "full_attention_every": {"sliding_window": 4},
+    "position_embedding": {"rope_scaling": None},
+    "shared_expert_ffn_hidden_size": {"shared_experts": 1},
+    "shared_expert_gate": {"shared_experts": 1},
+    "router_groups": {"router_top_groups": 2},
+    "router_top_groups": {"router_groups": 1},
+    "expert_bias": {"router_score": "sigmoid"},
+    "expert_bias_rate": {"router_score": "sigmoid", "expert_bias": True},
+    "drop_policy": {"capacity_factor": 1.0},
+    "pad_to_capacity": {"capacity_factor": 1.0},
+}
 """Other fields without which a field is refused."""
 
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(MambaModelConfig)])
 def test_every_field_comes_back(name: str) -> None:
-    needed = NEEDED.get(name, {})
-    config = replace(SMALL, **needed, **{name: MOVED[name]})
-    assert config != SMALL
+    base = SMALL if name in {"num_layers", "pattern"} else EVERY_KIND
+    config = replace(base, **NEEDED.get(name, {}), **{name: MOVED[name]})
+    assert config != base
     for full in (False, True):
         assert loads(dumps(config, full=full)) == config
         assert loads(dumps(config, full=full, format="json"), format="json") == config
     assert MambaModelConfig.from_dict(config.as_dict()) == config
-    assert fingerprint(MambaModelConfig.from_dict(config.as_dict())) == fingerprint(config) != fingerprint(SMALL)
+    assert fingerprint(MambaModelConfig.from_dict(config.as_dict())) == fingerprint(config) != fingerprint(base)
 
 
 @pytest.mark.skipif(not EXAMPLE.exists(), reason="the package stands alone")

@@ -403,6 +403,8 @@ TOGETHER: dict[str, dict[str, Any]] = {
     "router_groups": {"router_groups": 4, "router_top_groups": 1},
     "router_top_groups": {"router_groups": 4, "router_top_groups": 2},
     "expert_bias": {"router_score": "sigmoid", "expert_bias": True},
+    "expert_bias_rate": {"router_score": "sigmoid", "expert_bias": True, "expert_bias_rate": 0.1},
+    "drop_policy": {"capacity_factor": 1.0, "drop_policy": "position"},
     "pad_to_capacity": {"capacity_factor": 1.0, "pad_to_capacity": True},
 }
 

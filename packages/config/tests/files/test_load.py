@@ -112,7 +112,7 @@ MOVED: dict[str, dict[str, Any]] = {
         "steps": 7, "seed": 0, "micro_batch": 2, "global_batch": 16, "lr": 1.0, "weight_decay": 0.0, "adam_beta1": 0.5,
         "lr_schedule": LinearSchedule(min_lr=1e-5), "adam_beta2": 0.5, "adam_eps": 1e-6, "clip_grad": 0.0,
         "eval_interval": 5, "eval_batches": 1, "checkpoint_interval": 10, "keep_checkpoints": 2, "data": "a.txt",
-        "validation_fraction": 0.5,
+        "validation_fraction": 0.5, "max_skipped_steps": 3,
     },
     "parallelism": {
         "tensor": 2, "pipeline": 2, "context": 2, "expert": 2, "expert_tensor": 1, "data": 2, "sequence": None,
@@ -120,7 +120,7 @@ MOVED: dict[str, dict[str, Any]] = {
     },
     "precision": {"params": "bfloat16"},
     "wrap": {
-        "overlap_grad_reduce": True, "bucket_size": 5, "average_in_collective": True, "grad_reduce_in_fp32": False,
+        "overlap_grad_reduce": True, "bucket_size": None, "average_in_collective": True, "grad_reduce_in_fp32": False,
         "check_for_nan": True, "broadcast_from_data_rank_0": True,
     },
 }  # fmt: skip

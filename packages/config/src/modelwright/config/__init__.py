@@ -71,7 +71,7 @@ if TYPE_CHECKING:
         UnitFraction,
     )
     from modelwright.config.problems.problem import ConfigError, Problem, ProblemCode
-    from modelwright.config.problems.rules import divides, multiple_of
+    from modelwright.config.problems.rules import divides, multiple_of, without_effect
     from modelwright.config.problems.wording import quoted_list
     from modelwright.config.run.dtypes import Precision
     from modelwright.config.run.layout import check_layout
@@ -181,4 +181,5 @@ __all__ = [
     "registered_kinds",
     "replace",
     "save",
+    "without_effect",
 ]

@@ -25,11 +25,32 @@ from modelwright.config import (
     register_config,
     register_preset_module,
     register_upstream_module,
+    without_effect,
 )
 from modelwright.protocols import ModelwrightError
 
 __all__ = ["MambaModelConfig", "hybrid_pattern"]
 
+_SCAN_FIELDS = (
+    "mamba_state_dim",
+    "mamba_head_dim",
+    "mamba_num_heads",
+    "mamba_num_groups",
+    "expand",
+    "conv_width",
+    "conv_bias",
+    "conv_init",
+    "mamba_bias",
+    "chunk_size",
+    "gated_norm",
+    "norm_before_gate",
+    "d_per_channel",
+    "a_init_range",
+    "dt_init_range",
+    "dt_init_floor",
+    "dt_limit",
+    "kernels",
+)
 _KINDS = (MAMBA, ATTENTION, MLP, MOE)
 
 
@@ -95,7 +116,7 @@ class MambaModelConfig(ExpertsConfig):
     """Normalize the output of the scan. Otherwise only the gate is applied."""
 
     norm_before_gate: bool = False
-    """Apply the gate after the norm. Otherwise before."""
+    """Apply the gate after the norm. Otherwise before. No effect without `gated_norm`."""
 
     d_per_channel: bool = False
     """Use one skip coefficient `D` per channel. Otherwise one per head."""
@@ -179,6 +200,8 @@ class MambaModelConfig(ExpertsConfig):
             yield from super().problems()
         if self.has(MAMBA):
             yield from self._scan_problems()
+        elif not wrong:
+            yield from without_effect(self, _SCAN_FIELDS, f"without {MAMBA.plural}")
 
     def _pattern_problems(self) -> Iterator[Problem]:
         """Rules of the pattern alone."""

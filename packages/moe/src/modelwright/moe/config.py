@@ -252,11 +252,12 @@ class MoeModelConfig(ExpertsConfig):
             ("head_dim", None),
             ("softmax_scale", None),
             ("no_rope_every", None),
+            ("qkv_bias", False),
         ):
             value = getattr(self, name)
             if value != allowed:
                 given = f"`{value}`" if isinstance(value, str) else "another value"
-                say = "null" if allowed is None else f"`{allowed}`"
+                say = {None: "null", False: "false"}.get(allowed, f"`{allowed}`")
                 message = (
                     f"`{name}` must be {say} with `latent_attention`, which does not use it, but {given} was given."
                 )

@@ -2,7 +2,7 @@
 
 A family adds its own fields, and defines in `stack_pattern` which layers the stack has. The defaults are a Llama-style
 model: RMSNorm, SwiGLU, rotary position embedding, no biases. Fields of a layer kind that the pattern does not contain
-have no effect, and their rules are not checked.
+must have their defaults, because they would have no effect.
 """
 
 import abc
@@ -16,7 +16,7 @@ from modelwright.config.model.layer_kinds import ATTENTION, LAYER_KINDS, MLA, ML
 from modelwright.config.model.rope import Llama3RopeScaling, RopeScaling, YarnRopeScaling
 from modelwright.config.problems.numbers import Count, Fraction, NonNegativeFloat, PositiveFloat, UnitFraction
 from modelwright.config.problems.problem import Problem
-from modelwright.config.problems.rules import divides, multiple_of
+from modelwright.config.problems.rules import divides, multiple_of, without_effect
 from modelwright.config.strict.by_kind import OneOf
 from modelwright.config.strict.config_class import AddedLater, config_class
 
@@ -26,6 +26,22 @@ if TYPE_CHECKING:
 __all__ = ["DecoderConfig"]
 
 _ATTENTION_SYMBOLS = ATTENTION.symbol + MLA.symbol
+_ATTENTION_FIELDS = (
+    "num_attention_heads",
+    "num_query_groups",
+    "head_dim",
+    "qkv_bias",
+    "qk_norm",
+    "attention_dropout",
+    "softmax_scale",
+    "attention_softcap",
+    "attention_sinks",
+    "sliding_window",
+    "full_attention_every",
+    "no_rope_every",
+    "rope_scaling",
+)
+_ROPE_FIELDS = ("rotary_base", "rotary_percent")
 
 
 @config_class
@@ -92,7 +108,7 @@ class DecoderConfig(ModelConfig, abc.ABC):
     """Use biases in the linear layers of attention and MLP."""
 
     qkv_bias: bool = False
-    """Use biases in the query, key and value projection, even without `linear_bias`."""
+    """Use biases in the query, key and value projection, even without `linear_bias`. No effect with it."""
 
     qk_norm: bool = False
     """Normalize the queries and keys of each head."""
@@ -264,10 +280,28 @@ class DecoderConfig(ModelConfig, abc.ABC):
         unknown = activation_problem("activation", self.activation)
         if unknown is not None:
             yield unknown
+            return
         if self.has(ATTENTION):
             yield from self._attention_problems()
         if self.has(ATTENTION) or self.has(MLA):
             yield from self._interval_problems()
+        yield from self._fields_without_effect()
+
+    def _fields_without_effect(self) -> Iterator[Problem]:
+        """Refuse fields of layers that the pattern does not contain, and of a position embedding that is not used."""
+        rotates = self.position_embedding == "rope"
+        if not self.has(ATTENTION) and not self.has(MLA):
+            yield from without_effect(self, _ATTENTION_FIELDS, "without attention layers")
+            if rotates:
+                message = "`position_embedding` must be `learned` or `none` without attention layers, but is `rope`."
+                yield Problem("position_embedding", message)
+            rotates = False
+        if not rotates:
+            yield from without_effect(self, _ROPE_FIELDS, "without `position_embedding: rope` in attention layers")
+        if not self.has(MLP) and not self.has(MOE):
+            yield from without_effect(self, ("ffn_hidden_size", "activation"), "without MLP or MoE layers")
+            if not self.has(ATTENTION) and not self.has(MLA):
+                yield from without_effect(self, ("linear_bias",), "without attention, MLP or MoE layers")
 
     @override
     def layout_problems(self, parallelism: "Parallelism") -> Iterator[Problem]:

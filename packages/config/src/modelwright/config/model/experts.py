@@ -1,6 +1,6 @@
 """Base config of families with MoE layers: the experts of a layer, and the routing of tokens to them.
 
-These fields have no effect without an MoE layer in the pattern, and their rules are not checked then.
+These fields have no effect without an MoE layer in the pattern, so they must have their defaults then.
 """
 
 import abc
@@ -11,7 +11,7 @@ from modelwright.config.model.decoder import DecoderConfig
 from modelwright.config.model.layer_kinds import MOE, STAGE_BOUNDARY
 from modelwright.config.problems.numbers import Count, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from modelwright.config.problems.problem import Problem
-from modelwright.config.problems.rules import divides, multiple_of
+from modelwright.config.problems.rules import divides, multiple_of, without_effect
 from modelwright.config.strict.config_class import config_class
 
 if TYPE_CHECKING:
@@ -19,6 +19,30 @@ if TYPE_CHECKING:
 
 __all__ = ["ExpertsConfig"]
 
+_EXPERT_FIELDS = (
+    "num_experts",
+    "top_k",
+    "expert_ffn_hidden_size",
+    "shared_experts",
+    "shared_expert_ffn_hidden_size",
+    "shared_expert_gate",
+    "expert_latent_size",
+    "router_score",
+    "router_pre_softmax",
+    "router_groups",
+    "router_top_groups",
+    "router_scaling",
+    "router_dtype",
+    "expert_bias",
+    "expert_bias_rate",
+    "load_balancing",
+    "load_balancing_coefficient",
+    "z_loss_coefficient",
+    "capacity_factor",
+    "drop_policy",
+    "pad_to_capacity",
+    "dispatcher",
+)
 _BALANCING = {"none": "none", "aux": "aux_loss", "seq_aux": "seq_aux_loss", "global_aux": "global_aux_loss"}
 _ROUTER_DTYPES = {"params": None, "float32": "fp32", "float64": "fp64"}
 
@@ -149,6 +173,7 @@ class ExpertsConfig(DecoderConfig, abc.ABC):
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
         if not self.has(MOE):
+            yield from without_effect(self, _EXPERT_FIELDS, f"without {MOE.plural}")
             return
         if self.num_experts is None or self.top_k is None:
             for name in MOE.config_fields:
@@ -190,6 +215,10 @@ class ExpertsConfig(DecoderConfig, abc.ABC):
         if self.expert_bias and softmax:
             message = "`expert_bias` needs `router_score: sigmoid`, but `softmax` was given; change one of them."
             yield Problem("expert_bias", message)
+        if not self.expert_bias:
+            yield from without_effect(self, ("expert_bias_rate",), "without `expert_bias`")
+        if self.load_balancing == "none":
+            yield from without_effect(self, ("load_balancing_coefficient",), "with `load_balancing: none`")
         yield from self._group_problems(experts, top_k)
 
     def _group_problems(self, experts: int, top_k: int) -> Iterator[Problem]:
@@ -217,6 +246,7 @@ class ExpertsConfig(DecoderConfig, abc.ABC):
     def _capacity_problems(self) -> Iterator[Problem]:
         """Check the rules of the expert capacity."""
         if self.capacity_factor is None:
+            yield from without_effect(self, ("drop_policy",), "without `capacity_factor`")
             if self.pad_to_capacity:
                 message = "`pad_to_capacity` needs a `capacity_factor`, but that is null; set both or neither."
                 yield Problem("pad_to_capacity", message)

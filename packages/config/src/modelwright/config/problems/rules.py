@@ -1,11 +1,13 @@
 """Rules that several sections share, worded once."""
 
+import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from modelwright.config.problems.problem import Problem
 
-__all__ = ["divides", "divisors", "multiple_of"]
+__all__ = ["divides", "divisors", "multiple_of", "without_effect"]
 
 
 def multiple_of(name: str, value: int, divisor: int, of: str, *, axis: str | None = None) -> Iterator[Problem]:
@@ -31,6 +33,26 @@ def multiple_of(name: str, value: int, divisor: int, of: str, *, axis: str | Non
         yield Problem(
             name, f"`{name}` must be a multiple of {of}, but {value} is not a multiple of {divisor}; use {use}."
         )
+
+
+def without_effect(config: Any, names: Iterable[str], where: str) -> Iterator[Problem]:
+    """Check that fields that nothing reads have their defaults.
+
+    Args:
+        config: A config; a field without a default may not be null.
+        names: Fields that have no effect.
+        where: The circumstance, as in "without attention layers".
+
+    Yields:
+        A problem for each field with another value.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for name in names:
+        value, default = getattr(config, name), defaults[name]
+        if value != default and not (default is dataclasses.MISSING and value is None):
+            given = f"`{value}`" if isinstance(value, str | bool | int | float | tuple) else "a value"
+            message = f"`{name}` must be left out {where}, because nothing reads it, but {given} was given."
+            yield Problem(name, message)
 
 
 def divides(name: str, value: int, of: str, whole: int) -> Iterator[Problem]:

@@ -1,8 +1,11 @@
 """Data-parallel wrappers of the stages of a rank, as data. `modelwright.distributed` applies them."""
 
-from typing import ClassVar, Literal, final
+from collections.abc import Iterator
+from typing import ClassVar, Literal, final, override
 
 from modelwright.config.problems.numbers import Count
+from modelwright.config.problems.problem import Problem
+from modelwright.config.problems.rules import without_effect
 from modelwright.config.strict.config_class import Config, config_class
 
 __all__ = ["MegatronDDP", "MegatronFSDP", "NoWrap", "TorchFSDP2", "Wrap"]
@@ -30,19 +33,24 @@ class MegatronDDP(Config):
     """Overlap the reduction of a bucket with the backward pass."""
 
     bucket_size: Count | None = None
-    """Number of parameters in a bucket. `null`: the engine's default."""
+    """Number of parameters in a bucket, with `overlap_grad_reduce`. `null`: the engine's default."""
 
     average_in_collective: bool = False
     """Average in the collective, instead of scaling the gradients before it."""
 
     grad_reduce_in_fp32: bool = True
-    """Reduce gradients in float32, whatever the dtype of the parameters."""
+    """Reduce gradients in float32, whatever the dtype of the parameters. No effect if that is float32."""
 
     check_for_nan: bool = False
     """Raise an error when a gradient is not finite."""
 
     broadcast_from_data_rank_0: bool = False
     """Broadcast the parameters of data-parallel rank 0 to the other ranks when wrapping."""
+
+    @override
+    def problems(self) -> Iterator[Problem]:
+        if not self.overlap_grad_reduce:
+            yield from without_effect(self, ("bucket_size",), "without `overlap_grad_reduce`")
 
 
 @final

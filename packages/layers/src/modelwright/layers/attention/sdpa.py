@@ -127,7 +127,8 @@ class SdpaCoreAttention(nn.Module):
                     "`attention_mask` must be None under context parallelism; use a causal mask type."
                 )
         positions = _query_positions(query.size(0), key.size(0), self.context_group)
-        window = self.window if self.window is not None and _is_within(self.window, key.size(0)) else None
+        last = causal or query.size(0) == 1
+        window = self.window if self.window is not None and _is_within(self.window, key.size(0), last=last) else None
         plain = causal and window is None and self.context_group is None and query.size(0) == key.size(0)
         hidden = None if plain else _hidden(positions.to(query.device), key.size(0), causal=causal, window=window)
         mask = _additive(hidden, attention_mask, attention_bias, query, key, causal=plain)
@@ -223,9 +224,10 @@ def _query_positions(queries: int, keys: int, context: "ProcessGroup | None") ->
     return context_positions(keys, rank=context.rank(), size=context.size())
 
 
-def _is_within(window: tuple[int, int], keys: int) -> bool:
-    """Return True if a window hides a key from any query. A side of -1 is unlimited."""
-    return any(0 <= side < keys - 1 for side in window)
+def _is_within(window: tuple[int, int], keys: int, *, last: bool) -> bool:
+    """Return True if a window hides a key from any query; `last` if no query sees a later key anyway."""
+    left, right = window
+    return 0 <= left < keys - 1 or (not last and 0 <= right < keys - 1)
 
 
 def _hidden(positions_S: Tensor, keys: int, *, causal: bool, window: tuple[int, int] | None) -> Tensor | None:
