@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from modelwright.layers.mamba.kernels import MambaKernels, find_kernels, missing_for_kernels, torch_kernels
     from modelwright.layers.mamba.mamba_layer import MambaLayerSpec, MambaMixerSpec
     from modelwright.layers.mamba.mixer import MambaMixer
-    from modelwright.layers.mamba.options import MambaOptions
+    from modelwright.layers.mamba.mixer_options import MambaOptions
     from modelwright.layers.mamba.scan import ssd_scan, ssd_step
     from modelwright.layers.mlp.mlp_layer import MlpLayerSpec, MlpSpec
     from modelwright.layers.moe.grouped_experts import GroupedExperts

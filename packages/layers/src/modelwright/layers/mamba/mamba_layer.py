@@ -8,7 +8,7 @@ from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinea
 
 from modelwright.layers.layer_spec import LayerSpec
 from modelwright.layers.mamba.kernels import MambaKernels, torch_kernels
-from modelwright.layers.mamba.options import MambaOptions
+from modelwright.layers.mamba.mixer_options import MambaOptions
 from modelwright.layers.norm import TorchNorm
 from modelwright.layers.residual import mamba_bias_dropout_add
 from modelwright.layers.slot_check import check_slots

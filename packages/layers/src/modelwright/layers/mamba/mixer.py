@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from modelwright.distributed import UniformInit
 from modelwright.layers.mamba.heads_over_context import HeadsOverContext, Sizes
 from modelwright.layers.mamba.kernels import MambaKernels
-from modelwright.layers.mamba.options import MambaOptions
+from modelwright.layers.mamba.mixer_options import MambaOptions
 from modelwright.layers.parameter_marks import mark_partition_sizes, mark_split
 from modelwright.protocols import GatedNormInterface, InProjBuilder, ModelwrightError, OutProjBuilder
 

@@ -23,7 +23,7 @@ from modelwright.layers.attention.attention_layer import AttentionLayerSpec, Sel
 from modelwright.layers.attention.sdpa import SdpaCoreAttention
 from modelwright.layers.mamba.kernels import MambaKernels
 from modelwright.layers.mamba.mamba_layer import MambaLayerSpec, MambaMixerSpec
-from modelwright.layers.mamba.options import MambaOptions
+from modelwright.layers.mamba.mixer_options import MambaOptions
 from modelwright.layers.mlp.mlp_layer import MlpLayerSpec, MlpSpec
 from modelwright.layers.moe.grouped_experts import GroupedExperts
 from modelwright.layers.moe.moe_layer import GroupedExpertsSpec, MoeLayerSpec, MoeSpec, SharedExpertsSpec
