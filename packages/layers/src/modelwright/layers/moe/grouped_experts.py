@@ -6,6 +6,7 @@ Names, shapes, initial values and sharded state dict are those of Megatron-Core'
 
 from typing import TYPE_CHECKING, NamedTuple, cast, final, override
 
+import torch
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.moe.experts import SequentialMLP
