@@ -52,7 +52,7 @@ def kept_in_float32(stage: nn.Module, precision: Precision) -> list[nn.Parameter
         for name, parameter in stage.named_parameters()
         if any(matches(alias, precision.keep_float32) for alias in (_TIED if tied and name in _TIED else (name,)))
     }
-    modules: list[tuple[str, nn.Module]] = list(stage.named_modules())
+    modules: list[tuple[str, nn.Module]] = list(cast("Any", stage).named_modules())
     for name, module in modules:
         gate = module.gate_weight if isinstance(module, SharedExpertMLP) and module.use_shared_expert_gate else None
         if gate is not None and id(gate) in matching:

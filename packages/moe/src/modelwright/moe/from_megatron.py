@@ -1,6 +1,6 @@
 """Conversion of Megatron-Core's dictionaries of a model with experts to our fields. Imports no upstream code."""
 
-from typing import Any
+from typing import Any, cast
 
 from modelwright.config import (
     ATTENTION,
@@ -96,7 +96,7 @@ def _latent_attention(model: UpstreamSection, transformer: UpstreamSection) -> d
 def _layers(blocks: int, every: object, attention: str) -> dict[str, Any]:
     """Return the fields that define the layers of a GPT. Upstream's first block has experts, whatever the interval."""
     if isinstance(every, list):
-        experts = [bool(one) for one in every]
+        experts = [bool(one) for one in cast("list[object]", every)]
     else:
         interval = int(str(every or 1))
         experts = [block % interval == 0 for block in range(blocks)]

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, final
+from typing import TYPE_CHECKING, Annotated, Any, cast, final
 
 import typer
 
@@ -138,10 +138,12 @@ def _place(stage: "nn.Module", parallelism: Parallelism, *, virtual: int, rank: 
     last = parallelism.pipeline * parallelism.virtual_pipeline - 1
     place = Stage(index=index, rank=rank, first_layer=0, layers="", embedding=index == 0, output=index == last)
     inner = unwrapped(stage)
-    if not isinstance(inner, HybridModel) or not inner.decoder.layers:
+    if not isinstance(inner, HybridModel):
         return place
-    first: Any = inner.decoder.layers[0]
-    return replace(place, first_layer=first.layer_number - 1, layers="".join(inner.decoder.layer_type_list))
+    decoder: Any = cast("Any", inner).decoder  # its class has no type that a checker can follow
+    if not decoder.layers:
+        return place
+    return replace(place, first_layer=decoder.layers[0].layer_number - 1, layers="".join(decoder.layer_type_list))
 
 
 def _wrappers(stage: "nn.Module") -> str:
