@@ -181,6 +181,12 @@ def proofs(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", default=False)
+def chaos(session: nox.Session) -> None:
+    """Kill runs, cut the power, fill disks and damage files, many times, and print a table."""
+    uv(session, "run", "python", "-m", "pytest", "tests/chaos", *session.posargs, env=ONE_THREAD)
+
+
+@nox.session(venv_backend="none", default=False)
 def fuzz(session: nox.Session) -> None:
     """Read 100,000 mangled configs; anything that is not a `ConfigError` is a failure."""
     env = {**ONE_THREAD, "MODELWRIGHT_FUZZ": "100000"}

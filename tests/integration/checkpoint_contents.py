@@ -13,11 +13,11 @@ def contents(path: Path) -> dict[str, tuple[Tensor, set[int]]]:
     found: dict[str, tuple[Tensor, set[int]]] = {}
     for name in sorted(path.glob("*.safetensors")):
         with TensorFile(name) as file:
-            for box in file.boxes:
+            for box, content in file.read(file.boxes):
                 dtype = getattr(torch, box.dtype)
                 full, steps = found.setdefault(box.name, (torch.zeros(box.global_shape, dtype=dtype), set()))
                 window = tuple(slice(at, at + size) for at, size in zip(box.start, box.shape, strict=True))
-                full[window] = torch.frombuffer(file.read(box), dtype=dtype).view(box.shape)
+                full[window] = torch.frombuffer(content, dtype=dtype).view(box.shape)
                 steps.add(box.step)
     return found
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -54,6 +55,22 @@ def leave(folder: Path) -> None:
     _present(folder)
     if _rank() == 1:
         os._exit(3)
+    time.sleep(FOREVER)
+
+
+def exits(folder: Path) -> None:
+    """Rank 1 calls `sys.exit(0)`, as a script does, while rank 0 waits."""
+    _present(folder)
+    if _rank() == 1:
+        sys.exit(0)
+    time.sleep(FOREVER)
+
+
+def stopped(folder: Path) -> None:
+    """Rank 1 is stopped while rank 0 waits for it."""
+    _present(folder)
+    if _rank() == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
     time.sleep(FOREVER)
 
 

@@ -1,5 +1,6 @@
 """Local ranks: they run, and when one fails the others end and one readable error says which and how."""
 
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,8 @@ import psutil
 import pytest
 
 from modelwright.protocols import ModelwrightError
-from modelwright.training import LaunchError, launch
+from modelwright.training import LaunchError, launch, launcher
+from modelwright.training.report_folder import report_folder
 from packages.training.tests import jobs
 from tests.messages import facts
 
@@ -73,6 +75,41 @@ def test_a_rank_that_leaves_without_a_word(tmp_path: Path) -> None:
     (failure,) = failure_of(jobs.leave, tmp_path).failures
     assert failure.message == "rank 1 ended with exit code 3 and no message; the other ranks have been ended."
     assert (failure.rank, failure.trace, failure.user_error) == (1, "", False)
+
+
+def test_a_rank_that_exits(tmp_path: Path) -> None:
+    """Exit code 0 of one rank is no success while the others wait for it."""
+    (failure,) = failure_of(jobs.exits, tmp_path).failures
+    assert (failure.rank, failure.message, failure.user_error) == (
+        1,
+        "a rank must return when it is done, but called `sys.exit(0)`",
+        False,
+    )
+
+
+def test_a_rank_that_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "_STOPPED_SECONDS", 2.0)
+    monkeypatch.setattr(launcher, "_LOOK_SECONDS", 1.0)
+    (failure,) = failure_of(jobs.stopped, tmp_path).failures
+    assert (failure.rank, failure.user_error) == (1, False)
+    assert facts(failure.message) == "1 2 SIGSTOP SIGTSTP"
+
+
+def test_folders_of_dead_launchers_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("modelwright-launch-dead", "modelwright-launch-empty", "modelwright-other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "modelwright-launch-dead" / "lock").touch()
+    (tmp_path / "modelwright-launch-link").symlink_to(tmp_path / "modelwright-other")
+    with report_folder() as first, report_folder() as second:
+        left = {path.name for path in tmp_path.iterdir()}
+        assert left == {
+            "modelwright-launch-empty",
+            "modelwright-launch-link",
+            "modelwright-other",
+            Path(first).name,
+            Path(second).name,
+        }
 
 
 @pytest.mark.parametrize("job", [jobs.killed_in_collective, jobs.killed_beside_a_sleeper])

@@ -30,6 +30,11 @@ pytestmark = pytest.mark.usefixtures("engine")
 
 @pytest.fixture
 def trainer() -> Any:
+    return made_trainer()
+
+
+def made_trainer() -> Any:
+    """The run of the checkpoints, to load into."""
     from modelwright.training import builder_of
 
     groups = initialize(Parallelism())

@@ -100,7 +100,7 @@ def launch(function: Callable[..., None], *args: Any, ranks: int, threads: int |
             processes = start_processes(
                 name="modelwright",
                 entrypoint=_guarded,
-                args=dict.fromkeys(range(ranks), (function, args, folder)),
+                args=dict.fromkeys(range(ranks), (function, args, folder, os.getpid())),
                 envs={rank: store.environment(rank, ranks) for rank in range(ranks)},
                 logs_specs=DefaultLogsSpecs(log_dir=folder),
                 start_method="spawn",
@@ -166,8 +166,17 @@ def _rank_environment(threads: int) -> dict[str, str]:
     )
 
 
-def _guarded(function: Callable[..., None], args: tuple[Any, ...], errors: str) -> None:
-    """Run the function in one rank, and write what it raised to a file for the parent."""
+def _guarded(function: Callable[..., None], args: tuple[Any, ...], errors: str, parent: int) -> None:
+    """Run the function in one rank, and write what it raised to a file for the parent.
+
+    The rank ends when the parent is killed. torch asks the kernel for SIGINT then, which ranks never receive.
+
+    Seam: `_prctl_pr_set_pdeathsig` is torch's call of prctl(2).
+    """
+    kernel: Any = torch.multiprocessing
+    kernel._prctl_pr_set_pdeathsig(signal.SIGTERM)
+    if os.getppid() != parent:  # which died before
+        os._exit(1)
     try:
         function(*args)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - reported by the parent
@@ -176,7 +185,9 @@ def _guarded(function: Callable[..., None], args: tuple[Any, ...], errors: str) 
             "trace": traceback.format_exc(),
             "user_error": isinstance(error, ModelwrightError),
         }
-        if not report["user_error"]:
+        if isinstance(error, SystemExit):
+            report["message"] = f"a rank must return when it is done, but called `sys.exit({error.code!r})`"
+        elif not report["user_error"]:
             report["message"] = f"{type(error).__name__}: {report['message']}"
         Path(errors, f"{os.environ['RANK']}.json").write_text(json.dumps(report))
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""How much memory a run needs at least, from its config alone, and whether this machine has it.
+"""Memory: the least that a run needs, from its config alone, compared with what this machine has.
 
 The need is a lower bound: weights, gradients, optimizer state, logits, the processes themselves. Activations of layers
 are left out. So a run that is refused cannot fit, and one that is not may still fail. Where there is a GPU, weights and

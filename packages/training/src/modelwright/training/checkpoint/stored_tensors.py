@@ -72,14 +72,20 @@ def fill(
     for file_name, boxes in stored.items():
         entry = manifest.files[file_name]
         with TensorFile(path / file_name, header_checksum=entry.header if verify else None) as file:
-            for box in boxes:
-                pairs = [(named, overlap) for named in by_name[box.name] if (overlap := _overlap(box, named))]
-                if pairs:
-                    values = _as_tensor(file.read(box, verify=verify), box)
-                    for named, (there, here) in pairs:
-                        named.box.local[here].copy_(values[there])
-                        if named.optimized is not None:
-                            named.optimized.set_step(box.step)
+            needed = [box for box in boxes if any(_overlap(box, named) for named in by_name[box.name])]
+            for box, content in file.read(needed, verify=verify):
+                _copy(_as_tensor(content, box), box, by_name[box.name])
+
+
+def _copy(values: Tensor, box: StoredBox, wanted: Sequence[NamedBox]) -> None:
+    """Copy a stored tensor into the local tensors that overlap it."""
+    for named in wanted:
+        overlap = _overlap(box, named)
+        if overlap is not None:
+            there, here = overlap
+            named.box.local[here].copy_(values[there])
+            if named.optimized is not None:
+                named.optimized.set_step(box.step)
 
 
 def _stored_parts(

@@ -28,8 +28,8 @@ def verify_checkpoint(path: Path) -> None:
     manifest = read_manifest(path)
     for name, entry in manifest.files.items():
         with TensorFile(path / name, header_checksum=entry.header) as file:
-            for box in file.boxes:
-                file.read(box)
+            for _ in file.read(file.boxes):
+                pass
 
 
 def newest_whole(run_dir: Path, *, before: int | None = None) -> tuple[int, Path] | None:

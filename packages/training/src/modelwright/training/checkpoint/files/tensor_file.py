@@ -10,8 +10,10 @@ import math
 import os
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, final
 
@@ -108,9 +110,11 @@ def write_tensors(path: Path, boxes: list[StoredBox], contents: Iterable[memoryv
         if dry:
             os.ftruncate(file.fileno(), len(header) + sum(box.bytes for box in boxes))
         else:
-            for index, content in enumerate(contents):
-                _write_all(file, content)
-                sums[index] = checksum(content)
+            with ThreadPoolExecutor(max_workers=1) as writer:
+                for index, content in enumerate(contents):
+                    written = writer.submit(_write_all, file, content)
+                    sums[index] = checksum(content)
+                    written.result()
             file.seek(0)
             _write_all(file, _header(boxes, sums))  # as long as before
         size = file.seek(0, os.SEEK_END)
@@ -192,16 +196,29 @@ class TensorFile:
             raise ValueError(f"its tensors do not fill the {size} bytes of the file")
         return boxes
 
-    def read(self, box: StoredBox, *, verify: bool = True) -> bytearray:
-        """Return the bytes of a tensor.
+    def read(self, boxes: Sequence[StoredBox], *, verify: bool = True) -> Iterator[tuple[StoredBox, bytearray]]:
+        """Yield tensors and their bytes. The next tensor is read while one is verified and used.
 
         Args:
-            box: One of `boxes`.
-            verify: Compare with the checksum.
+            boxes: Some of `boxes`.
+            verify: Compare with the checksums.
 
         Raises:
             DamagedCheckpointError: The bytes are not those that were written.
         """
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            ahead = [reader.submit(self._content, box) for box in boxes[:1]]
+            for box, following in zip_longest(boxes, boxes[1:]):
+                content = ahead.pop().result()
+                if following is not None:
+                    ahead.append(reader.submit(self._content, following))
+                if verify and checksum(content) != box.checksum:
+                    raise DamagedCheckpointError(
+                        f"`{self.path}` is damaged: the bytes of `{box.stored_name}` do not have their checksum."
+                    )
+                yield box, content
+
+    def _content(self, box: StoredBox) -> bytearray:
         content = bytearray(box.bytes)
         try:
             self._file.seek(box.first_byte)
@@ -210,10 +227,6 @@ class TensorFile:
             raise DamagedCheckpointError(f"`{self.path}` cannot be read: {error.strerror}.") from error
         if count != len(content):
             raise DamagedCheckpointError(f"`{self.path}` ends within `{box.stored_name}`.")
-        if verify and checksum(content) != box.checksum:
-            raise DamagedCheckpointError(
-                f"`{self.path}` is damaged: the bytes of `{box.stored_name}` do not have their checksum."
-            )
         return content
 
 
