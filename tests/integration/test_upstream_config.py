@@ -19,6 +19,7 @@ from megatron.core.optimizer import OptimizerConfig
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.enums import AttnBackend
 from megatron.core.transformer.transformer_config import MLATransformerConfig
+from megatron.core.transformer.utils import is_layer_window_attention
 from torch.nn import functional as F
 
 with warnings.catch_warnings():
@@ -184,12 +185,32 @@ def test_a_dictionary_becomes_the_same_engine() -> None:
 
 
 def test_what_nothing_in_the_model_reads_is_reported() -> None:
-    theirs = llama(qk_clip=True, moe_router_dtype="fp32", softmax_scale=0.5)
+    theirs = llama(qk_clip=True, moe_router_dtype="fp32", deterministic_mode=True)
     converted = convert(theirs.as_dict(), changes=["model.activation=swiglu"])
     reported = {one.path: one.value for one in converted.unmapped}
     assert reported["transformer.qk_clip"] is True
     assert reported["transformer.moe_router_dtype"] == "fp32"
-    assert dict(converted.config.model.engine) == {"softmax_scale": 0.5}
+    assert dict(converted.config.model.engine) == {"deterministic_mode": True}
+
+
+def test_variants_of_attention_become_fields_of_ours() -> None:
+    """Upstream counts blocks, and the engine the layers of a pattern, so lists and intervals do not carry over."""
+    theirs = llama(
+        window_size=(7, 0), window_attn_skip_freq=2, no_rope_freq=2, softmax_scale=0.5, softmax_type="learnable",
+        layernorm_zero_centered_gamma=True,
+    )  # fmt: skip
+    converted = convert(theirs.as_dict(), changes=["model.activation=swiglu"])
+    model = converted.config.model
+    assert isinstance(model, GPTModelConfig)
+    assert (model.sliding_window, model.full_attention_every, model.no_rope_every) == (8, 2, 2)
+    assert (model.softmax_scale, model.attention_sinks, model.zero_centered_norm) == (0.5, "learned", True)
+    assert dict(model.engine) == {}
+    engine = resolve(model, converted.config.parallelism, converted.config.precision)
+    attention = [1, 3]  # layer numbers
+    assert [is_layer_window_attention(engine.window_size, engine.window_attn_skip_freq, n) for n in attention] == [
+        is_layer_window_attention(theirs.transformer.window_size, 2, block) for block in (1, 2)
+    ]
+    assert [engine.no_rope_freq[n - 1] for n in attention] == theirs.transformer.no_rope_freq
 
 
 def test_the_table_of_fields_that_nothing_reads_is_current() -> None:
@@ -284,7 +305,10 @@ def test_each_field_of_the_experts_is_converted(name: str) -> None:
             "normalization": "LayerNorm",
         }
     theirs = with_experts(**changed | ({"moe_expert_capacity_factor": None} if "dispatcher" in name else {}))
-    assert differences(theirs.transformer, convert(theirs.as_dict())) <= BY_DESIGN
+    converted = convert(theirs.as_dict())
+    unread = {"model.drop_policy": "moe_token_drop_policy", "model.expert_bias_rate": "moe_router_bias_update_rate"}
+    dropped = {unread[one.path] for one in converted.unmapped if one.path in unread}
+    assert differences(theirs.transformer, converted) <= BY_DESIGN | dropped
 
 
 @pytest.mark.parametrize(
@@ -354,8 +378,13 @@ def test_a_hybrid_with_mamba_layers_is_a_mamba(pattern: str) -> None:
     model = converted.config.model
     assert isinstance(model, MambaModelConfig)
     assert (model.layers, model.mamba_state_dim, model.mamba_num_heads) == (pattern, 32, 8)
-    no_heads: set[str] = set() if "*" in pattern else {"num_attention_heads", "num_query_groups", "kv_channels"}
-    assert differences(engine, converted) <= BY_DESIGN - {"num_layers", "is_hybrid_model"} | no_heads
+    unread = {"num_attention_heads", "num_query_groups", "kv_channels", "ffn_hidden_size"}
+    unread |= {"activation_func", "gated_linear_unit"}
+    assert differences(engine, converted) <= BY_DESIGN - {"num_layers", "is_hybrid_model"} | (
+        unread if pattern == "MM" else set()
+    )
+    reported = {one.path for one in converted.unmapped}
+    assert ("model.num_attention_heads" in reported) == (pattern == "MM")
 
 
 @pytest.mark.parametrize(

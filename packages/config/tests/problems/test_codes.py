@@ -47,6 +47,7 @@ CASES: dict[ProblemCode, tuple[str, str, tuple[int, int]]] = {
     "wrong_type": (HEAD + "train: {steps: x}\n", "train.steps", (3, 16)),
     "wrong_value": (HEAD + "train: {steps: 0}\n", "train.steps", (3, 16)),
     "wrong_version": ("kind: codes-toy\nversion: 9\nwidth: 1\n", "version", (2, 10)),
+    "without_effect": (HEAD + "wrap: {kind: ddp, bucket_size: 5}\n", "wrap.bucket_size", (3, 32)),
     "rule": (HEAD + "train: {micro_batch: 3}\n", "train.global_batch", (3, 1)),
 }
 

@@ -257,7 +257,7 @@ class MoeModelConfig(ExpertsConfig):
             value = getattr(self, name)
             if value != allowed:
                 given = f"`{value}`" if isinstance(value, str) else "another value"
-                say = {None: "null", False: "false"}.get(allowed, f"`{allowed}`")
+                say = f"`{allowed}`" if isinstance(allowed, str) else "null" if allowed is None else "false"
                 message = (
                     f"`{name}` must be {say} with `latent_attention`, which does not use it, but {given} was given."
                 )

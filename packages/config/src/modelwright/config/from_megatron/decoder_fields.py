@@ -1,6 +1,6 @@
 """Fields of a decoder and of its experts, from Megatron-Core's names to ours, for the readers of all families."""
 
-from typing import Any
+from typing import Any, cast
 
 from modelwright.config.from_megatron.dictionaries import UpstreamSection
 
@@ -74,6 +74,9 @@ def layers_of_pattern(model: UpstreamSection, boundary: str) -> str:
     return pattern.replace(boundary, "")
 
 
+_SINKS = {"off-by-one": "off_by_one", "learnable": "learned"}
+
+
 def decoder_fields(model: UpstreamSection, transformer: UpstreamSection) -> dict[str, Any]:
     """Return the fields of `DecoderConfig` that upstream's configs have.
 
@@ -97,7 +100,40 @@ def decoder_fields(model: UpstreamSection, transformer: UpstreamSection) -> dict
             "seq_length": model.take("seq_length"),
             "tie_embeddings": model.take("share_embeddings_and_output_weights"),
         }
+        | _variants(transformer)
     )
+
+
+def _variants(transformer: UpstreamSection) -> dict[str, Any]:
+    """Return the fields of windows, sinks, scales and norms."""
+    window = transformer.seen("window_size")
+    found: dict[str, Any] = {
+        "softmax_scale": transformer.take("softmax_scale"),
+        "zero_centered_norm": transformer.take("layernorm_zero_centered_gamma") or None,
+        "attention_sinks": _SINKS.get(str(transformer.take("softmax_type"))),
+        "no_rope_every": _interval(transformer, "no_rope_freq", hit=1),
+    }
+    if isinstance(window, list | tuple):
+        left, right = cast("list[int]", transformer.take("window_size"))
+        found["sliding_window"] = left + 1
+        found["full_attention_every"] = _interval(transformer, "window_attn_skip_freq", hit=0)
+        if right > 0:
+            transformer.note("window_size", [left, right], "no token attends to later ones")
+    return found
+
+
+def _interval(transformer: UpstreamSection, name: str, *, hit: int) -> int | None:
+    """Return the interval of a field that counts upstream's blocks: a number, or a list with one for each block."""
+    given = transformer.take(name)
+    if not isinstance(given, list):
+        return cast("int | None", given)
+    flags = cast("list[int]", given)
+    for every in range(1, len(flags) + 1):
+        if flags == [hit if (block + 1) % every == 0 else 1 - hit for block in range(len(flags))]:
+            return every
+    if hit in flags:
+        transformer.note(name, flags, "not every N-th block")
+    return None
 
 
 def expert_fields(transformer: UpstreamSection) -> dict[str, Any]:

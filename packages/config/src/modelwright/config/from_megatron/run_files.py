@@ -133,10 +133,27 @@ def convert(data: Mapping[str, object], *, changes: Sequence[str] = ()) -> Conve
     fields, section = model_data(cast("Mapping[str, object]", model), "model." if whole else "")
     run = {"modelwright": 1, "model": fields, **_around(top, whole=whole)}
     run |= _transformer(section, fields)
+    silent = _drop_silent(run, changes)
     config = cast("RunConfig", config_of(apply_changes(run, changes)))
     config, unread = _without_unread(config, section.section("transformer").path)
-    unmapped = (*section.unmapped(), *unread, *top.unmapped())
+    unmapped = (*section.unmapped(), *silent, *unread, *top.unmapped())
     return Converted(config=config, unmapped=unmapped, at_default=section.count_at_default() + top.count_at_default())
+
+
+def _drop_silent(run: dict[str, Any], changes: Sequence[str]) -> list[Unmapped]:
+    """Drop the fields that would have no effect in the converted model, and return the reports about them."""
+    try:
+        config_of(apply_changes(run, changes))
+    except ConfigError as error:
+        model: dict[str, object] = run["model"]
+        paths = [one.path for one in error.problems if one.code == "without_effect"]
+        names = [path.removeprefix("model.") for path in paths if path.startswith("model.")]
+        return [
+            Unmapped(f"model.{name}", model.pop(name), "nothing in the model reads it")
+            for name in names
+            if name in model
+        ]
+    return []
 
 
 def _without_unread(run: RunConfig, path: str) -> tuple[RunConfig, list[Unmapped]]:

@@ -294,7 +294,7 @@ class DecoderConfig(ModelConfig, abc.ABC):
             yield from without_effect(self, _ATTENTION_FIELDS, "without attention layers")
             if rotates:
                 message = "`position_embedding` must be `learned` or `none` without attention layers, but is `rope`."
-                yield Problem("position_embedding", message)
+                yield Problem("position_embedding", message, code="without_effect")
             rotates = False
         if not rotates:
             yield from without_effect(self, _ROPE_FIELDS, "without `position_embedding: rope` in attention layers")

@@ -24,6 +24,7 @@ type ProblemCode = Literal[
     "wrong_type",
     "wrong_value",
     "wrong_version",
+    "without_effect",
     "rule",
 ]
 """Class of a problem, for programs.

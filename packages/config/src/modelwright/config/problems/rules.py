@@ -52,7 +52,7 @@ def without_effect(config: Any, names: Iterable[str], where: str) -> Iterator[Pr
         if value != default and not (default is dataclasses.MISSING and value is None):
             given = f"`{value}`" if isinstance(value, str | bool | int | float | tuple) else "a value"
             message = f"`{name}` must be left out {where}, because nothing reads it, but {given} was given."
-            yield Problem(name, message)
+            yield Problem(name, message, code="without_effect")
 
 
 def divides(name: str, value: int, of: str, whole: int) -> Iterator[Problem]:

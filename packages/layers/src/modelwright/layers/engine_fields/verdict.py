@@ -17,7 +17,7 @@ type FieldValues = Callable[[str], Any]
 """Returns the value that a field has in the model: the given one, that of `resolve`, or the engine's default."""
 
 type Effect = Literal["values", "shapes", "kernels", "communication"]
-"""What a field changes: results, shapes of parameters, the operations that compute the same, or messages of ranks."""
+"""Kind of change by a field: results, shapes of parameters, operations with the same results, or messages of ranks."""
 
 
 @final
@@ -50,7 +50,7 @@ class Honored:
     """`engine:` may set this field, and it has an effect."""
 
     effect: Effect
-    """What it changes."""
+    """Kind of change."""
     layers: str = EVERY_LAYER
     """Symbols of the layers that read it."""
     backends: tuple[str, ...] = ("torch", "te")
@@ -65,9 +65,9 @@ class Refused:
     """Nothing in a model of modelwright reads this field, or what reads it cannot work."""
 
     reason: str
-    """Why, as a clause after "because"."""
+    """Reason, as a clause after "because"."""
     instead: str = "leave it out"
-    """What to do, in the imperative."""
+    """Remedy, in the imperative."""
 
 
 type Verdict = Owned | Honored | Refused

@@ -26,8 +26,8 @@ from modelwright.config import (
 )
 from modelwright.distributed import NormalInit, virtual_stages
 from modelwright.layers.activations import activation
-from modelwright.layers.engine_fields.check import Reader, fields_without_effect
 from modelwright.layers.engine_fields.custom_parts import custom_parts
+from modelwright.layers.engine_fields.effects import Reader, fields_without_effect
 from modelwright.layers.engine_fields.extended_config import EXTENSION, ExtendedConfig, ExtendedMLAConfig
 from modelwright.layers.engine_fields.table import VERDICTS
 from modelwright.layers.engine_fields.values import DTYPES, engine_value, misfit
@@ -36,6 +36,10 @@ from modelwright.protocols import ModelwrightWarning, did_you_mean
 
 if TYPE_CHECKING:
     from modelwright.layers.stack.spec import StackSpec
+
+
+_COUNTED = {"window_attn_skip_freq": "full_attention_every", "no_rope_freq": "no_rope_every"}
+"""Fields of the engine that count layers, by ours, which count attention layers."""
 
 
 class EngineFieldError(ConfigError):
@@ -158,6 +162,11 @@ def _passed_through(made: type[TransformerConfig], config: ModelConfig, *, owned
             )
         elif name in owned:
             message = _owned(name, config)
+        elif name in _COUNTED and isinstance(value, int) and isinstance(config, DecoderConfig):
+            message = (
+                f"`engine.{name}` must be a list with a number for each layer, but is {value}, which would count the"
+                f" other layers of the pattern too; use `{_COUNTED[name]}`."
+            )
         elif name not in known:
             near = did_you_mean(name, known - owned) or "."
             message = f"`engine.{name}` is not a field of the engine's `{made.__name__}`{near}"
