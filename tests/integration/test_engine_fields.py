@@ -41,9 +41,7 @@ MODELS: dict[str, DecoderConfig] = {
 FULL = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 
 ALONE: dict[str, tuple[str, dict[str, Any], Any]] = {
-    "softmax_scale": ("gpt", {}, 2.0),
     "rotary_interleaved": ("gpt", {}, True),
-    "no_rope_freq": ("gpt", {}, 1),
     "qk_l2_norm": ("gpt", {}, True),
     "glu_linear_offset": ("gpt", {}, 1.0),
     "activation_func_clamp_value": ("moe", {}, 0.01),
@@ -152,6 +150,43 @@ def test_an_honored_field_changes_what_the_table_says(name: str) -> None:
     verdict = HONORED[name]
     assert isinstance(verdict, Honored)
     assert verdict.effect in footprint_of(with_field).differs_in(footprint_of(without))
+
+
+THROUGH_ENGINE: dict[str, Any] = {
+    "softmax_scale": 2.0,
+    "no_rope_freq": [1, 0, 0, 0],
+    "window_size": [2, 0],
+    "softmax_type": "learnable",
+    "layernorm_zero_centered_gamma": True,
+}
+"""Owned fields that `engine:` may set as long as our field has its default."""
+
+
+@pytest.mark.parametrize("name", THROUGH_ENGINE)
+def test_an_owned_field_may_be_set_where_ours_is_not(name: str) -> None:
+    given = footprint_of(model_of("gpt", {name: THROUGH_ENGINE[name]}))
+    assert given.differs_in(footprint_of(MODELS["gpt"]))
+
+
+def test_a_window_of_the_engine_is_a_sliding_window() -> None:
+    """`window_size` says how far a token looks back, and `sliding_window` how many tokens it sees."""
+    ours, theirs = replace(MODELS["gpt"], sliding_window=4), model_of("gpt", {"window_size": [3, 0]})
+    assert footprint_of(ours) == footprint_of(theirs)
+    both = replace(ours, engine={"window_size": [3, 0]})
+    with pytest.raises(EngineFieldError, match=r"`engine\.window_size` is set by `sliding_window`"):
+        resolve(both, Parallelism(), Precision())
+
+
+@pytest.mark.parametrize("name", ["window_attn_skip_freq", "no_rope_freq"])
+def test_an_interval_of_layers_is_refused(name: str) -> None:
+    """In a pattern of attention and MLP, every second layer is no attention, and the field would do nothing."""
+    assert "every`" in str(refused_interval(name))
+
+
+def refused_interval(name: str) -> EngineFieldError:
+    with pytest.raises(EngineFieldError) as caught:
+        resolve(model_of("gpt", {"window_size": [2, 0], name: 2}), Parallelism(), Precision())
+    return caught.value
 
 
 @pytest.mark.parametrize("name", ON_TWO_RANKS)
