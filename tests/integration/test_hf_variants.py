@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
+    DeepseekV3Config,
     GraniteConfig,
     GraniteForCausalLM,
     LlamaConfig,
@@ -27,15 +28,18 @@ from transformers import (
     SmolLM3ForCausalLM,
 )
 from transformers.masking_utils import eager_mask
+from transformers.models.deepseek_v3 import modeling_deepseek_v3 as deepseek_v3
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.gemma2 import modeling_gemma2 as gemma2
 from transformers.models.gpt_oss import modeling_gpt_oss as gpt_oss
 
-from modelwright.config import Parallelism, YarnRopeScaling, replace
-from modelwright.distributed import finalize
+from modelwright.config import Parallelism, Precision, YarnRopeScaling, replace
+from modelwright.distributed import finalize, initialize
 from modelwright.engine import device_runtime
 from modelwright.gpt import GPTModelConfig
 from modelwright.gpt.hf import llama_map
+from modelwright.layers import LatentAttentionLayerSpec, resolve
+from modelwright.moe import LatentAttention, MoeModelConfig
 from modelwright.testing import RankPool
 from tests.integration.jobs import logits_and_gradients
 from tests.integration.test_hf_mamba import gathered
@@ -258,3 +262,91 @@ def test_tensor_ranks_compute_the_same(case: str, two_ranks: RankPool) -> None:
         expected.direction,
     )
     check(answers, expected)
+
+
+LATENT = MoeModelConfig(
+    num_layers=1,
+    num_experts=2,
+    top_k=2,
+    hidden_size=32,
+    num_attention_heads=4,
+    vocab_size=100,
+    seq_length=24,
+    latent_attention=LatentAttention(query_rank=12, key_value_rank=8, head_dim=6, rotary_head_dim=4, value_head_dim=5),
+    rope_scaling=YarnRopeScaling(factor=4.0, original_seq_length=64, beta_fast=8.0),
+    qk_norm=True,
+)
+PROJECTIONS = {
+    "linear_q_down_proj": "q_a_proj",
+    "q_layernorm": "q_a_layernorm",
+    "linear_q_up_proj": "q_b_proj",
+    "linear_kv_down_proj": "kv_a_proj_with_mqa",
+    "kv_layernorm": "kv_a_layernorm",
+    "linear_kv_up_proj": "kv_b_proj",
+    "linear_proj": "o_proj",
+}
+
+
+def deepseek(config: MoeModelConfig) -> tuple[nn.Module, nn.Module]:
+    """The attention of DeepSeek-V3 and its rotary embedding."""
+    latent, scaling = config.latent_attention, config.rope_scaling
+    assert latent is not None
+    assert isinstance(scaling, YarnRopeScaling)
+    rope = {
+        "rope_type": "yarn",
+        "rope_theta": config.rotary_base,
+        "factor": scaling.factor,
+        "original_max_position_embeddings": scaling.original_seq_length,
+        "beta_fast": scaling.beta_fast,
+        "beta_slow": scaling.beta_slow,
+        "mscale": scaling.mscale,
+        "mscale_all_dim": scaling.mscale_all_dim,
+    }
+    theirs = DeepseekV3Config(
+        hidden_size=config.hidden_size,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.heads,
+        q_lora_rank=latent.query_rank,
+        kv_lora_rank=latent.key_value_rank,
+        qk_nope_head_dim=latent.head_dim,
+        qk_rope_head_dim=latent.rotary_head_dim,
+        v_head_dim=latent.value_head_dim,
+        max_position_embeddings=4 * config.seq_length,
+        rms_norm_eps=config.norm_epsilon,
+        rope_parameters=rope,
+        attn_implementation="eager",
+    )
+    return deepseek_v3.DeepseekV3Attention(theirs, 0), deepseek_v3.DeepseekV3RotaryEmbedding(theirs)
+
+
+@pytest.mark.parametrize("mscale_all_dim", [0.0, 1.0])
+def test_mla_with_yarn_is_that_of_deepseek(mscale_all_dim: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert isinstance(LATENT.rope_scaling, YarnRopeScaling)
+    config = replace(LATENT, rope_scaling=replace(LATENT.rope_scaling, mscale_all_dim=mscale_all_dim))
+    theirs, rotary = deepseek(config)
+    torch.manual_seed(0)
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    hidden_SBH = torch.randn(LENGTH, 2, config.hidden_size)
+    positions = torch.arange(LENGTH).expand(2, -1)
+    later = torch.full((LENGTH, LENGTH), float("-inf")).triu(1)[None, None]
+    expected, _ = theirs(hidden_SBH.transpose(0, 1), rotary(hidden_SBH.transpose(0, 1), positions), later)
+    with device_runtime():
+        try:
+            groups = initialize(Parallelism())
+            engine = resolve(config, Parallelism(), Precision())
+            layer: Any = LatentAttentionLayerSpec()(config=engine, layer_number=1, pg_collection=groups)
+            ours = layer.self_attention
+            for mine, other in PROJECTIONS.items():
+                getattr(ours, mine).weight.data.copy_(getattr(theirs, other).weight.data)
+            found, _ = ours(hidden_SBH, None)
+        finally:
+            finalize()
+    torch.testing.assert_close(found.transpose(0, 1), expected, atol=1e-4, rtol=1e-4)
+    for output in (found.transpose(0, 1), expected):
+        output.square().sum().backward()
+    for mine, other in PROJECTIONS.items():
+        wanted, given = getattr(theirs, other).weight.grad, getattr(ours, mine).weight.grad
+        torch.testing.assert_close(given, wanted, atol=1e-4 * wanted.abs().max().item(), rtol=0, msg=mine)

@@ -3,8 +3,8 @@
 `resolve` makes such a config where a model uses one of these fields, and parts of this package read them.
 
 Seam: the engine's attention reads `yarn_rotary_scaling_factor`, `yarn_mscale` and `yarn_mscale_all_dim` from a config
-that has them, although none of its classes declares them. `packages/gpt/tests/test_variants.py` fails when it reads
-others.
+that has them, although none of its classes declares them. `tests/integration/test_hf_variants.py` fails when it
+reads others.
 """
 
 from dataclasses import dataclass, fields
