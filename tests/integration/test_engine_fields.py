@@ -1,17 +1,42 @@
 """The table of engine fields: it is complete, and what it calls honored has an effect."""
 
 import dataclasses
+import warnings
 from collections.abc import Iterator
+from dataclasses import replace as replace_part
+from pathlib import Path
 from typing import Any
 
 import pytest
 from megatron.core.transformer import MLATransformerConfig
+from typer.testing import CliRunner
 
-from modelwright.config import DecoderConfig, ModelConfig, Parallelism, Precision, RunConfig, TrainConfig, replace
+from modelwright.builders import builder_for
+from modelwright.cli.app import app
+from modelwright.config import (
+    ConfigError,
+    DecoderConfig,
+    Llama3RopeScaling,
+    ModelConfig,
+    Parallelism,
+    Precision,
+    RunConfig,
+    TrainConfig,
+    replace,
+    save,
+)
 from modelwright.engine import device_runtime
 from modelwright.engine.fields import engine_config_fields
 from modelwright.gpt import GPTModelConfig
-from modelwright.layers import EngineFieldError, resolve
+from modelwright.layers import (
+    EngineFieldError,
+    EngineFieldWarning,
+    StackSpec,
+    TorchNorm,
+    decoder_stack,
+    register_stack,
+    resolve,
+)
 from modelwright.layers.engine_fields.honored import HONORED
 from modelwright.layers.engine_fields.owned import OWNED
 from modelwright.layers.engine_fields.refused import REFUSED
@@ -19,6 +44,7 @@ from modelwright.layers.engine_fields.table import FIXED, VERDICTS
 from modelwright.layers.engine_fields.verdict import Honored, Owned
 from modelwright.mamba import MambaModelConfig
 from modelwright.moe import LatentAttention, MoeModelConfig
+from modelwright.protocols import ModelwrightError
 from modelwright.testing import RankPool
 from tests.integration.footprint import Footprint, footprint, second_footprint
 
@@ -241,3 +267,56 @@ def test_no_field_of_the_engine_is_without_a_type() -> None:
     assert {field.name for field in dataclasses.fields(MLATransformerConfig) if field.name[0] != "_"} == set(
         engine_config_fields()
     )
+
+
+# The command and the backend.
+
+
+def my_norm(**arguments: Any) -> TorchNorm:
+    """A custom part, which may read any field."""
+    return TorchNorm(**arguments)
+
+
+def my_stack(config: DecoderConfig) -> StackSpec:
+    return replace_part(decoder_stack(config), final_norm=my_norm)
+
+
+@pytest.mark.parametrize("stack", [None, "engine-fields-stack"])
+def test_validate_refuses_a_silent_field_and_warns_with_a_custom_part(stack: str | None, tmp_path: Path) -> None:
+    register_stack("engine-fields-stack", my_stack)
+    path = tmp_path / "run.yaml"
+    save(RunConfig(model=model_of("gpt", {"mtp_num_layers": 1}), stack=stack), path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        done = CliRunner().invoke(app, ["config", "validate", "--engine", str(path)])
+    told = [str(one.message) for one in caught if one.category is EngineFieldWarning]
+    if stack is None:
+        assert done.exit_code == 2
+        assert not told
+    else:
+        assert done.exit_code == 0
+        assert [f"`{__name__}.my_norm`" in one and "`engine.mtp_num_layers`" in one for one in told] == [True]
+
+
+def test_transformer_engine_cannot_bound_scores() -> None:
+    capped = replace(MODELS["gpt"], attention_softcap=30.0)
+    resolve(capped, Parallelism(), Precision())
+    with pytest.raises(ConfigError, match=r"`attention_softcap` must be null with the backend `te`"):
+        resolve(capped, Parallelism(), Precision(), backend="te")
+
+
+def test_transformer_engine_gets_windows_and_sinks() -> None:
+    """Its attention reads the engine's own fields."""
+    model = replace(MODELS["gpt"], sliding_window=4, full_attention_every=2, attention_sinks="learned")
+    engine = resolve(model, Parallelism(), Precision(), backend="te")
+    assert (engine.window_size, engine.window_attn_skip_freq, engine.softmax_type) == (
+        (3, 0),
+        [1, 1, 0, 1],
+        "learnable",
+    )
+
+
+def test_a_spec_without_rotary_embedding_does_not_hide_a_scaling() -> None:
+    scaled = replace(MODELS["gpt"], rope_scaling=Llama3RopeScaling())
+    with pytest.raises(ModelwrightError, match=r"`rotary_embedding` of the spec must be set"):
+        builder_for(scaled, spec=StackSpec())
