@@ -109,7 +109,7 @@ def test_the_engine_gets_heads_without_attention(config: MambaModelConfig, expec
 )
 def test_fields_of_layers_that_are_not_there_are_refused(layers: str, changes: dict[str, Any]) -> None:
     config = replace(SMALL, num_layers=None, pattern=layers, **NO_SCAN)
-    assert facts_of(replace, config, **changes).startswith(f"`{next(iter(changes))}`")
+    assert facts_of(replace, config, **changes).startswith(f"without_effect: `{next(iter(changes))}`")
 
 
 def pattern(text: str, **changes: Any) -> dict[str, Any]:
