@@ -36,9 +36,9 @@ def test_every_file_exists():
 
 
 def test_every_question_is_answered():
-    """The twenty-four questions that a reviewer asked of the names alone."""
+    """The twenty-four questions that a reviewer asked of the names alone, and those that came since."""
     rows = [line for line in section("Where is …?").splitlines() if line.startswith("| ")][1:]
-    assert len(rows) == 24
+    assert len(rows) >= 24
     assert all(re.search(r"`\w+/[\w/]+\.py`", row) for row in rows)
 
 
