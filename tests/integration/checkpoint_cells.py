@@ -76,9 +76,8 @@ class Cell:
 
     @property
     def occurs(self) -> bool:
-        """False if the build refuses one of the two sides."""
-        sides = [(self.wrap, self.layout), (self.to_wrap, self.to_layout)]
-        return not any(layout == "expert" and (self.family == "gpt" or wrap == "fsdp2") for wrap, layout in sides)
+        """False if a model without experts is to be split by experts."""
+        return not (self.family == "gpt" and "expert" in (self.layout, self.to_layout))
 
     def run(self, *, target: bool) -> RunConfig:
         """The run of one side."""

@@ -6,6 +6,7 @@ import pickle
 import shutil
 import sys
 import threading
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,22 @@ def in_an_item(path: Path, mark: Path) -> None:
     (path / ".metadata").write_bytes(pickle.dumps(metadata))
 
 
+def in_a_compressed_item(path: Path, mark: Path) -> None:
+    """A few kilobytes that would unpack to many megabytes."""
+    metadata: Any = FileSystemReader(path).read_metadata()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({}))
+        archive.writestr("archive/data/0", bytes(2**27))
+        archive.writestr("archive/version", "3\n")
+    for index, place in metadata.storage_data.items():
+        if type(metadata.state_dict_metadata.get(index.fqn)).__name__ == "BytesStorageMetadata":
+            file = path / place.relative_path
+            place.offset, place.length = file.stat().st_size, buffer.tell()
+            file.write_bytes(file.read_bytes() + buffer.getvalue())
+    (path / ".metadata").write_bytes(pickle.dumps(metadata))
+
+
 def in_the_old_common_file(path: Path, mark: Path) -> None:
     torch.save(Payload(mark), path / "common.pt")
 
@@ -85,6 +102,7 @@ def through_a_link(path: Path, mark: Path) -> None:
         in_metadata,
         in_the_metadata_of_an_item,
         in_an_item,
+        in_a_compressed_item,
         in_the_old_common_file,
         outside_the_folder,
         through_a_link,

@@ -65,6 +65,15 @@ def test_leftovers_of_a_dead_run_are_cleared(tmp_path: Path) -> None:
     assert (tmp_path / "elsewhere").is_dir()
 
 
+def test_a_hard_link_in_the_place_of_the_mark(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / MARK).hardlink_to(tmp_path / "victim")
+    with pytest.raises(CheckpointError, match="a file of its own"):
+        locked(tmp_path / "run").__enter__()
+    assert (tmp_path / "victim").read_text() == "mine"
+
+
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
 def test_something_else_in_the_place_of_the_mark(kind: str, tmp_path: Path) -> None:
     mark = tmp_path / MARK

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from modelwright.distributed.phase_barrier import BuildError, PhaseBarrier
     from modelwright.distributed.pipeline_split import StageError, layers_of, staged_pattern
     from modelwright.distributed.rank_pool import RankError, RankPool, run_ranks
+    from modelwright.distributed.text_gather import gather_texts
     from modelwright.distributed.wrappers.data_parallel import (
         engine_config,
         total_bytes,
@@ -87,6 +88,7 @@ __all__ = [
     "engine_config",
     "finalize",
     "freeze",
+    "gather_texts",
     "in_precision",
     "initialize",
     "initialize_parameters",

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-import torch
 from torch.distributed import ProcessGroup
+
+from modelwright.distributed.text_gather import gather_texts
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
@@ -32,9 +33,8 @@ def idle_patterns(patterns: Sequence[str], names: Iterable[str], pipeline: Proce
     """
     if not patterns:
         return None
-    gathered: list[list[str]] = [[] for _ in range(pipeline.size())]
-    torch.distributed.all_gather_object(gathered, sorted(set(names)), group=pipeline)
-    every = sorted({name for stage in gathered for name in stage})
+    gathered = gather_texts("\n".join(sorted(set(names))), pipeline)
+    every = sorted({name for stage in gathered for name in stage.splitlines()})
     idle = [pattern for pattern in patterns if not any(matches(name, [pattern]) for name in every)]
     if not idle:
         return None

@@ -1,7 +1,8 @@
 """`modelwright build`: build a model as for training, run one batch forward and backward, and describe every rank."""
 
+import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, final
 
@@ -79,7 +80,7 @@ def build_rank(job: BuildJob) -> None:
     """
     import torch
 
-    from modelwright.distributed import initialize
+    from modelwright.distributed import gather_texts, initialize
     from modelwright.training import builder_of, naming_engine_errors
 
     run = job.run
@@ -90,14 +91,19 @@ def build_rank(job: BuildJob) -> None:
         )
     with naming_engine_errors("forward and backward", run, stages):
         loss = _loss_of_one_batch(run, stages, groups)
-    rows: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(rows, _rows(run, stages, groups))
+    rows = gather_texts(json.dumps([asdict(row) for row in _rows(run, stages, groups)]))
     if torch.distributed.get_rank() == 0:
-        flat: list[StageRow] = [row for of_rank in rows for row in of_rank]
+        flat = [_row(fields) for of_rank in rows for fields in json.loads(of_rank)]
         tied = isinstance(run.model, DecoderConfig) and run.model.tie_embeddings
         _print(flat, loss, tied=tied)
         if job.svg is not None:
             draw_split(_stages(flat), job.svg, tied=tied)
+
+
+def _row(fields: dict[str, Any]) -> StageRow:
+    """Return a row that was sent as JSON."""
+    place = Stage(**fields.pop("place"))
+    return StageRow(**fields, place=place)
 
 
 def _loss_of_one_batch(run: RunConfig, stages: "list[nn.Module]", groups: "ProcessGroupCollection") -> float:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from modelwright.protocols import ModelwrightError
 from modelwright.training import replace_file
 
+_MAX_BYTES = 2**30
 DAMAGED = ".damaged"
 """Suffix of the file to which damaged lines are moved."""
 
@@ -37,6 +39,11 @@ def _lines(path: Path) -> list[str]:
     """Return the lines of a file. No link is followed."""
     if path.is_symlink() or not path.is_file():
         return []
+    if path.stat().st_size > _MAX_BYTES:
+        raise ModelwrightError(
+            f"`{path}` must have at most {_MAX_BYTES:,} bytes to be read, but has {path.stat().st_size:,}; move it to "
+            "another folder to start a new one."
+        )
     return path.read_bytes().decode(errors="replace").splitlines()
 
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from modelwright.distributed import gather_texts
 from modelwright.protocols import ModelwrightError
 from modelwright.training.checkpoint.files.manifest import CheckpointError, DamagedCheckpointError
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-_MESSAGE_BYTES = 2048
+_LONGEST_MESSAGE = 4096
 
 
 def gathered(numbers: Sequence[int], group: "ProcessGroup") -> list[list[int]]:
@@ -47,16 +48,13 @@ def agreed(group: "ProcessGroup") -> Generator[None]:
         yield
     except (ModelwrightError, OSError) as caught:
         error = caught
-    message = b"" if error is None else (_described(error).encode()[: _MESSAGE_BYTES - 1] or b"?")
     kind = 0 if error is None else 2 if isinstance(error, DamagedCheckpointError) else 1
-    padded = list(message.ljust(_MESSAGE_BYTES, b"\0"))
     if not any(state for (state,) in gathered([kind], group)):
         return
-    answers = gathered([kind, *padded], group)
-    rank, (kind, *text) = next((rank, answer) for rank, answer in enumerate(answers) if answer[0])
-    words = bytes(text).rstrip(b"\0").decode(errors="replace")
+    answers = gather_texts("" if error is None else f"{kind}{_described(error)}"[:_LONGEST_MESSAGE], group)
+    rank, answer = next((rank, answer) for rank, answer in enumerate(answers) if answer)
     where = "" if len(answers) == 1 else f" (rank {torch.distributed.get_process_group_ranks(group)[rank]})"
-    raise (DamagedCheckpointError if kind == 2 else CheckpointError)(f"{words}{where}") from error
+    raise (DamagedCheckpointError if answer[0] == "2" else CheckpointError)(f"{answer[1:]}{where}") from error
 
 
 def _described(error: ModelwrightError | OSError) -> str:

@@ -102,8 +102,11 @@ def locked(folder: Path) -> Generator[RunLock]:
             f"`{folder}` must be a folder that can be written, but is not: {error.strerror}; name another by `--out`."
         ) from error
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise CheckpointError(f"`{folder / MARK}` must be a file, but is something else; name another folder.")
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:  # it is written, and with it what it is linked to
+            raise CheckpointError(
+                f"`{folder / MARK}` must be a file of its own, but is something else or a link; name another folder."
+            )
         _take(descriptor, folder)
         _clear_leftovers(folder)
         yield RunLock(folder, descriptor)

@@ -100,7 +100,7 @@ def delete_folder(path: Path) -> None:
     aside = path if path.name.startswith(".") else path.with_name(f".{path.name}.deleted")
     with contextlib.suppress(FileNotFoundError):
         if aside != path:
-            shutil.rmtree(aside, ignore_errors=True)
+            delete_folder(aside)
             path.rename(aside)
             sync_folder(path.parent)
         shutil.rmtree(aside)
