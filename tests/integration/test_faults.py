@@ -34,7 +34,8 @@ def training(tmp_path: Path) -> tuple[subprocess.Popen[str], Path]:
 
 def ranks(process: psutil.Process) -> list[psutil.Process]:
     """Its ranks, in the order in which they were started."""
-    children = [child for child in process.children() if "spawn_main" in " ".join(child.cmdline())]
+    servers = [child for child in process.children() if "forkserver" in " ".join(child.cmdline())]
+    children = [rank for server in servers for rank in server.children()]
     return sorted(children, key=lambda child: child.create_time())
 
 
@@ -67,6 +68,17 @@ def test_control_c(training: tuple[subprocess.Popen[str], Path]) -> None:
     os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert (process.returncode, stderr) == (130, "error: interrupted\n")
+    assert left(started) == []
+    latest_checkpoint(out)
+
+
+def test_the_command_is_killed(training: tuple[subprocess.Popen[str], Path]) -> None:
+    """Nobody is left who would end the ranks, so they end themselves."""
+    process, out = training
+    started = psutil.Process(process.pid).children(recursive=True)
+    assert len(ranks(psutil.Process(process.pid))) == 2
+    process.kill()
+    process.communicate(timeout=60)
     assert left(started) == []
     latest_checkpoint(out)
 

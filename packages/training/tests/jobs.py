@@ -100,7 +100,7 @@ def killed_beside_a_sleeper(folder: Path) -> None:
 
 
 def tell_listeners(folder: Path) -> None:
-    """Leave files that say on which addresses this rank and its parent listen while the job has groups."""
+    """Leave files that say on which addresses this rank and those that started it listen while the job has groups."""
     import psutil
     import torch
 
@@ -112,7 +112,8 @@ def tell_listeners(folder: Path) -> None:
     torch.distributed.all_reduce(torch.ones(1))
     (folder / os.environ["RANK"]).write_text(addresses(psutil.Process()))
     if _rank() == 0:
-        parent = psutil.Process().parent()
-        (folder / "parent").write_text(addresses(parent) if parent else "")
+        names = ("server", "parent")  # of the forks, and of the server
+        for name, process in zip(names, psutil.Process().parents(), strict=False):
+            (folder / name).write_text(addresses(process))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

@@ -55,6 +55,18 @@ def test_the_engine_is_imported_uncompiled_and_torch_is_as_before() -> None:
     assert compiled("from modelwright.engine import load_engine; load_engine()") == [expected, "torch"]
 
 
+def test_modules_of_the_engine_that_are_imported_later_are_uncompiled_too() -> None:
+    """None of them loads torch's compiler, which takes as long as the engine itself."""
+    code = (
+        "import sys; from modelwright.engine import load_engine; load_engine(); "
+        "import megatron.core.fusions.fused_bias_dropout, megatron.core.transformer.multi_latent_attention; "
+        "print('torch._inductor' in sys.modules)"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert printed == [str(torch.cuda.is_available())]
+
+
 def test_without_the_patch_the_engine_still_compiles() -> None:
     """The reason for the patch; when the engine imports without compiling, this fails and the patch can go."""
     assert compiled("") == ["True", "torch"]

@@ -39,6 +39,10 @@ def run_on_ranks[JobT: Job](work: Callable[[JobT], None], job: JobT) -> None:
         ConfigError: A launcher started a number of processes that the parallelism cannot use.
         LaunchError: A rank that this process started has failed.
     """
+    if "RANK" not in os.environ:
+        from modelwright.training import fork_ahead
+
+        fork_ahead(job.run.parallelism.world_size())
     from modelwright.engine import is_launched, job_size
     from modelwright.training import launch
 

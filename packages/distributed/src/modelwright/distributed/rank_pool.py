@@ -1,6 +1,7 @@
 """`RankPool`: processes that run distributed functions, one after another.
 
-Starting a process and importing the engine costs more than most tests, so a pool starts its processes once. Each `run`
+Starting a process and importing the engine costs more than most tests, so a pool starts its processes once, and
+forks them where there is no GPU. Each `run`
 makes a new store for them, runs a function on every rank (inside the CPU runtime where there is no GPU), and destroys
 the process groups that the function made.
 """
@@ -121,7 +122,10 @@ class RankPool:
 
 
 def _start(threads: int) -> tuple[BaseProcess, Connection]:
-    context = multiprocessing.get_context("spawn")
+    from modelwright.engine import rank_environment, start_fork_server, start_method
+
+    start_fork_server(rank_environment(threads))
+    context = multiprocessing.get_context(start_method())
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, threads), daemon=False)
     process.start()

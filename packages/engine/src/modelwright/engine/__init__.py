@@ -14,6 +14,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from modelwright.engine.cpu.runtime import CpuRuntimeError, cpu_runtime, device_runtime
     from modelwright.engine.engine_caches import release_caches
+    from modelwright.engine.fork_server import (
+        hold_interrupts,
+        rank_environment,
+        start_fork_server,
+        start_method,
+    )
     from modelwright.engine.local_job import (
         LocalStore,
         is_launched,
@@ -50,11 +56,13 @@ __all__ = [
     "cpu_runtime",
     "device_runtime",
     "gathering_over",
+    "hold_interrupts",
     "is_launched",
     "job_size",
     "load_engine",
     "on_one_machine",
     "only_loopback",
+    "rank_environment",
     "refuse_links",
     "release_caches",
     "restore_gloo_devices",
@@ -62,5 +70,7 @@ __all__ = [
     "restore_router_loss_tracker",
     "restricted_reading",
     "share_gloo_device",
+    "start_fork_server",
+    "start_method",
     "track_losses_of_every_model",
 ]

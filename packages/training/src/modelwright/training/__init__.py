@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         validation_batch,
     )
     from modelwright.training.data.text import DataError, Text, language_shape, prepare_text, read_text
+    from modelwright.training.early_start import fork_ahead
     from modelwright.training.engine_errors import EngineError, naming_engine_errors
     from modelwright.training.generation.generator import LoadedModel, generate, load_for_inference
     from modelwright.training.generation.sampling import Sampling
@@ -55,6 +56,7 @@ else:
         "checkpoint.start_checks",
         "checkpoint.verification",
         "data.text",
+        "early_start",
         "generation.sampling",
         "launcher",
         "memory",
@@ -87,6 +89,7 @@ __all__ = [
     "checkpoint_path",
     "checkpoints",
     "fall_back",
+    "fork_ahead",
     "generate",
     "inference_bytes",
     "is_run_folder",

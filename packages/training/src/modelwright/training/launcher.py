@@ -6,15 +6,16 @@ Under `torchrun`, or any launcher that sets `RANK`, this process is a rank alrea
 
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ from torch.distributed.elastic.multiprocessing import (
 from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, PContext, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from modelwright.engine import LocalStore, is_launched
+from modelwright.engine import LocalStore, hold_interrupts, is_launched, start_method
 from modelwright.protocols import ModelwrightError
+from modelwright.training.early_start import fork_ahead
 from modelwright.training.report_folder import report_folder
 
 _POLL_SECONDS = 0.2
@@ -37,10 +39,6 @@ _LOOK_SECONDS = 5.0
 _CONSEQUENCE_SECONDS = 5 * _POLL_SECONDS
 # A rank that was stopped, by SIGSTOP for instance, keeps all others waiting. After this time the job is ended.
 _STOPPED_SECONDS = 60.0
-# By default glibc maps every tensor above 32 MB anew and unmaps it when it is freed, so that each step faults in the
-# same pages again. That is half the time of a step on 16,384 tokens. With these (man 3 mallopt) a rank keeps freed
-# memory.
-_KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
 
 @dataclass(frozen=True)
@@ -89,21 +87,19 @@ def launch(function: Callable[..., None], *args: Any, ranks: int, threads: int |
             f"{os.environ['WORLD_SIZE']} that a launcher started; call the function itself, or remove `RANK` and "
             "`WORLD_SIZE` from the environment."
         )
-    threads = threads or max(1, (os.cpu_count() or 1) // ranks)
-    for name, value in _rank_environment(threads).items():
-        os.environ.setdefault(name, value)
+    environment = fork_ahead(ranks, threads)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     with report_folder() as folder, LocalStore() as store:
         # torch's launcher (`elastic_launch`) is not used: it serves a store on every interface and unpickles what
         # others write there. One machine needs no rendezvous; these are the processes that it would start.
-        with _interrupt_later():
+        with hold_interrupts(), _variables(environment):
             processes = start_processes(
                 name="modelwright",
                 entrypoint=_guarded,
-                args=dict.fromkeys(range(ranks), (function, args, folder, os.getpid())),
-                envs={rank: store.environment(rank, ranks) for rank in range(ranks)},
+                args=dict.fromkeys(range(ranks), (function, args, folder)),
+                envs={rank: environment | store.environment(rank, ranks) for rank in range(ranks)},
                 logs_specs=DefaultLogsSpecs(log_dir=folder),
-                start_method="spawn",
+                start_method=start_method(),
             )
         try:
             failures = _wait(processes)
@@ -115,17 +111,18 @@ def launch(function: Callable[..., None], *args: Any, ranks: int, threads: int |
 
 
 @contextmanager
-def _interrupt_later() -> Generator[None]:
-    """Hold back Ctrl-C until the end of the block. Processes that are started in it never receive it.
-
-    A terminal sends it to every process of a command. Only this one reacts, and ends the others.
-    """
-    resource_tracker.ensure_running()  # of multiprocessing: when it starts, it unblocks the signal
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _variables(values: dict[str, str]) -> Generator[None]:
+    """Set environment variables for the processes that are started in the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _wait(processes: PContext) -> dict[int, ProcessFailure]:
@@ -156,27 +153,10 @@ def _stopped(rank: int) -> str:
     )
 
 
-def _rank_environment(threads: int) -> dict[str, str]:
-    """Return the defaults of the environment variables of a rank; those that the user has set take precedence.
-
-    `PYTHONSAFEPATH` keeps a new interpreter from importing modules of the working folder.
-    """
-    return {"OMP_NUM_THREADS": str(threads), "PYTHONSAFEPATH": "1"} | (
-        {} if torch.cuda.is_available() else _KEEP_FREED_MEMORY
-    )
-
-
-def _guarded(function: Callable[..., None], args: tuple[Any, ...], errors: str, parent: int) -> None:
-    """Run the function in one rank, and write what it raised to a file for the parent.
-
-    The rank ends when the parent is killed. torch asks the kernel for SIGINT then, which ranks never receive.
-
-    Seam: `_prctl_pr_set_pdeathsig` is torch's call of prctl(2).
-    """
-    kernel: Any = torch.multiprocessing
-    kernel._prctl_pr_set_pdeathsig(signal.SIGTERM)
-    if os.getppid() != parent:  # which died before
-        os._exit(1)
+def _guarded(function: Callable[..., None], args: tuple[Any, ...], errors: str) -> None:
+    """Run the function in one rank, and write what it raised to a file for the parent."""
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # a fork has the setting of its server
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         function(*args)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - reported by the parent
@@ -193,6 +173,14 @@ def _guarded(function: Callable[..., None], args: tuple[Any, ...], errors: str, 
         sys.stderr.flush()
         if not report["user_error"]:
             time.sleep(_CONSEQUENCE_SECONDS)
+        os._exit(1)
+
+
+def _end_with_parent() -> None:
+    """Wait until the process that called `launch` has ended, and end this one: nobody else would."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
         os._exit(1)
 
 

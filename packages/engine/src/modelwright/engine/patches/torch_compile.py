@@ -5,8 +5,8 @@
 - **Why**: the engine wraps many functions in `torch.compile` when it is imported, and these calls take almost half
   of the import: 4.7 of 12.1 seconds on two slow cores. Without a GPU `cpu_runtime` runs those functions uncompiled
   anyway.
-- **Versions**: megatron-core 0.19. `megatron.core.jit.disable_jit_fuser` comes too late: the package's own
-  `__init__` imports the functions that are wrapped.
+- **Versions**: megatron-core 0.19. `megatron.core.jit.disable_jit_fuser` alone comes too late: the package's own
+  `__init__` imports functions that are wrapped. It is called afterwards, for modules that are imported later.
 - **Undone**: at the end of `load_engine`. The functions of the engine stay uncompiled for the life of the process.
 - **Entered**: by the doors of `distributed`, `layers` and `training` before they import a file that needs the engine,
   and by `cpu_runtime`. Code that imports Megatron-Core earlier gets the engine unchanged, and a slower start.
@@ -40,6 +40,8 @@ def load_engine() -> None:
         return
     with _UNCOMPILED():
         import_module(_WHOLE_MODEL)
+    # The engine's own switch, for its modules that are imported later.
+    import_module("megatron.core.jit").disable_jit_fuser()
 
 
 def _as_written(function: Callable[..., Any] | None = None, **_: object) -> Any:
