@@ -40,6 +40,7 @@ def test_it_learns(trained: tuple[subprocess.CompletedProcess[str], Path]) -> No
     lines = metrics(out)
     assert lines[-1]["loss"] < lines[0]["loss"] - 1
     assert sorted(path.name for path in out.iterdir()) == [
+        ".modelwright",
         "checkpoints",
         "config.yaml",
         "expert_load.png",

@@ -69,7 +69,13 @@ def test_a_plot_and_the_checkpoints(unbroken: tuple[object, Path]) -> None:
     out = unbroken[1]
     assert (out / "loss.png").read_bytes().startswith(b"\x89PNG\r\n")
     assert [step for step, _ in checkpoints(out)] == [3, 6]
-    assert sorted(path.name for path in out.iterdir()) == ["checkpoints", "config.yaml", "loss.png", "metrics.jsonl"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        ".modelwright",
+        "checkpoints",
+        "config.yaml",
+        "loss.png",
+        "metrics.jsonl",
+    ]
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-00000003", "step-00000006"]
 
 
