@@ -22,8 +22,15 @@ def hook(event: str, arguments: tuple[object, ...]) -> None:
     """Record the events during the load of a file."""
     if watched and event.startswith(REFUSED):
         target = arguments[0] if arguments else ""
-        if not (event == "open" and isinstance(target, str | os.PathLike) and os.fspath(target) == watched[0]):
+        if event != "open" or _path(target) != watched[0]:
             events.append(f"{event} {target!r}")
+
+
+def _path(target: object) -> str:
+    """Return the path of what is opened, which may be a descriptor that is open already."""
+    if isinstance(target, int):
+        return str(Path(f"/proc/self/fd/{target}").readlink())
+    return os.fspath(target) if isinstance(target, str | os.PathLike) else ""
 
 
 def warm(folder: Path) -> None:

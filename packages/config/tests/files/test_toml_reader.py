@@ -69,7 +69,7 @@ def test_a_run(tmp_path: Path) -> None:
         ("a =\n", "syntax: f:1:4"),
         ("a = 1\na = 2\n", "syntax: f:2:6"),
         ('a = "', "syntax: f:1:6"),
-        ("a = " + "[" * 5000, "not_plain: 64"),
+        ("a = " + "[" * 50_000, "not_plain: 64"),
         (".".join("a" * 70) + " = 1", "not_plain: f:1:1 64"),
         ("a = " + "9" * 5000, "not_plain: 4300"),
         ("", "unreadable: `modelwright: 1` `kind: …`"),
