@@ -21,10 +21,10 @@ recomputation no longer restores them.
 
 import hashlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, cast, final
 
 import torch
-from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.fusions import fused_bias_dropout
 from megatron.core.models.common.embeddings.language_model_embedding import LanguageModelEmbedding
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from torch import Tensor, nn
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 _STATE: Final = "modelwright-dropout"
 _BITS_32: Final = 0xFFFFFFFF
+# The engine's function has no annotations.
+_ENGINE_FUNCTION: Final = cast("Callable[[bool, bool], Callable[..., Tensor]]", fused_bias_dropout.get_bias_dropout_add)
 
 
 def set_dropout_draw(*, seed: int, step: int, sequences_B: Tensor) -> None:
@@ -49,15 +51,26 @@ def set_dropout_draw(*, seed: int, step: int, sequences_B: Tensor) -> None:
     key = _hashed(f"{seed}/dropout/{step}", bits=62)
     device = torch.cuda.current_device()
     draw = torch.cat([torch.tensor([key]), sequences_B]).to(device)
-    tracker = get_cuda_rng_tracker()
-    tracker.set_states(tracker.get_states() | {_STATE: draw})
+    _set_states(_states() | {_STATE: draw})
 
 
 def clear_dropout_draw() -> None:
     """Let the dropout masks of the next forward passes depend on the default generator of the device."""
-    tracker = get_cuda_rng_tracker()
-    if _STATE in tracker.get_states():
-        tracker.set_states({name: state for name, state in tracker.get_states().items() if name != _STATE})
+    states = _states()
+    if states.pop(_STATE, None) is not None:
+        _set_states(states)
+
+
+def _states() -> dict[str, Tensor]:
+    """Return a copy of the random states of the engine's tracker, by name."""
+    tracker: Any = get_cuda_rng_tracker()
+    states: dict[str, Tensor] = tracker.get_states()
+    return states
+
+
+def _set_states(states: dict[str, Tensor]) -> None:
+    tracker: Any = get_cuda_rng_tracker()
+    tracker.set_states(states)
 
 
 def keep_mask(place: str, probability: float, batch: int, *indices: Tensor) -> Tensor:
@@ -99,7 +112,7 @@ def dropped(values: Tensor, keep: Tensor, probability: float) -> Tensor:
 
 def _draw(batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the key, a scalar, and the number of each sequence, [b]."""
-    draw = get_cuda_rng_tracker().get_states().get(_STATE)
+    draw = _states().get(_STATE)
     if draw is None:
         return torch.randint(2**62, (), device=device), torch.arange(batch, device=device)
     if draw.numel() != batch + 1:
@@ -211,8 +224,7 @@ class PlacedDropoutAdd:
         """
         if training:
             return self._add
-        function: Callable[..., Tensor] = get_bias_dropout_add(training, fused)
-        return function
+        return _ENGINE_FUNCTION(training, fused)
 
     def _add(self, x_with_bias: tuple[Tensor, Tensor | None], residual: Tensor, prob: float) -> Tensor:
         """Add bias, apply dropout and add the residual, in the dtype of the residual as the engine does."""
@@ -237,11 +249,14 @@ def place_dropouts(stage: Any, groups: "ProcessGroupCollection") -> None:
     if stage.pre_process and isinstance(stage.embedding, LanguageModelEmbedding):
         dropout = HiddenDropout("embedding", config.hidden_dropout, groups, sequence_parallel=sequence_parallel)
         setattr(stage.embedding, "embedding_dropout", dropout)  # noqa: B010 - declared as torch's Dropout
-    for layer in stage.decoder.layers:
-        places = [name for name, value in vars(layer).items() if value is get_bias_dropout_add]
+    layers: list[nn.Module] = list(stage.decoder.layers)
+    for layer in layers:
+        number = cast("int", layer.layer_number)
+        attributes: dict[str, Any] = dict(vars(layer))
+        places = [name for name, value in attributes.items() if value is _ENGINE_FUNCTION]
         for name in places:
             dropout = HiddenDropout(
-                f"decoder.layers.{layer.layer_number - 1}.{name}",
+                f"decoder.layers.{number - 1}.{name}",
                 config.hidden_dropout,
                 groups,
                 sequence_parallel=sequence_parallel,
