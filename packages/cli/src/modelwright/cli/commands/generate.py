@@ -64,10 +64,17 @@ def generate(
 
 def _check_memory(run_dir: Path, *, verify: bool) -> None:
     """Refuse a model that cannot fit, and state on stderr what a large one needs."""
-    from modelwright.training import check_memory, checkpoint_config, inference_bytes, latest_checkpoint
+    from modelwright.training import (
+        check_memory,
+        checkpoint_config,
+        inference_bytes,
+        latest_checkpoint,
+        naming_whole_checkpoint,
+    )
 
-    _, path = latest_checkpoint(run_dir, verify=verify)
-    run = checkpoint_config(path, verify=verify)
+    with naming_whole_checkpoint(run_dir):
+        _, path = latest_checkpoint(run_dir, verify=verify)
+        run = checkpoint_config(path, verify=verify)
     if told := check_memory(inference_bytes(run), f"the model of `{run_dir}`", option=NO_MEMORY_CHECK):
         typer.echo(printable(told), err=True)
 
