@@ -103,7 +103,7 @@ def test_the_first_loss_is_that_of_guessing(groups: ProcessGroupCollection, case
     model = build(groups, config)
     loss = losses(model, config)
     assert loss.shape == (2, 8)
-    assert loss.mean().item() == pytest.approx(math.log(config.padded_vocab_size), abs=0.05)
+    assert loss.mean().item() == pytest.approx(math.log(config.vocab_size), abs=0.05)
     loss.mean().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
