@@ -19,14 +19,15 @@ from tests.messages import facts
 pytestmark = pytest.mark.usefixtures("engine")
 
 
-def failing(failure: Callable[[], object]) -> Hook:
-    """Return a hook that lets the output layer fail in its forward pass."""
+def failing(failure: Callable[[], object], *, in_training: bool = True) -> Hook:
+    """Return a hook that lets the output layer fail in its forward pass, in training or in validation."""
 
     def spoil(stages: list[nn.Module], context: object) -> None:
         layer: Any = unwrapped(stages[0]).output
+        works = layer.forward
 
         def forward(hidden: torch.Tensor) -> object:
-            return failure()
+            return failure() if layer.training is in_training else works(hidden)
 
         layer.forward = forward
 
@@ -51,6 +52,12 @@ def test_the_phase_the_part_and_the_settings_are_named(case: str) -> None:
     assert "`wrap.check_for_nan: true`" in found
     assert isinstance(caught.value, ModelwrightError)
     assert caught.value.__cause__ is not None
+
+
+def test_validation_is_a_phase_too() -> None:
+    with pytest.raises(EngineError) as caught:
+        train(RUN, hooks=[failing(lambda: divide(3, 2), in_training=False)])
+    assert facts(caught.value).startswith("`output (Linear)` `validation` `AssertionError` 3 2")
 
 
 def test_an_assertion_without_words_shows_its_line() -> None:

@@ -173,7 +173,8 @@ class Trainer:
         with naming_whole_checkpoint(run_dir, self.groups.intra_dist_opt):
             step, path = latest_checkpoint(run_dir, verify=verify)
             check_resumable(self.run, path)
-            load_checkpoint(self.state, path, verify=verify)
+            with naming_engine_errors("resume", self.run, self.stages):
+                load_checkpoint(self.state, path, verify=verify)
         return step
 
     def is_due(self, step: int, interval: int | None) -> bool:
@@ -259,7 +260,7 @@ class Trainer:
         batch = validation_batch(self.text, size=size, seq_length=seq_length)
         for stage in self.stages:
             stage.eval()
-        with torch.no_grad():
+        with torch.no_grad(), naming_engine_errors("validation", self.run, self.stages):
             loss = run_batch(
                 self.stages, batch, self.groups, self.run.parallelism, micro_batch=train.micro_batch, forward_only=True
             )
