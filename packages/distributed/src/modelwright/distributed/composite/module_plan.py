@@ -39,8 +39,8 @@ class ModulePlan:
     builder: BuilderClass | None = None
     """Builder class; arguments may be bound by `functools.partial`. None: the class registered for `config`."""
     seed: int = 1234
-    """Seed of the initial values and the random states. Two modules with equal configs and seeds start
-    with equal values."""
+    """Seed of the initial values and the random states, from 0 to 2**63 - 1. Two modules with equal configs
+    and seeds start with equal values."""
 
 
 def check_plans(modules: Mapping[str, ModulePlan], world_size: int) -> None:
@@ -65,6 +65,8 @@ def _problems(modules: Mapping[str, ModulePlan], world_size: int) -> Iterator[st
     for name, plan in modules.items():
         if not name.isidentifier():
             yield f"the name of a module must be an identifier, but is {name!r}; use letters, digits and `_`."
+        if not 0 <= plan.seed < 2**63:
+            yield f"`seed` of module `{name}` must be from 0 to 2**63 - 1, but is {plan.seed}; use a smaller one."
         yield from _place_problems(name, plan, world_size)
         yield from (f"in module `{name}`: {problem}" for problem in plan.config.layout_problems(plan.parallelism))
         yield from (f"in module `{name}`: {problem}" for problem in wrap_problems(plan.wrap, plan.precision))

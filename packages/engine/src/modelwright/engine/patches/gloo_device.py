@@ -50,7 +50,9 @@ def _group_class(devices: list[Any]) -> type[Any]:
     class SharedDeviceGroup(_original):  # type: ignore[misc, valid-type, name-defined, unused-ignore]
         """A gloo group on a shared device. The arguments are those of torch's class."""
 
-        def __init__(self, store: Any, rank: int, size: int, timeout: Any = c10d.default_pg_timeout, **rest: Any):
+        def __init__(
+            self, store: Any, rank: int, size: int, timeout: Any = c10d.default_pg_timeout, **rest: Any
+        ) -> None:
             if any(rest.values()):
                 # Options that torch hands over for a group of another kind, which makes its own device.
                 super().__init__(store, rank, size, timeout=timeout, **rest)

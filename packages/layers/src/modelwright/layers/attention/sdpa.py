@@ -132,30 +132,54 @@ class SdpaCoreAttention(nn.Module):
         plain = causal and window is None and self.context_group is None and query.size(0) == key.size(0)
         hidden = None if plain else _hidden(positions.to(query.device), key.size(0), causal=causal, window=window)
         mask = _additive(hidden, attention_mask, attention_bias, query, key, causal=plain)
-        queries, keys, values = (part.permute(1, 2, 0, 3) for part in (query, key, value))
+        parts = [part.permute(1, 2, 0, 3) for part in (query, key, value)]
+        context = self._attend(*parts, mask=mask, causal=plain, positions_S=positions.to(query.device))
+        return context.permute(2, 0, 1, 3).flatten(2)
+
+    def _attend(
+        self,
+        query_BNSD: Tensor,
+        key_BGSD: Tensor,
+        value_BGSD: Tensor,
+        *,
+        mask: Tensor | None,
+        causal: bool,
+        positions_S: Tensor,
+    ) -> Tensor:
+        """Attend with a kernel of torch, or where it cannot compute the same, step by step.
+
+        Args:
+            query_BNSD: Queries.
+            key_BGSD: Keys.
+            value_BGSD: Values.
+            mask: Added to the scores. None: nothing.
+            causal: With plain causal attention, which a kernel needs no mask for, if `mask` is None.
+            positions_S: Positions of the queries.
+
+        Returns:
+            `[b, n, s, d]`.
+        """
         with_dropout = self.training and self.dropout > 0
         if self.softcap is None and self.softmax_offset is None and not with_dropout:
-            context = scaled_dot_product_attention(
-                queries,
-                keys,
-                values,
+            return scaled_dot_product_attention(
+                query_BNSD,
+                key_BGSD,
+                value_BGSD,
                 attn_mask=mask,
-                is_causal=plain and mask is None,
+                is_causal=causal and mask is None,
                 scale=self.softmax_scale,
-                enable_gqa=query.size(2) != key.size(2),
+                enable_gqa=query_BNSD.size(1) != key_BGSD.size(1),
             )
-        else:
-            context = explicit_attention(
-                queries,
-                keys,
-                values,
-                scale=query.size(-1) ** -0.5 if self.softmax_scale is None else self.softmax_scale,
-                mask=_causal_mask(query, key) if plain and mask is None else mask,
-                softcap=self.softcap,
-                sinks_N=self.softmax_offset,
-                dropout=partial(self._with_dropout, positions.to(query.device)) if with_dropout else None,
-            )
-        return context.permute(2, 0, 1, 3).flatten(2)
+        return explicit_attention(
+            query_BNSD,
+            key_BGSD,
+            value_BGSD,
+            scale=query_BNSD.size(-1) ** -0.5 if self.softmax_scale is None else self.softmax_scale,
+            mask=_causal_mask(query_BNSD, query_BNSD.size(2), key_BGSD.size(2)) if causal and mask is None else mask,
+            softcap=self.softcap,
+            sinks_N=self.softmax_offset,
+            dropout=partial(self._with_dropout, positions_S) if with_dropout else None,
+        )
 
     def _with_dropout(self, positions_S: Tensor, weights_BNSK: Tensor) -> Tensor:
         """Apply dropout to the attention weights of the queries at the given positions."""
@@ -257,14 +281,13 @@ def _additive(
     """Return one mask to add to the scores; None if plain causal masking, or no mask, is enough."""
     if hidden is None and masked is None and bias is None:
         return None
-    mask = _causal_mask(query, key) if causal else query.new_zeros(query.size(0), key.size(0))
+    mask = _causal_mask(query, query.size(0), key.size(0)) if causal else query.new_zeros(query.size(0), key.size(0))
     for part in (hidden, masked):
         if part is not None:
             mask = mask.masked_fill(part, float("-inf"))
     return mask if bias is None else mask + bias
 
 
-def _causal_mask(query: Tensor, key: Tensor) -> Tensor:
-    """Return the additive mask of plain causal attention, `[s, k]`."""
-    mask = query.new_full((query.size(0), key.size(0)), float("-inf"))
-    return mask.triu(key.size(0) - query.size(0) + 1)
+def _causal_mask(like: Tensor, queries: int, keys: int) -> Tensor:
+    """Return the additive mask of plain causal attention, `[s, k]`, in the dtype and on the device of a tensor."""
+    return like.new_full((queries, keys), float("-inf")).triu(keys - queries + 1)
