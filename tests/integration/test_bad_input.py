@@ -18,7 +18,9 @@ def run_dir(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Return every file with its content, without the mark that says which process looked into a run folder last."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".modelwright"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def refused(folder: Path, *words: str, **env: str) -> str:
@@ -103,9 +105,16 @@ def test_a_world_size_that_does_not_fit(tmp_path: Path) -> None:
     tiny_file(tmp_path)
     options = settings("parallelism.tensor=2")
     assert (
-        refused(tmp_path, "tiny.yaml", *options, RANK="1", WORLD_SIZE="3")
+        refused(tmp_path, "tiny.yaml", *options, RANK="1", WORLD_SIZE="3", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
         == "(rank 1) `tensor` 2 `pipeline` 1 `context` 1 2 3 2"
     )
+
+
+def test_half_a_job_in_the_environment(tmp_path: Path) -> None:
+    tiny_file(tmp_path)
+    said = refused(tmp_path, "tiny.yaml", RANK="1", WORLD_SIZE="3")
+    assert "`MASTER_PORT`" in said
+    assert "`MASTER_ADDR`" in said
 
 
 def test_an_unknown_stack(tmp_path: Path) -> None:
@@ -138,30 +147,30 @@ def test_a_checkpoint_of_another_config(run_dir: Path) -> None:
     options = settings("model.hidden_size=64", "model.num_layers=4")
     assert (
         refused(run_dir.parent, "tiny.yaml", "--resume", "run", "--steps", "9", *options)
-        == "`run/checkpoints/step-00000006` `model.hidden_size` 64 32 `model.num_layers` 4 2"
+        == "`run/checkpoints/step-00000006` `model.hidden_size` 32 64 `model.num_layers` 2 4"
     )
 
 
 def test_a_checkpoint_that_was_cut_off(run_dir: Path) -> None:
     newest = run_dir / "checkpoints" / "step-00000006"
-    (newest / ".metadata").unlink()
-    assert (
-        refused(run_dir.parent, "--resume", "run", "--steps", "9")
-        == "`run/checkpoints/step-00000006` .metadata `step-00000003`"
-    )
+    next(newest.glob("weights-*.safetensors")).unlink()
+    said = refused(run_dir.parent, "--resume", "run", "--steps", "9")
+    assert said.startswith("`run/checkpoints/step-00000006` `weights-00000.safetensors`")
+    assert said.endswith("`step-00000003` `--resume run --fall-back`")
     done = modelwright("generate", run_dir)
     assert (done.returncode, done.stdout) == (2, "")
-    assert facts(done.stderr).startswith(f"error `{newest}` .metadata")
+    assert facts(done.stderr).startswith(f"error `{newest}` `weights-00000.safetensors`")
 
 
-def test_a_checkpoint_whose_data_was_cut_short(run_dir: Path) -> None:
+@pytest.mark.parametrize("name", ["weights", "optimizer"])
+def test_a_checkpoint_whose_data_was_cut_short(run_dir: Path, name: str) -> None:
     newest = run_dir / "checkpoints" / "step-00000006"
-    for data in newest.glob("*.distcp"):
+    for data in newest.glob(f"{name}-*.safetensors"):
         data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
     before = contents(run_dir)
     done = modelwright("train", "--resume", run_dir, "--steps", "9")
     assert (done.returncode, done.stdout) == (2, "")
-    assert facts(done.stderr).startswith(f"error `{newest}`")
+    assert facts(done.stderr).startswith(f"error `{newest}")
     assert "Traceback" not in done.stderr
     assert contents(run_dir) == before
 
@@ -174,6 +183,8 @@ def test_a_damaged_config_of_a_checkpoint(run_dir: Path) -> None:
     assert said.startswith("`run/checkpoints/step-00000006/modelwright.json`")
     file.write_text(json.dumps(content | {"config": content["config"].replace('"gpt"', '"gtp"')}))
     said = refused(run_dir.parent, "--resume", "run", "--steps", "9")
+    assert said.startswith("`run/checkpoints/step-00000006/modelwright.json`")
+    said = refused(run_dir.parent, "--resume", "run", "--steps", "9", "--no-verify")
     assert "`model.kind` `gpt` `mamba` `moe` `gtp` `gpt`" in said
 
 

@@ -66,7 +66,11 @@ def train(
     if fall_back:
         _fall_back(resume)
     with _naming_whole(resume):
-        run = load_run(file, changes, modules) if file is not None else _resumed_config(resume, changes, modules)
+        run = (
+            load_run(file, changes, modules)
+            if file is not None
+            else _resumed_config(resume, changes, modules, verify=verify)
+        )
         _check_start(run, resume, verify=verify)
     if not (no_memory_check or "RANK" in os.environ):
         _check_memory(run)
@@ -82,14 +86,16 @@ def _naming_whole(resume: Path | None) -> contextlib.AbstractContextManager[None
     return contextlib.nullcontext() if resume is None else naming_whole_checkpoint(resume)
 
 
-def _resumed_config(resume: Path | None, changes: Sequence[str], modules: Sequence[str] | None) -> RunConfig:
+def _resumed_config(
+    resume: Path | None, changes: Sequence[str], modules: Sequence[str] | None, *, verify: bool
+) -> RunConfig:
     """Return the config of the newest checkpoint of a run."""
     if resume is None:
         raise ModelwrightError("`FILE` must be given unless `--resume` is; name a config file.")
     from modelwright.training import checkpoint_config, latest_checkpoint
 
     import_parts(modules)
-    run = checkpoint_config(latest_checkpoint(resume)[1])
+    run = checkpoint_config(latest_checkpoint(resume, verify=verify)[1], verify=verify)
     return override(run, list(changes)) if changes else run
 
 
