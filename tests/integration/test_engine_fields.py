@@ -25,6 +25,7 @@ from modelwright.config import (
     replace,
     save,
 )
+from modelwright.distributed import finalize
 from modelwright.engine import device_runtime
 from modelwright.engine.fields import engine_config_fields
 from modelwright.gpt import GPTModelConfig
@@ -107,6 +108,7 @@ def runtime() -> Iterator[None]:
     """The engine on a CPU."""
     with device_runtime():
         yield
+        finalize()
 
 
 def run_of(model: ModelConfig, parallelism: Parallelism | None = None) -> RunConfig:

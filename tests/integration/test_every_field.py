@@ -26,6 +26,7 @@ from modelwright.config import (
     field_descriptions,
     replace,
 )
+from modelwright.distributed import finalize
 from modelwright.engine import device_runtime
 from modelwright.gpt import GPTModelConfig
 from modelwright.mamba import MambaModelConfig
@@ -92,6 +93,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.delenv(name, raising=False)
     with device_runtime():
         yield
+        finalize()
 
 
 TRAIN = TrainConfig(steps=2, micro_batch=2, global_batch=4, eval_batches=1, lr=0.01)
