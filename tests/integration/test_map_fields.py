@@ -192,7 +192,8 @@ def test_a_field_is_refused_or_computed_alike(case: str, two_ranks: RankPool) ->
     tried: dict[str, list[str]] = {}
     models: list[tuple[str, Any, dict[str, Tensor], Tensor]] = []
     for field in dataclasses.fields(base):
-        for config in [base, *changed(base, field.name)]:
+        # The config as it is once, with the first field.
+        for config in [*changed(base, field.name), *([] if models else [base])]:
             if isinstance(config, ConfigError):
                 tried.setdefault(field.name, []).append(f"refused: {config}")
                 continue
@@ -213,5 +214,5 @@ def test_a_field_is_refused_or_computed_alike(case: str, two_ranks: RankPool) ->
         if isinstance(answer, Tensor) and (answer[..., : config.vocab_size] - logits).abs().max() > 1e-3
     ]
     assert wrong == []
-    assert [name for name, found in tried.items() if len(found) < 2 and name != "num_layers"] == []
+    assert {field.name for field in dataclasses.fields(base)} - tried.keys() <= {"num_layers"}
     assert isinstance(base, DecoderConfig)
