@@ -122,14 +122,14 @@ def test_all_tokens_on_one_expert(biased: int, spec: StackSpec, groups: ProcessG
 
 
 ANSWERS: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
-    "only probabilities": (lambda probs, _: probs, "[8, 4] of torch.float32"),
+    "only probabilities": (lambda probs, _: probs, "8 4 torch.float32"),
     "indices": (
         lambda probs, chosen: (probs, chosen.to(torch.int8).topk(2).indices),
-        "[8, 4] of torch.float32 and [8, 2] of torch.int64",
+        "8 4 torch.float32 8 2 torch.int64",
     ),
     "numbers for a map": (
         lambda probs, chosen: (probs, chosen.float()),
-        "[8, 4] of torch.float32 and [8, 4] of torch.float32",
+        "8 4 torch.float32 8 4 torch.float32",
     ),
     "nothing": (lambda probs, chosen: None, "None"),
 }
