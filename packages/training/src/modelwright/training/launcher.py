@@ -92,19 +92,21 @@ def launch(function: Callable[..., None], *args: Any, ranks: int, threads: int |
     with report_folder() as folder, LocalStore() as store:
         # torch's launcher (`elastic_launch`) is not used: it serves a store on every interface and unpickles what
         # others write there. One machine needs no rendezvous; these are the processes that it would start.
-        with hold_interrupts(), _variables(environment):
-            processes = start_processes(
-                name="modelwright",
-                entrypoint=_guarded,
-                args=dict.fromkeys(range(ranks), (function, args, folder)),
-                envs={rank: environment | store.environment(rank, ranks) for rank in range(ranks)},
-                logs_specs=DefaultLogsSpecs(log_dir=folder),
-                start_method=start_method(),
-            )
+        processes: PContext | None = None
         try:
+            with hold_interrupts(), _variables(environment):
+                processes = start_processes(
+                    name="modelwright",
+                    entrypoint=_guarded,
+                    args=dict.fromkeys(range(ranks), (function, args, folder)),
+                    envs={rank: environment | store.environment(rank, ranks) for rank in range(ranks)},
+                    logs_specs=DefaultLogsSpecs(log_dir=folder),
+                    start_method=start_method(),
+                )
             failures = _wait(processes)
         except SignalException as error:
-            processes.close(signal.SIGTERM)
+            if processes is not None:
+                processes.close(signal.SIGTERM)
             raise (KeyboardInterrupt if error.sigval == signal.SIGINT else SystemExit(128 + error.sigval)) from None
         if failures:
             raise LaunchError(_failures(failures, Path(folder)))
