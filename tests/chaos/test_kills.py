@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import random
 import signal
 import subprocess
@@ -15,8 +16,9 @@ from modelwright.training import verify_checkpoint
 from modelwright.training.checkpoint.run_folder import checkpoints
 from tests.chaos.conftest import Row
 from tests.integration.command import COMMAND, tiny_file
+from tests.integration.test_faults import ranks
 
-KILLS = 20
+KILLS = int(os.environ.get("MODELWRIGHT_KILLS", "20"))
 STEPS = 6000
 OPTIONS = [
     "--set",
@@ -49,7 +51,7 @@ def everyone(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     """The processes of a run: the command first, then its ranks."""
     with contextlib.suppress(psutil.NoSuchProcess):
         command = psutil.Process(process.pid)
-        return [command, *(child for child in command.children() if "spawn_main" in " ".join(child.cmdline()))]
+        return [command, *ranks(command)]
     return []
 
 
