@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     )
     from modelwright.config.model.base import ModelConfig
     from modelwright.config.model.decoder import DecoderConfig
+    from modelwright.config.model.engine_names import EXPERT_ENGINE_NAMES
     from modelwright.config.model.experts import ExpertsConfig
     from modelwright.config.model.fixed_engine_fields import COMPUTED_ENGINE_FIELDS, FIXED_ENGINE_FIELDS, FixedField
     from modelwright.config.model.kind_registry import config_class_for, register_config, registered_kinds
@@ -93,6 +94,7 @@ __all__ = [
     "ABSENT",
     "ATTENTION",
     "COMPUTED_ENGINE_FIELDS",
+    "EXPERT_ENGINE_NAMES",
     "FIXED_ENGINE_FIELDS",
     "GATED_DELTA_NET",
     "LAYER_KINDS",

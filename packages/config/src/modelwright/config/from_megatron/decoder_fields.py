@@ -3,6 +3,7 @@
 from typing import Any, cast
 
 from modelwright.config.from_megatron.dictionaries import UpstreamSection
+from modelwright.config.model.engine_names import EXPERT_ENGINE_NAMES
 
 __all__ = ["decoder_fields", "expert_fields", "is_convertible", "layers_of_pattern"]
 
@@ -16,26 +17,6 @@ _RENAMED = {
     "add_qkv_bias": "qkv_bias",
     "qk_layernorm": "qk_norm",
     "init_method_std": "init_std",
-}
-_EXPERTS = {
-    "num_moe_experts": "num_experts",
-    "moe_router_topk": "top_k",
-    "moe_ffn_hidden_size": "expert_ffn_hidden_size",
-    "moe_shared_expert_gate": "shared_expert_gate",
-    "moe_latent_size": "expert_latent_size",
-    "moe_router_score_function": "router_score",
-    "moe_router_pre_softmax": "router_pre_softmax",
-    "moe_router_num_groups": "router_groups",
-    "moe_router_group_topk": "router_top_groups",
-    "moe_router_topk_scaling_factor": "router_scaling",
-    "moe_router_enable_expert_bias": "expert_bias",
-    "moe_router_bias_update_rate": "expert_bias_rate",
-    "moe_aux_loss_coeff": "load_balancing_coefficient",
-    "moe_z_loss_coeff": "z_loss_coefficient",
-    "moe_expert_capacity_factor": "capacity_factor",
-    "moe_token_drop_policy": "drop_policy",
-    "moe_pad_expert_input_to_capacity": "pad_to_capacity",
-    "moe_token_dispatcher_type": "dispatcher",
 }
 _BALANCING = {"none": "none", "aux_loss": "aux", "seq_aux_loss": "seq_aux", "global_aux_loss": "global_aux"}
 _ROUTER_DTYPES = {None: "params", "fp32": "float32", "fp64": "float64"}
@@ -145,7 +126,7 @@ def expert_fields(transformer: UpstreamSection) -> dict[str, Any]:
         transformer: Dictionary of the engine's config.
     """
     balancing, dtype = transformer.take("moe_router_load_balancing_type"), transformer.take("moe_router_dtype")
-    found = {ours: transformer.take(theirs) for theirs, ours in _EXPERTS.items()}
+    found = {ours: transformer.take(theirs) for theirs, ours in EXPERT_ENGINE_NAMES.items()}
     if balancing is not None:
         found["load_balancing"] = _BALANCING.get(str(balancing), balancing)
     found["router_dtype"] = _ROUTER_DTYPES.get(dtype, dtype)

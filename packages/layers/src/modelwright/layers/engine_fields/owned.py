@@ -5,7 +5,7 @@ A config that leaves our field at its default, or has none, may set the engine's
 
 from typing import Final
 
-from modelwright.config import ATTENTION, MAMBA, MLA, MLP, MOE
+from modelwright.config import ATTENTION, EXPERT_ENGINE_NAMES, MAMBA, MLA, MLP, MOE
 from modelwright.layers.engine_fields.verdict import Condition, Owned, Verdicts, setting
 
 _ATTENTION, _MLA, _MOE, _MAMBA = ATTENTION.symbol, MLA.symbol, MOE.symbol, MAMBA.symbol
@@ -61,27 +61,10 @@ _YARN = {
     "mscale_all_dim": "rope_scaling",
 }
 _EXPERTS = {
-    "num_moe_experts": "num_experts",
-    "moe_router_topk": "top_k",
-    "moe_ffn_hidden_size": "expert_ffn_hidden_size",
+    **EXPERT_ENGINE_NAMES,
     "moe_shared_expert_intermediate_size": "shared_experts",
-    "moe_shared_expert_gate": "shared_expert_gate",
-    "moe_latent_size": "expert_latent_size",
-    "moe_router_score_function": "router_score",
-    "moe_router_pre_softmax": "router_pre_softmax",
-    "moe_router_num_groups": "router_groups",
-    "moe_router_group_topk": "router_top_groups",
-    "moe_router_topk_scaling_factor": "router_scaling",
     "moe_router_dtype": "router_dtype",
-    "moe_router_enable_expert_bias": "expert_bias",
-    "moe_router_bias_update_rate": "expert_bias_rate",
     "moe_router_load_balancing_type": "load_balancing",
-    "moe_aux_loss_coeff": "load_balancing_coefficient",
-    "moe_z_loss_coeff": "z_loss_coefficient",
-    "moe_expert_capacity_factor": "capacity_factor",
-    "moe_token_drop_policy": "drop_policy",
-    "moe_pad_expert_input_to_capacity": "pad_to_capacity",
-    "moe_token_dispatcher_type": "dispatcher",
 }
 _SCAN = {
     "mamba_state_dim": "mamba_state_dim",
