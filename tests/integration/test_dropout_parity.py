@@ -1,51 +1,26 @@
 """With dropout, one seed gives one loss curve on every layout, also after a resume and with recomputation."""
 
 import math
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from modelwright.config import MegatronDDP, Parallelism, Precision, RunConfig, TorchFSDP2, TrainConfig, Wrap, replace
+from modelwright.config import MegatronDDP, Parallelism, Precision, RunConfig, TorchFSDP2, Wrap, replace
 from modelwright.gpt import GPTModelConfig
 from modelwright.mamba import MambaModelConfig
-from modelwright.moe import LatentAttention, MoeModelConfig
+from modelwright.moe import LatentAttention
 from modelwright.testing import RankPool, assert_layout_parity, reference_curve
+from tests.integration import tiny_runs
 from tests.integration.jobs import quiet
+from tests.integration.tiny_runs import TRAIN
 
-TRAIN = TrainConfig(steps=3, micro_batch=2, global_batch=8, lr=1e-2)
-GPT = RunConfig(
-    name="gpt",
-    model=GPTModelConfig(
-        num_layers=4,
-        hidden_size=32,
-        num_attention_heads=4,
-        num_query_groups=2,
-        vocab_size=256,
-        seq_length=32,
-        attention_dropout=0.3,
-        hidden_dropout=0.2,
-    ),
-    train=TRAIN,
-)
-MOE = RunConfig(
-    name="moe",
-    model=MoeModelConfig(
-        num_layers=2,
-        hidden_size=32,
-        num_attention_heads=4,
-        vocab_size=256,
-        seq_length=32,
-        num_experts=4,
-        top_k=2,
-        attention_dropout=0.3,
-        hidden_dropout=0.2,
-        latent_attention=LatentAttention(
-            query_rank=16, key_value_rank=16, head_dim=8, rotary_head_dim=8, value_head_dim=8
-        ),
-    ),
-    train=TRAIN,
-)
+DROPOUT: dict[str, Any] = {"attention_dropout": 0.3, "hidden_dropout": 0.2}
+MLA = LatentAttention(query_rank=16, key_value_rank=16, head_dim=8, rotary_head_dim=8, value_head_dim=8)
+GPT = replace(tiny_runs.GPT, model=replace(tiny_runs.GPT.model, **DROPOUT))
+MOE = replace(tiny_runs.MOE, model=replace(tiny_runs.MOE.model, **DROPOUT, latent_attention=MLA))
 HYBRID = RunConfig(
     name="hybrid",
     model=MambaModelConfig(
@@ -57,8 +32,7 @@ HYBRID = RunConfig(
         mamba_state_dim=16,
         vocab_size=256,
         seq_length=32,
-        attention_dropout=0.3,
-        hidden_dropout=0.2,
+        **DROPOUT,
     ),
     train=TRAIN,
 )
@@ -103,6 +77,27 @@ def test_the_size_of_the_micro_batch_and_recomputation_change_nothing(two_ranks:
         for found, expected in zip(reference_curve(two_ranks, run), references["gpt"], strict=True):
             assert found.loss == pytest.approx(expected.loss, abs=1e-5)
             assert found.grad_norm == pytest.approx(expected.grad_norm, abs=1e-4)
+
+
+def whole_and_resumed(run: RunConfig, folder: Path) -> tuple[list[float], list[float]]:
+    """The losses of an unbroken run, and those of its second half after a resume in the middle."""
+    quiet()
+    from modelwright.distributed import finalize
+    from modelwright.training import checkpoint_path, train
+
+    whole = [record.loss for record in train(run, out=folder)]
+    torch.distributed.barrier()
+    if torch.distributed.get_rank() == 0:
+        shutil.rmtree(checkpoint_path(folder, run.train.steps))
+    torch.distributed.barrier()
+    finalize()
+    return whole, [record.loss for record in train(run, resume=folder)]
+
+
+def test_a_resumed_run_drops_what_the_unbroken_one_drops(two_ranks: RankPool, tmp_path: Path):
+    run = replace(GPT, parallelism=Parallelism(tensor=2), train=replace(TRAIN, steps=4, checkpoint_interval=2))
+    for whole, resumed in two_ranks.run(whole_and_resumed, run, tmp_path / "run"):
+        assert resumed == whole[2:]
 
 
 def test_dropout_has_an_effect(two_ranks: RankPool, references: dict[str, Any]):

@@ -4,33 +4,12 @@ from typing import Any
 
 import pytest
 
-from modelwright.config import MegatronDDP, Parallelism, RunConfig, TorchFSDP2, TrainConfig, Wrap, replace
+from modelwright.config import MegatronDDP, Parallelism, RunConfig, TorchFSDP2, Wrap, replace
 from modelwright.distributed import RankError
-from modelwright.gpt import GPTModelConfig
-from modelwright.moe import MoeModelConfig
 from modelwright.testing import RankPool, assert_layout_parity, reference_curve
+from tests.integration.tiny_runs import GPT, MOE
 
-TRAIN = TrainConfig(steps=3, micro_batch=2, global_batch=8, lr=1e-2)
-GPT = RunConfig(
-    name="gpt",
-    model=GPTModelConfig(num_layers=4, hidden_size=32, num_attention_heads=4, vocab_size=256, seq_length=32),
-    train=TRAIN,
-)
-MOE = RunConfig(
-    name="moe",
-    model=MoeModelConfig(
-        num_layers=2,
-        hidden_size=32,
-        num_attention_heads=4,
-        vocab_size=256,
-        seq_length=32,
-        num_experts=4,
-        top_k=2,
-        load_balancing="seq_aux",
-    ),
-    train=TRAIN,
-)
-RUNS = {"gpt": GPT, "moe": MOE}
+RUNS = {"gpt": GPT, "moe": replace(MOE, model=replace(MOE.model, load_balancing="seq_aux"))}
 LAYOUTS: dict[str, tuple[Parallelism, Wrap]] = {
     "tensor": (Parallelism(tensor=2, sequence=True), MegatronDDP()),
     "pipeline": (Parallelism(pipeline=2), MegatronDDP()),

@@ -22,7 +22,8 @@ from modelwright.config import (
 )
 from modelwright.distributed import BuildError, total_parameters
 from modelwright.gpt import GPTModelBuilder, GPTModelConfig
-from modelwright.layers import ScaledRotaryEmbedding, TorchNorm
+from modelwright.layers import ScaledRotaryEmbedding, SdpaCoreAttention, TorchNorm
+from modelwright.layers.dropout import PlacedDropoutAdd
 from packages.gpt.tests.test_presets import parameters
 
 LLAMA = GPTModelConfig(
@@ -195,6 +196,18 @@ def test_the_first_loss_is_that_of_guessing(groups: ProcessGroupCollection, conf
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
+
+
+def test_every_dropout_of_a_model_has_a_place_of_its_own(groups: ProcessGroupCollection) -> None:
+    """Two places with one name would drop the same elements."""
+    model = build(groups, replace(LLAMA, num_layers=3))
+    places = [model.embedding.embedding_dropout.place]
+    for layer in model.decoder.layers:
+        places += [value.dropout.place for value in vars(layer).values() if isinstance(value, PlacedDropoutAdd)]
+    places += [part.place for part in model.modules() if isinstance(part, SdpaCoreAttention)]
+    layers = [f"decoder.layers.{number}" for number in range(6)]
+    expected = [f"{name}.{part}" for name in layers[::2] for part in ("self_attn_bda", "core_attention")]
+    assert sorted(places) == sorted(["embedding", *expected, *(f"{name}.mlp_bda" for name in layers[1::2])])
 
 
 def test_the_future_is_hidden(groups: ProcessGroupCollection) -> None:

@@ -65,6 +65,15 @@ def _functions(
     return functions
 
 
+@contextlib.contextmanager
+def _no_draw_left() -> Generator[None]:
+    """Clear the draw of the last micro-batch at the end of the block, also after an error."""
+    try:
+        yield
+    finally:
+        clear_dropout_draw()
+
+
 def _set_all(config: Any, values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         setattr(config, name, value)
@@ -125,7 +134,7 @@ def run_batch(
     schedule: Callable[..., Any] = get_forward_backward_func(  # pyright: ignore[reportUnknownVariableType]
         pp_size=parallelism.pipeline, vp_size=virtual
     )
-    with _schedule_functions(stages, optimizer, pg_collection):
+    with _schedule_functions(stages, optimizer, pg_collection), _no_draw_left():
         losses: list[dict[str, Tensor]] = schedule(
             forward_step_func=partial(_forward, context=pg_collection.cp, seed=seed, step=step),
             data_iterator=[iter(share) for _ in stages] if virtual else iter(share),
@@ -138,7 +147,6 @@ def run_batch(
             p2p_communicator=P2PCommunicator(pg_collection.pp, engine_config(unwrapped(stages[0]))),
             pg_collection=pg_collection,
         )
-    clear_dropout_draw()
     return mean_over_ranks([entry["loss"] for entry in losses], pg_collection.intra_dist_opt)
 
 
