@@ -2,9 +2,9 @@
 
 - **Changes**: `torch.distributed.distributed_c10d.ProcessGroupGloo`, the class that torch makes gloo groups from.
 - **Why**: torch makes a device for each group. A device has a listening socket and a thread that wakes up 100 times a
-  second for as long as the group lives. A job of the engine has up to 80 groups: on two cores, idle groups took a tenth
-  of the processor time and half of the context switches of a training step.
-- **Versions**: torch 2.11 to 2.15.
+  second for as long as the group lives. An idle rank with 60 groups had 6,140 context switches a second and 319 open
+  descriptors; with one device it has 199 and 79.
+- **Versions**: torch 2.15.
 - **Undone**: by `restore_gloo_devices`, which restores torch's class. The device ends with the last group that uses it.
 - **Entered**: by `modelwright.distributed.join`, undone by `finalize`.
 - **Threads**: the class is process-wide, as in torch. Groups made by any thread share the device.
