@@ -9,24 +9,17 @@ from megatron.core import tensor_parallel
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import Tensor
 
-from modelwright.config import Parallelism
-from modelwright.distributed import finalize, initialize
-from modelwright.engine import device_runtime
 from modelwright.layers import clear_dropout_draw, set_dropout_draw
 from modelwright.layers.dropout import HiddenDropout, dropped, keep_mask
 
 SEQUENCES, POSITIONS, CHANNELS = 4, 64, 96
 
 
-@pytest.fixture
-def groups(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessGroupCollection]:
-    """The groups of a job of one rank."""
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    with device_runtime():
-        yield initialize(Parallelism())
-        clear_dropout_draw()
-        finalize()
+@pytest.fixture(autouse=True)
+def draw() -> Iterator[None]:
+    """No draw is left for the next test."""
+    yield
+    clear_dropout_draw()
 
 
 def mask(

@@ -8,6 +8,7 @@ import torch
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 from megatron.core.process_groups_config import ProcessGroupCollection
 
+from modelwright.config import Llama3RopeScaling, YarnRopeScaling
 from modelwright.layers import ScaledRotaryEmbedding
 from modelwright.protocols import RotaryEmbeddingBuilder, check_conformance
 
@@ -32,15 +33,9 @@ def frequencies(head_dim: int, factor: float, base: float, low: float, high: flo
 
 
 def rotary(groups: ProcessGroupCollection, head_dim: int = 128, factor: float = 8.0) -> ScaledRotaryEmbedding:
+    scaling = Llama3RopeScaling(factor=factor, low_freq_factor=1.0, high_freq_factor=4.0, original_seq_length=8192)
     return ScaledRotaryEmbedding(
-        kv_channels=head_dim,
-        rotary_percent=1.0,
-        rotary_base=500000.0,
-        factor=factor,
-        low_freq_factor=1.0,
-        high_freq_factor=4.0,
-        original_seq_length=8192,
-        cp_group=groups.cp,
+        scaling=scaling, kv_channels=head_dim, rotary_percent=1.0, rotary_base=500000.0, cp_group=groups.cp
     )
 
 
@@ -67,8 +62,6 @@ def test_the_angles_are_positions_times_frequencies(groups: ProcessGroupCollecti
     assert torch.allclose(angles[:, 0, 0], torch.cat([expected, expected], dim=-1))
 
 
-def test_it_fits_the_slot_once_its_constants_are_bound() -> None:
-    bound = partial(
-        ScaledRotaryEmbedding, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_seq_length=8192
-    )
-    check_conformance(RotaryEmbeddingBuilder, bound)
+@pytest.mark.parametrize("scaling", [Llama3RopeScaling(), YarnRopeScaling()])
+def test_it_fits_the_slot_once_its_scaling_is_bound(scaling: Llama3RopeScaling | YarnRopeScaling) -> None:
+    check_conformance(RotaryEmbeddingBuilder, partial(ScaledRotaryEmbedding, scaling=scaling))

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from modelwright.layers.moe.token_dispatcher import LocalTokenDispatcher, token_dispatcher
     from modelwright.layers.norm import TorchNorm
     from modelwright.layers.parameter_marks import mark_sequence_parallel
-    from modelwright.layers.rotary import ScaledRotaryEmbedding, YarnScaledRotaryEmbedding
+    from modelwright.layers.rotary import ScaledRotaryEmbedding
     from modelwright.layers.slot_check import check_slots
     from modelwright.layers.stack.assembly import LanguageModelShape, build_stage
     from modelwright.layers.stack.backends import (
@@ -113,7 +113,6 @@ __all__ = [
     "TorchNorm",
     "WeightMap",
     "WeightMapError",
-    "YarnScaledRotaryEmbedding",
     "activation",
     "build_stage",
     "causal_conv",

@@ -5,14 +5,14 @@ only the parts that its own layers need.
 """
 
 from collections.abc import Iterable
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, cast, final, override
 
 from modelwright.builders import Hook
-from modelwright.config import MLA, DecoderConfig, Parallelism, YarnRopeScaling
+from modelwright.config import MLA, DecoderConfig, Parallelism
 from modelwright.distributed import staged_pattern
-from modelwright.layers.rotary import ScaledRotaryEmbedding, YarnScaledRotaryEmbedding
+from modelwright.layers.rotary import ScaledRotaryEmbedding
 from modelwright.layers.stack.assembly import LanguageModelShape
 from modelwright.layers.stack.backends import TORCH, Backend, stack_spec
 from modelwright.layers.stack.spec import StackSpec
@@ -42,14 +42,8 @@ def _rotary(config: DecoderConfig) -> RotaryEmbeddingBuilder | None:
     scaling = config.rope_scaling
     if scaling is None or config.has(MLA):  # the engine's MLA builds its own
         return None
-    options = {field.name: getattr(scaling, field.name) for field in fields(scaling)}
-    part: type[object] = ScaledRotaryEmbedding
-    if isinstance(scaling, YarnRopeScaling):
-        # Attention reads the scale of queries and keys from the config.
-        options = {name: value for name, value in options.items() if name not in {"mscale", "mscale_all_dim"}}
-        part = YarnScaledRotaryEmbedding
     # The engine declares the stack and the inputs of `get_rotary_seq_len` more narrowly than it calls it.
-    return partial(cast("Callable[..., RotaryEmbeddingInterface]", part), **options)
+    return partial(cast("Callable[..., RotaryEmbeddingInterface]", ScaledRotaryEmbedding), scaling=scaling)
 
 
 class DecoderModelBuilder[ConfigT: DecoderConfig](StackModelBuilder[ConfigT]):
