@@ -52,6 +52,19 @@ def test_a_name_leads_nowhere_else(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
 
 
+def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path: Path) -> None:
+    """`modelwright train FILE | head -1`."""
+    words = ["train", str(tiny_file(tmp_path)), "--steps", "20", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("step 1/20")
+    process.stdout.close()
+    stderr = process.stderr.read() if process.stderr is not None else ""
+    assert (process.wait(timeout=120), facts(stderr)) == (0, facts(f"warning: see {tmp_path}/run/metrics.jsonl\n"))
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 20
+    assert 20 in [step for step, _ in checkpoints(tmp_path / "run")]
+
+
 def test_a_damaged_checkpoint_and_the_way_back(trained: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     subprocess.run(["cp", "-r", trained, run], check=True)

@@ -3,8 +3,9 @@
 import dataclasses
 import io
 import os
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, override
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -22,6 +23,27 @@ if TYPE_CHECKING:
 _LINES_OFF_TERMINAL = 10
 
 
+class _Output(Console):
+    """The standard output. If its reader goes away (`| head`), a line on stderr says so, and the run goes on.
+
+    Args:
+        out: Folder of the run.
+    """
+
+    def __init__(self, out: Path) -> None:
+        super().__init__()
+        self._out = out
+
+    @override
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        # What Python flushes at the end goes nowhere, instead of failing once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.stderr.write(
+            printable(f"warning: the standard output was closed; the run goes on, see {self._out / METRICS}") + "\n"
+        )
+
+
 class RunLog:
     """Callback of rank 0 that writes the folder of a run and shows the progress.
 
@@ -31,7 +53,7 @@ class RunLog:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self._console = Console()
+        self._console = _Output(out)
         self._steps = 0
         self._progress = Progress(
             TextColumn("step"),
