@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from torch import nn
 
 from modelwright.builders import BuilderError, Hook
@@ -37,6 +38,7 @@ from modelwright.training import (
     training_batch,
     validation_batch,
 )
+from modelwright.training import step as step_module
 from packages.training.tests.tiny import Bigram, BigramBuilder, bigram_run
 from tests.messages import facts
 
@@ -304,3 +306,29 @@ def test_a_fraction_of_zero_leaves_no_validation(tmp_path: Path) -> None:
     path.write_bytes(bytes(range(250)))
     records = train(bigram_run(2, data=str(path), validation_fraction=0.0))
     assert [record.val_loss for record in records] == [None, None]
+
+
+def test_every_step_and_every_sequence_has_a_draw_of_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validation has none, and none is left after a batch."""
+    drawn: list[tuple[int, int, list[int]]] = []
+    given = step_module.set_dropout_draw
+
+    def record(*, seed: int, step: int, sequences_B: torch.Tensor) -> None:
+        drawn.append((seed, step, sequences_B.tolist()))
+        given(seed=seed, step=step, sequences_B=sequences_B)
+
+    monkeypatch.setattr(step_module, "set_dropout_draw", record)
+    run = bigram_run(3, micro_batch=2, global_batch=4)
+    train(replace(run, train=replace(run.train, seed=5, eval_interval=1)))
+    assert drawn == [(5, step, first) for step in (1, 2, 3) for first in ([0, 1], [2, 3])]
+    assert "modelwright-dropout" not in get_cuda_rng_tracker().get_states()
+
+
+def test_an_error_leaves_no_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*given: object, **named: object) -> object:
+        raise ZeroDivisionError("of the test")
+
+    monkeypatch.setattr(step_module, "reduced_loss", fails)
+    with pytest.raises(ZeroDivisionError, match="of the test"):
+        train(bigram_run(1, micro_batch=4))
+    assert "modelwright-dropout" not in get_cuda_rng_tracker().get_states()

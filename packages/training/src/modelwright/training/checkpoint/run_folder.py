@@ -65,7 +65,9 @@ def latest_checkpoint(run_dir: Path, *, verify: bool = True) -> tuple[int, Path]
         DamagedCheckpointError: The newest is not complete.
     """
     if not run_dir.is_dir():
-        raise CheckpointError(f"`{run_dir}` must be the folder of a run, but there is no such folder.")
+        raise CheckpointError(
+            f"`{run_dir}` must be the folder of a run, but there is no such folder; name one that `train` printed."
+        )
     found = _named_steps(run_dir)
     if not found:
         raise CheckpointError(
