@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import modelwright.engine.fork_server as fork_server
-from modelwright.engine import rank_environment, start_fork_server, start_method
+from modelwright.engine import can_fork, rank_environment, start_fork_server
 
 type State = tuple[int, bool, int, str | None, bool]
 
@@ -25,8 +25,7 @@ def report(answers: "Queue[State]") -> None:
 
 def started() -> State:
     """Start one process as ranks are started."""
-    start_fork_server(rank_environment(1))
-    context = get_context(start_method())
+    context = get_context(start_fork_server(rank_environment(1)))
     answers = context.SimpleQueue()
     process = context.Process(target=report, args=(answers,))
     process.start()
@@ -36,7 +35,7 @@ def started() -> State:
     return found
 
 
-@pytest.mark.skipif(start_method() == "spawn", reason="a GPU does not survive a fork")
+@pytest.mark.skipif(not can_fork(), reason="a GPU does not survive a fork")
 def test_ranks_are_forked_from_one_process_that_has_the_engine() -> None:
     first, second = started(), started()
     parent, engine, threads, safe_path, compiler = first
@@ -50,11 +49,20 @@ def test_ranks_are_forked_from_one_process_that_has_the_engine() -> None:
     assert "PYTHONSAFEPATH" not in os.environ
 
 
+@pytest.mark.skipif(not can_fork(), reason="a GPU does not survive a fork")
+def test_ranks_with_other_variables_are_new_interpreters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """glibc reads its settings when a program starts; a fork would have those of the server."""
+    assert start_fork_server(rank_environment(1)) == "forkserver"
+    assert start_fork_server(rank_environment(7)) == "forkserver"
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "65536")
+    assert start_fork_server(rank_environment(1)) == "spawn"
+
+
 def test_a_gpu_means_new_interpreters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(fork_server, "_GPU_DEVICES", (str(tmp_path / "none"),))
-    assert start_method() == "forkserver"
+    assert can_fork()
     assert "MALLOC_MMAP_MAX_" in rank_environment(2)
     (tmp_path / "gpu").touch()
     monkeypatch.setattr(fork_server, "_GPU_DEVICES", (str(tmp_path / "none"), str(tmp_path / "gpu")))
-    assert start_method() == "spawn"
-    assert rank_environment(2) == {"OMP_NUM_THREADS": "2", "PYTHONSAFEPATH": "1"}
+    assert start_fork_server(rank_environment(2)) == "spawn"
+    assert "MALLOC_MMAP_MAX_" not in rank_environment(2)

@@ -17,14 +17,31 @@ def _rank() -> int:
 
 def tell(folder: Path, word: str) -> None:
     """Leave a file that says who ran, and as what."""
-    said = [word, os.environ["WORLD_SIZE"], os.environ["OMP_NUM_THREADS"]]
+    import torch
+
+    said = [word, os.environ["WORLD_SIZE"], os.environ["OMP_NUM_THREADS"], str(torch.get_num_threads())]
     (folder / os.environ["RANK"]).write_text(" ".join(said))
 
 
 def tell_allocator(folder: Path) -> None:
-    """Leave a file that says what the environment tells glibc's allocator."""
-    told = [os.environ["MALLOC_MMAP_MAX_"], os.environ["MALLOC_TRIM_THRESHOLD_"]]
+    """Leave a file that says what the environment tells glibc's allocator, and if it maps a large tensor anew."""
+    import ctypes
+
+    import torch
+
+    class Mallinfo2(ctypes.Structure):
+        """Numbers of glibc's allocator (man 3 mallinfo); the fourth counts blocks that are mapped."""
+
+        _fields_ = [(f"number_{index}", ctypes.c_size_t) for index in range(10)]
+
+    read = ctypes.CDLL(None).mallinfo2
+    read.restype = Mallinfo2
+    before = read().number_3
+    large = torch.empty(64 * 2**20, dtype=torch.uint8)
+    how = "mapped" if read().number_3 > before else "kept"
+    told = [os.environ["MALLOC_MMAP_MAX_"], os.environ["MALLOC_TRIM_THRESHOLD_"], how]
     (folder / os.environ["RANK"]).write_text(" ".join(told))
+    del large
 
 
 def _present(folder: Path) -> None:

@@ -43,20 +43,23 @@ def failure_of(job: Callable[[Path], None], folder: Path) -> LaunchError:
 
 
 def test_every_rank_runs_once_with_its_share_of_the_threads(tmp_path: Path) -> None:
-    launch(jobs.tell, tmp_path, "hello", ranks=2, threads=3)
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"0": "hello 2 3", "1": "hello 2 3"}
+    """Also in a second job of the process, whose ranks are forked from the server of the first."""
+    for threads in (3, 2):
+        launch(jobs.tell, tmp_path, "hello", ranks=2, threads=threads)
+        expected = f"hello 2 {threads} {threads}"
+        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"0": expected, "1": expected}
 
 
 def test_a_rank_keeps_the_memory_that_it_freed(tmp_path: Path) -> None:
-    """The environment sets glibc's allocator. `bench_memory` counts the page faults that this saves."""
+    """`bench_memory` counts the page faults that this saves."""
     launch(jobs.tell_allocator, tmp_path, ranks=1)
-    assert (tmp_path / "0").read_text() == f"0 {2**40}"
+    assert (tmp_path / "0").read_text() == f"0 {2**40} kept"
 
 
 def test_what_the_user_says_of_memory_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_MMAP_MAX_", "65536")
     launch(jobs.tell_allocator, tmp_path, ranks=1)
-    assert (tmp_path / "0").read_text() == f"65536 {2**40}"
+    assert (tmp_path / "0").read_text() == f"65536 {2**40} mapped"
 
 
 def test_a_rank_with_something_to_mend(tmp_path: Path) -> None:

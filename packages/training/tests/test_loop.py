@@ -332,3 +332,14 @@ def test_an_error_leaves_no_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ZeroDivisionError, match="of the test"):
         train(bigram_run(1, micro_batch=4))
     assert "modelwright-dropout" not in get_cuda_rng_tracker().get_states()
+
+
+def test_the_config_of_the_engine_does_not_keep_the_optimizer() -> None:
+    kept: list[Any] = []
+
+    def keep(stages: list[nn.Module], context: object) -> None:
+        kept.append(unwrapped(stages[0]).config)
+
+    train(bigram_run(1), hooks=[Hook(name="keep", phase="after_wrap", function=keep)])
+    names = ("grad_scale_func", "finalize_model_grads_func", "no_sync_func", "grad_sync_func")
+    assert [getattr(kept[0], name) for name in names] == [None] * 4

@@ -122,10 +122,10 @@ class RankPool:
 
 
 def _start(threads: int) -> tuple[BaseProcess, Connection]:
-    from modelwright.engine import rank_environment, start_fork_server, start_method
+    from modelwright.engine import rank_environment, start_fork_server
 
-    start_fork_server(rank_environment(threads))
-    context: Any = multiprocessing.get_context(start_method())  # declared without the class of its processes
+    method = start_fork_server(rank_environment(threads))
+    context: Any = multiprocessing.get_context(method)  # declared without the class of its processes
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, threads), daemon=False)
     process.start()

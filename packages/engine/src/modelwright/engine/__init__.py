@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from modelwright.engine.cpu.runtime import CpuRuntimeError, cpu_runtime, device_runtime
     from modelwright.engine.engine_caches import release_caches
     from modelwright.engine.fork_server import (
+        StartMethod,
+        can_fork,
+        environment_variables,
         hold_interrupts,
         rank_environment,
         start_fork_server,
-        start_method,
     )
     from modelwright.engine.local_job import (
         LocalStore,
@@ -50,11 +52,14 @@ __all__ = [
     "CpuRuntimeError",
     "LocalStore",
     "OptionalPackage",
+    "StartMethod",
     "ThreadPatch",
     "as_function_spec",
     "as_module_spec",
+    "can_fork",
     "cpu_runtime",
     "device_runtime",
+    "environment_variables",
     "gathering_over",
     "hold_interrupts",
     "is_launched",
@@ -71,6 +76,5 @@ __all__ = [
     "restricted_reading",
     "share_gloo_device",
     "start_fork_server",
-    "start_method",
     "track_losses_of_every_model",
 ]

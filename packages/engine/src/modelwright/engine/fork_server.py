@@ -16,37 +16,65 @@ from typing import Literal
 # Device files of NVIDIA's and AMD's drivers. Asking torch would import it, which the fork server is there to avoid.
 _GPU_DEVICES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 _PRELOADED = "modelwright.engine.preload"
+_THREADS = "OMP_NUM_THREADS"
 # By default glibc maps every tensor above 32 MB anew and unmaps it when it is freed, so that each step faults in the
 # same pages again. That is half the time of a step on 16,384 tokens. With these (man 3 mallopt) a rank keeps freed
 # memory.
 _KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
 
-def start_method() -> Literal["forkserver", "spawn"]:
-    """Return how ranks are started on this machine: from the fork server, or with a GPU each as a new interpreter."""
-    return "spawn" if any(Path(device).exists() for device in _GPU_DEVICES) else "forkserver"
+type StartMethod = Literal["forkserver", "spawn"]
+"""How `multiprocessing` starts a process."""
+
+# What the running server was started with, apart from the number of threads, which each rank sets itself.
+_started_with: dict[str, str] = {}
 
 
-def start_fork_server(environment: Mapping[str, str], *modules: str) -> None:
-    """Start the fork server if ranks are forked here, and return at once, while it imports torch and the engine.
+def can_fork() -> bool:
+    """Return True if there is no GPU on this machine, so that ranks can be forked."""
+    return not any(Path(device).exists() for device in _GPU_DEVICES)
 
-    A server that is running is used as it is. It ends with this process.
+
+def start_fork_server(environment: Mapping[str, str], *modules: str) -> StartMethod:
+    """Start the fork server if ranks can be forked, and return at once, while it imports torch and the engine.
+
+    A server that is running is used again, unless its ranks would have other environment variables, which glibc reads
+    when a program starts. The server ends with this process.
 
     Args:
-        environment: Defaults of environment variables for the ranks. Variables that are set take precedence.
+        environment: Environment variables of the ranks.
         *modules: Further modules to import in the server.
+
+    Returns:
+        How to start the ranks: from the server, or each as a new interpreter.
     """
-    if start_method() == "spawn":
-        return
+    wanted = {name: value for name, value in environment.items() if name != _THREADS}
+    if not can_fork() or (_started_with and _started_with != wanted):
+        return "spawn"
     forkserver.set_forkserver_preload([_PRELOADED, *modules])
-    missing = {name: value for name, value in environment.items() if name not in os.environ}
-    os.environ.update(missing)
+    with environment_variables(environment), hold_interrupts():
+        forkserver.ensure_running()
+    _started_with.update(wanted)
+    return "forkserver"
+
+
+@contextmanager
+def environment_variables(values: Mapping[str, str]) -> Generator[None]:
+    """Set environment variables for the processes that are started in the block.
+
+    Args:
+        values: Values by name.
+    """
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
-        with hold_interrupts():
-            forkserver.ensure_running()
+        yield
     finally:
-        for name in missing:
-            del os.environ[name]
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager
@@ -64,12 +92,12 @@ def hold_interrupts() -> Generator[None]:
 
 
 def rank_environment(threads: int) -> dict[str, str]:
-    """Return defaults of the environment variables of a rank.
+    """Return environment variables of a rank. Those that are set here have the values that they have here.
 
     `PYTHONSAFEPATH` keeps a new interpreter from importing modules of the working folder.
 
     Args:
         threads: CPU threads of the rank.
     """
-    environment = {"OMP_NUM_THREADS": str(threads), "PYTHONSAFEPATH": "1"}
-    return environment | (_KEEP_FREED_MEMORY if start_method() == "forkserver" else {})
+    defaults = {_THREADS: str(threads), "PYTHONSAFEPATH": "1"} | (_KEEP_FREED_MEMORY if can_fork() else {})
+    return {name: os.environ.get(name, value) for name, value in defaults.items()}

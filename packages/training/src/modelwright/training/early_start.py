@@ -2,13 +2,13 @@
 
 import os
 
-from modelwright.engine import rank_environment, start_fork_server
+from modelwright.engine import StartMethod, rank_environment, start_fork_server
 
 # What every rank imports.
 _RANK_MODULES = ("modelwright.training.loop", "modelwright.layers.stack.decoder_builder")
 
 
-def fork_ahead(ranks: int, threads: int | None = None) -> dict[str, str]:
+def fork_ahead(ranks: int, threads: int | None = None) -> tuple[dict[str, str], StartMethod]:
     """Start the fork server of `launch`, and return at once. `launch` calls this itself, later.
 
     Args:
@@ -16,8 +16,7 @@ def fork_ahead(ranks: int, threads: int | None = None) -> dict[str, str]:
         threads: CPU threads per rank. None: the cores divided by `ranks`.
 
     Returns:
-        The environment variables of a rank; those that are set here have the value that they have here.
+        The environment variables of a rank, and how to start the ranks.
     """
     environment = rank_environment(threads or max(1, (os.cpu_count() or 1) // ranks))
-    start_fork_server(environment, *_RANK_MODULES)
-    return {name: os.environ.get(name, value) for name, value in environment.items()}
+    return environment, start_fork_server(environment, *_RANK_MODULES)

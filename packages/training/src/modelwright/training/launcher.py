@@ -13,8 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from torch.distributed.elastic.multiprocessing import (
 from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, PContext, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from modelwright.engine import LocalStore, hold_interrupts, is_launched, start_method
+from modelwright.engine import LocalStore, environment_variables, hold_interrupts, is_launched
 from modelwright.protocols import ModelwrightError
 from modelwright.training.early_start import fork_ahead
 from modelwright.training.report_folder import report_folder
@@ -87,21 +86,21 @@ def launch(function: Callable[..., None], *args: Any, ranks: int, threads: int |
             f"{os.environ['WORLD_SIZE']} that a launcher started; call the function itself, or remove `RANK` and "
             "`WORLD_SIZE` from the environment."
         )
-    environment = fork_ahead(ranks, threads)
+    environment, method = fork_ahead(ranks, threads)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     with report_folder() as folder, LocalStore() as store:
         # torch's launcher (`elastic_launch`) is not used: it serves a store on every interface and unpickles what
         # others write there. One machine needs no rendezvous; these are the processes that it would start.
         processes: PContext | None = None
         try:
-            with hold_interrupts(), _variables(environment):
+            with hold_interrupts(), environment_variables(environment):
                 processes = start_processes(
                     name="modelwright",
                     entrypoint=_guarded,
                     args=dict.fromkeys(range(ranks), (function, args, folder)),
                     envs={rank: environment | store.environment(rank, ranks) for rank in range(ranks)},
                     logs_specs=DefaultLogsSpecs(log_dir=folder),
-                    start_method=start_method(),
+                    start_method=method,
                 )
             failures = _wait(processes)
         except SignalException as error:
@@ -110,21 +109,6 @@ def launch(function: Callable[..., None], *args: Any, ranks: int, threads: int |
             raise (KeyboardInterrupt if error.sigval == signal.SIGINT else SystemExit(128 + error.sigval)) from None
         if failures:
             raise LaunchError(_failures(failures, Path(folder)))
-
-
-@contextmanager
-def _variables(values: dict[str, str]) -> Generator[None]:
-    """Set environment variables for the processes that are started in the block."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _wait(processes: PContext) -> dict[int, ProcessFailure]:

@@ -33,8 +33,8 @@ def _schedule_functions(
 ) -> Generator[None]:
     """Set the functions by which the schedule scales, reduces and finalizes gradients, until the end of the block.
 
-    They refer to the optimizer and the stages. Left on the config, they would keep both alive for as long as the
-    process, and with them the process groups.
+    They refer to the optimizer and the stages. Whoever keeps the config after a run would keep both, and with them the
+    process groups.
 
     Seam: the schedule reads these fields of the engine's config.
     """
