@@ -133,7 +133,7 @@ def test_an_unknown_preset() -> None:
 
 
 def test_resume_of_nothing(tmp_path: Path) -> None:
-    assert refused(tmp_path, "--resume", "no") == "`no`"
+    assert refused(tmp_path, "--resume", "no") == "`no` `train`"
     (tmp_path / "empty").mkdir()
     assert refused(tmp_path, "--resume", "empty") == "`empty` `checkpoints/` `train.checkpoint_interval`"
 

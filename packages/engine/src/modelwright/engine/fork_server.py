@@ -24,7 +24,7 @@ _KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**
 
 
 type StartMethod = Literal["forkserver", "spawn"]
-"""How `multiprocessing` starts a process."""
+"""Start method of `multiprocessing`."""
 
 # What the running server was started with, apart from the number of threads, which each rank sets itself.
 _started_with: dict[str, str] = {}

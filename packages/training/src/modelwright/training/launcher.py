@@ -4,8 +4,8 @@ Under `torchrun`, or any launcher that sets `RANK`, this process is a rank alrea
 `modelwright.engine.is_launched` reports which case applies.
 """
 
+import contextlib
 import json
-import logging
 import multiprocessing
 import os
 import signal
@@ -13,18 +13,15 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import torch
-from torch.distributed.elastic.multiprocessing import (
-    start_processes,  # pyright: ignore[reportUnknownVariableType]
-)
-from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, PContext, SignalException
-from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from modelwright.engine import LocalStore, environment_variables, hold_interrupts, is_launched
 from modelwright.protocols import ModelwrightError
@@ -33,6 +30,9 @@ from modelwright.training.report_folder import report_folder
 
 _POLL_SECONDS = 0.2
 _LOOK_SECONDS = 5.0
+# How long ranks have to end after SIGTERM, before SIGKILL.
+_END_SECONDS = 30.0
+_TERMINATING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 # The rank that is seen dead first is reported as the cause. A rank with an unexpected error waits this long before it
 # ends, since the error may be the consequence of another rank that was killed.
 _CONSEQUENCE_SECONDS = 5 * _POLL_SECONDS
@@ -87,45 +87,91 @@ def launch(function: Callable[..., None], *args: Any, ranks: int, threads: int |
             "`WORLD_SIZE` from the environment."
         )
     environment, method = fork_ahead(ranks, threads)
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    with report_folder() as folder, LocalStore() as store:
-        # torch's launcher (`elastic_launch`) is not used: it serves a store on every interface and unpickles what
-        # others write there. One machine needs no rendezvous; these are the processes that it would start.
-        processes: PContext | None = None
+    context: Any = multiprocessing.get_context(method)  # declared without the class of its processes
+    with report_folder() as folder, LocalStore() as store, _noted_signals() as arrived:
+        # torch's launchers are not used: `elastic_launch` serves a store on every interface and unpickles what others
+        # write there, and `start_processes` loses ranks when a signal arrives while it starts them.
+        processes: list[BaseProcess] = []
         try:
             with hold_interrupts(), environment_variables(environment):
-                processes = start_processes(
-                    name="modelwright",
-                    entrypoint=_guarded,
-                    args=dict.fromkeys(range(ranks), (function, args, folder)),
-                    envs={rank: environment | store.environment(rank, ranks) for rank in range(ranks)},
-                    logs_specs=DefaultLogsSpecs(log_dir=folder),
-                    start_method=method,
-                )
-            failures = _wait(processes)
-        except SignalException as error:
-            if processes is not None:
-                processes.close(signal.SIGTERM)
-            raise (KeyboardInterrupt if error.sigval == signal.SIGINT else SystemExit(128 + error.sigval)) from None
-        if failures:
-            raise LaunchError(_failures(failures, Path(folder)))
+                for rank in range(ranks):
+                    variables = environment | store.environment(rank, ranks)
+                    process = context.Process(target=_guarded, args=(function, args, folder, variables))
+                    process.start()
+                    processes.append(process)
+            exit_codes = _wait(processes, arrived)
+        finally:
+            _end(processes)
+        if exit_codes:
+            raise LaunchError(_failures(exit_codes, Path(folder)))
 
 
-def _wait(processes: PContext) -> dict[int, ProcessFailure]:
-    """Wait for the ranks. Return the failures, none if all ended well."""
+@contextlib.contextmanager
+def _noted_signals() -> Generator[list[int]]:
+    """Put the terminating signals that arrive during the block in a list, and do nothing else about them.
+
+    A handler that raised could do so between the start of a rank and the line that remembers it.
+    """
+    arrived: list[int] = []
+    before: dict[int, Any] = {}
+    try:
+        if threading.current_thread() is threading.main_thread():  # another thread receives none
+            for terminating in _TERMINATING:
+                if signal.getsignal(terminating) not in (signal.SIG_IGN, None):  # `nohup` ignores one
+                    before[terminating] = signal.signal(terminating, lambda number, _: arrived.append(number))
+        yield arrived
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait(processes: list[BaseProcess], arrived: list[int]) -> dict[int, int]:
+    """Wait until all ranks have ended or one has failed. Return exit codes of those that failed.
+
+    Args:
+        processes: Ranks in order.
+        arrived: Terminating signals that this process received.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed.
+        SystemExit: Another terminating signal arrived.
+        LaunchError: A rank was stopped.
+    """
     stopped: dict[int, float] = {}
+    looked = time.monotonic()
     while True:
-        ended = processes.wait(timeout=_LOOK_SECONDS, period=_POLL_SECONDS)
-        if ended is not None:
-            return ended.failures if ended.is_failed() else {}
-        for rank, pid in processes.pids().items():
-            stopped[rank] = stopped.get(rank, 0.0) + _LOOK_SECONDS if _is_stopped(pid) else 0.0
+        running = {rank: process for rank, process in enumerate(processes) if process.exitcode is None}
+        failed = {rank: process.exitcode for rank, process in enumerate(processes) if process.exitcode}
+        if failed or not running:
+            return failed
+        connection.wait([process.sentinel for process in running.values()], _POLL_SECONDS)
+        if arrived:
+            raise KeyboardInterrupt if arrived[0] == signal.SIGINT else SystemExit(128 + arrived[0])
+        if time.monotonic() - looked < _LOOK_SECONDS:
+            continue
+        looked = time.monotonic()
+        for rank, process in running.items():
+            stopped[rank] = stopped.get(rank, 0.0) + _LOOK_SECONDS if _is_stopped(process.pid) else 0.0
             if stopped[rank] >= _STOPPED_SECONDS:
-                processes.close(signal.SIGKILL)
+                for other in running.values():
+                    other.kill()
                 raise LaunchError([RankFailure(rank, _stopped(rank), "", user_error=False)])
 
 
-def _is_stopped(pid: int) -> bool:
+def _end(processes: list[BaseProcess]) -> None:
+    """End the ranks that are running: with SIGTERM, and after a while with SIGKILL."""
+    deadline = time.monotonic() + _END_SECONDS
+    running = [process for process in processes if process.exitcode is None]
+    for process in running:
+        process.terminate()
+    for process in running:
+        process.join(max(0.0, deadline - time.monotonic()))
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+
+
+def _is_stopped(pid: int | None) -> bool:
     try:
         return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
     except psutil.Error:
@@ -139,8 +185,9 @@ def _stopped(rank: int) -> str:
     )
 
 
-def _guarded(function: Callable[..., None], args: tuple[Any, ...], errors: str) -> None:
+def _guarded(function: Callable[..., None], args: tuple[Any, ...], errors: str, environment: dict[str, str]) -> None:
     """Run the function in one rank, and write what it raised to a file for the parent."""
+    os.environ.update(environment)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # a fork has the setting of its server
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
@@ -170,19 +217,19 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _failures(ended: dict[int, ProcessFailure], errors: Path) -> list[RankFailure]:
+def _failures(exit_codes: dict[int, int], errors: Path) -> list[RankFailure]:
     """Return first the failures of killed ranks, then those that ranks reported, in order of time."""
     reports = sorted(errors.glob("*.json"), key=lambda path: path.stat().st_mtime)
     reported = [RankFailure(rank=int(path.stem), **json.loads(path.read_text())) for path in reports]
     known = {failure.rank for failure in reported}
     silent = [
-        RankFailure(rank, _ending(rank, failure.exitcode), "", user_error=False)
-        for rank, failure in ended.items()
-        if rank not in known and failure.exitcode != -signal.SIGTERM
+        RankFailure(rank, _ending(rank, code), "", user_error=False)
+        for rank, code in exit_codes.items()
+        if rank not in known and code != -signal.SIGTERM
     ]
     # A killed rank is the cause; errors of the others about a closed connection are its consequence.
     return silent + reported or [
-        RankFailure(rank, _ending(rank, failure.exitcode), "", user_error=False) for rank, failure in ended.items()
+        RankFailure(rank, _ending(rank, code), "", user_error=False) for rank, code in exit_codes.items()
     ]
 
 
