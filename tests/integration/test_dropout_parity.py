@@ -1,4 +1,4 @@
-"""With dropout, one seed gives one loss curve on every layout, also after a resume and with recomputation."""
+"""With dropout and router jitter, a seed gives one loss curve on every layout, after a resume and with recomputation."""
 
 import math
 import shutil
@@ -20,7 +20,8 @@ from tests.integration.tiny_runs import TRAIN
 DROPOUT: dict[str, Any] = {"attention_dropout": 0.3, "hidden_dropout": 0.2}
 MLA = LatentAttention(query_rank=16, key_value_rank=16, head_dim=8, rotary_head_dim=8, value_head_dim=8)
 GPT = replace(tiny_runs.GPT, model=replace(tiny_runs.GPT.model, **DROPOUT))
-MOE = replace(tiny_runs.MOE, model=replace(tiny_runs.MOE.model, **DROPOUT, latent_attention=MLA))
+JITTER = {"moe_input_jitter_eps": 0.2}
+MOE = replace(tiny_runs.MOE, model=replace(tiny_runs.MOE.model, **DROPOUT, latent_attention=MLA, engine=JITTER))
 HYBRID = RunConfig(
     name="hybrid",
     model=MambaModelConfig(

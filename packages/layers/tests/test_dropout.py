@@ -10,7 +10,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import Tensor
 
 from modelwright.layers import clear_dropout_draw, set_dropout_draw
-from modelwright.layers.dropout import HiddenDropout, dropped, keep_mask
+from modelwright.layers.dropout import HiddenDropout, HiddenPlace, dropped, keep_mask
 
 SEQUENCES, POSITIONS, CHANNELS = 4, 64, 96
 
@@ -105,7 +105,7 @@ def test_a_draw_for_other_sequences_is_refused(groups: ProcessGroupCollection):
 @pytest.mark.parametrize("with_draw", [True, False])
 def test_recomputation_repeats_the_mask(groups: ProcessGroupCollection, with_draw: bool):
     """The engine's checkpoint restores the random states, and with them the draw, although another one is set."""
-    dropout = HiddenDropout("layers.0", 0.5, groups, sequence_parallel=False)
+    dropout = HiddenDropout(HiddenPlace("layers.0", groups, sequence_parallel=False), 0.5)
     hidden = torch.ones(8, 2, 16, requires_grad=True)
     clear_dropout_draw()
     if with_draw:
@@ -120,6 +120,6 @@ def test_recomputation_repeats_the_mask(groups: ProcessGroupCollection, with_dra
 
 def test_no_dropout_outside_training(groups: ProcessGroupCollection):
     hidden = torch.ones(8, 2, 16)
-    dropout = HiddenDropout("layers.0", 0.5, groups, sequence_parallel=False)
+    dropout = HiddenDropout(HiddenPlace("layers.0", groups, sequence_parallel=False), 0.5)
     assert torch.equal(dropout.eval()(hidden), hidden)
     assert (dropout.train()(hidden) == 0).any()

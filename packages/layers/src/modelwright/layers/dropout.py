@@ -21,6 +21,7 @@ recomputation no longer restores them.
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
 import torch
@@ -80,11 +81,28 @@ def keep_mask(place: str, probability: float, batch: int, *indices: Tensor) -> T
         place: Name of the place in the whole model.
         probability: Probability that an element is dropped.
         batch: Number of sequences, b.
+        *indices: The global indices of the elements, as for `element_hashes`.
+
+    Returns:
+        True where an element is kept, in the shape to which the indices broadcast.
+
+    Raises:
+        ValueError: The draw that is set is for another number of sequences.
+    """
+    return element_hashes(place, batch, *indices) >= round(probability * 2**32)
+
+
+def element_hashes(place: str, batch: int, *indices: Tensor) -> Tensor:
+    """Return a random number for each element.
+
+    Args:
+        place: Name of the place in the whole model.
+        batch: Number of sequences, b.
         *indices: The global indices of the elements, int64 below 2**32, in shapes that broadcast to that of the
             result. The first stands for the sequences and contains their numbers in this batch, 0 to b - 1.
 
     Returns:
-        True where an element is kept, in the shape to which the indices broadcast.
+        Integers from 0 to 2**32 - 1, int64, in the shape to which the indices broadcast.
 
     Raises:
         ValueError: The draw that is set is for another number of sequences.
@@ -95,7 +113,7 @@ def keep_mask(place: str, probability: float, batch: int, *indices: Tensor) -> T
     sequences, *others = indices
     for index in (sequences_B[sequences], *others):
         hashed = _mix(hashed ^ _mix(index + _SALT))
-    return hashed >= round(probability * 2**32)
+    return hashed
 
 
 def dropped(values: Tensor, keep: Tensor, probability: float) -> Tensor:
@@ -143,24 +161,59 @@ def _mix(value: Tensor) -> Tensor:
 
 
 @final
-class HiddenDropout(nn.Module):
-    """Dropout of hidden states, [s, b, h], which are cut by context and sequence parallelism.
+class HiddenPlace:
+    """A place of a model with hidden states, [s, b, h], which are cut by context and sequence parallelism.
 
     Args:
-        place: Name of the place in the whole model.
-        probability: Probability that an element is dropped.
+        name: Name of the place in the whole model.
         groups: Process groups of this rank.
         sequence_parallel: True if the tensor ranks hold different positions.
     """
 
-    def __init__(
-        self, place: str, probability: float, groups: "ProcessGroupCollection", *, sequence_parallel: bool
-    ) -> None:
+    def __init__(self, name: str, groups: "ProcessGroupCollection", *, sequence_parallel: bool) -> None:
+        self.name = name
+        self.context = (groups.cp.rank(), groups.cp.size())
+        self.tensor = (groups.tp.rank(), groups.tp.size()) if sequence_parallel else (0, 1)
+
+    def hashes(self, shape: torch.Size, device: torch.device) -> Tensor:
+        """Return a random number for each element of the hidden states.
+
+        Args:
+            shape: Shape of the hidden states of this rank: [s, b, h].
+            device: Device of the result.
+
+        Returns:
+            Integers from 0 to 2**32 - 1, int64, in that shape.
+        """
+        sequence, batch, channels = shape
+        return element_hashes(
+            self.name,
+            batch,
+            torch.arange(batch, device=device)[None, :, None],
+            self._positions(sequence).to(device)[:, None, None],
+            torch.arange(channels, device=device),
+        )
+
+    def _positions(self, local: int) -> Tensor:
+        """Return the positions in the whole sequence of those that this rank holds."""
+        (context_rank, context_size), (tensor_rank, tensor_size) = self.context, self.tensor
+        whole = local * tensor_size * context_size
+        return context_positions(whole, rank=context_rank, size=context_size).chunk(tensor_size)[tensor_rank]
+
+
+@final
+class HiddenDropout(nn.Module):
+    """Dropout of hidden states.
+
+    Args:
+        place: The place in the model.
+        probability: Probability that an element is dropped.
+    """
+
+    def __init__(self, place: HiddenPlace, probability: float) -> None:
         super().__init__()
         self.place = place
         self.p = probability
-        self.context = (groups.cp.rank(), groups.cp.size())
-        self.tensor = (groups.tp.rank(), groups.tp.size()) if sequence_parallel else (0, 1)
 
     def forward(self, hidden_SBH: Tensor) -> Tensor:
         """Apply dropout in training mode.
@@ -185,23 +238,8 @@ class HiddenDropout(nn.Module):
         """
         if probability == 0:
             return hidden_SBH
-        sequence, batch, channels = hidden_SBH.shape
-        device = hidden_SBH.device
-        keep = keep_mask(
-            self.place,
-            probability,
-            batch,
-            torch.arange(batch, device=device)[None, :, None],
-            self._positions(sequence).to(device)[:, None, None],
-            torch.arange(channels, device=device),
-        )
-        return dropped(hidden_SBH, keep, probability)
-
-    def _positions(self, local: int) -> Tensor:
-        """Return the positions in the whole sequence of those that this rank holds."""
-        (context_rank, context_size), (tensor_rank, tensor_size) = self.context, self.tensor
-        whole = local * tensor_size * context_size
-        return context_positions(whole, rank=context_rank, size=context_size).chunk(tensor_size)[tensor_rank]
+        hashes = self.place.hashes(hidden_SBH.shape, hidden_SBH.device)
+        return dropped(hidden_SBH, hashes >= round(probability * 2**32), probability)
 
 
 @final
@@ -245,20 +283,14 @@ def place_dropouts(stage: Any, groups: "ProcessGroupCollection") -> None:
         groups: Process groups of this rank.
     """
     config = stage.config
-    sequence_parallel = bool(config.sequence_parallel)
+    place = partial(HiddenPlace, groups=groups, sequence_parallel=bool(config.sequence_parallel))
     if stage.pre_process and isinstance(stage.embedding, LanguageModelEmbedding):
-        dropout = HiddenDropout("embedding", config.hidden_dropout, groups, sequence_parallel=sequence_parallel)
+        dropout = HiddenDropout(place("embedding"), config.hidden_dropout)
         setattr(stage.embedding, "embedding_dropout", dropout)  # noqa: B010 - declared as torch's Dropout
     layers: list[nn.Module] = list(stage.decoder.layers)
     for layer in layers:
         number = cast("int", layer.layer_number)
         attributes: dict[str, Any] = dict(vars(layer))
-        places = [name for name, value in attributes.items() if value is _ENGINE_FUNCTION]
-        for name in places:
-            dropout = HiddenDropout(
-                f"decoder.layers.{number - 1}.{name}",
-                config.hidden_dropout,
-                groups,
-                sequence_parallel=sequence_parallel,
-            )
+        for name in (name for name, value in attributes.items() if value is _ENGINE_FUNCTION):
+            dropout = HiddenDropout(place(f"decoder.layers.{number - 1}.{name}"), config.hidden_dropout)
             setattr(layer, name, PlacedDropoutAdd(dropout))

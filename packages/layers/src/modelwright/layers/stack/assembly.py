@@ -14,6 +14,7 @@ from modelwright.config import LAYER_KINDS, STAGE_BOUNDARY
 from modelwright.engine import as_module_spec
 from modelwright.layers.dropout import place_dropouts
 from modelwright.layers.engine_fields.extended_config import DecoderExtension
+from modelwright.layers.moe.router_jitter import place_jitters
 from modelwright.layers.padded_vocabulary import mask_padding
 from modelwright.layers.stack.spec import StackSpec
 from modelwright.protocols import ModelwrightError
@@ -97,6 +98,7 @@ def build_stage(
         )
     _replace_parts_around_stack(model, shape, engine_config, spec)
     place_dropouts(model, pg_collection)
+    place_jitters(model, pg_collection)
     if isinstance(engine_config, DecoderExtension) and engine_config.logits_softcap is not None and post_process:
         model.output_layer.register_forward_hook(partial(_bounded_logits, engine_config.logits_softcap))
     if shape.tokens is not None and post_process:
