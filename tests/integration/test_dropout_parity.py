@@ -1,4 +1,4 @@
-"""With dropout and router jitter, a seed gives one loss curve on every layout, after a resume and with recomputation."""
+"""With dropout and router jitter, a seed gives one loss curve: on every layout, resumed and with recomputation."""
 
 import math
 import shutil

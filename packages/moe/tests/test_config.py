@@ -12,6 +12,7 @@ from modelwright.config import (
     ConfigError,
     Llama3RopeScaling,
     Parallelism,
+    Precision,
     RunConfig,
     check_layout,
     dumps,
@@ -426,3 +427,17 @@ def test_the_example_is_a_valid_run() -> None:
     assert isinstance(run.model, MoeModelConfig)
     assert run.parallelism.world_size() == 2
     assert loads(dumps(run)) == loads(dumps(run, full=True)) == run
+
+
+@pytest.mark.parametrize(("pattern", "refused"), [("*", True), ("*.gate_weight", True), ("*norm*", False)])
+def test_the_gate_of_shared_experts_cannot_stay_in_float32(pattern: str, refused: bool) -> None:
+    """Validation refuses it, long before the build."""
+    gated = replace(SMALL, shared_experts=1, shared_expert_gate=True)
+    kept = Precision(params="bfloat16", keep_float32=(pattern,))
+    found = [problem.path for problem in gated.precision_problems(kept)]
+    assert found == ["keep_float32"] * refused
+    assert [*replace(gated, shared_expert_gate=False).precision_problems(kept)] == []
+    assert [*gated.precision_problems(replace(kept, params="float32"))] == []
+    if refused:
+        with pytest.raises(ConfigError, match=r"decoder\.layers\.1\.mlp\.shared_experts\.gate_weight"):
+            RunConfig(model=gated, precision=kept)

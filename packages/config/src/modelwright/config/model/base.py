@@ -16,6 +16,7 @@ from modelwright.config.strict.plain_data import not_plain, to_plain
 from modelwright.config.strict.validate import key_problem, validated
 
 if TYPE_CHECKING:
+    from modelwright.config.run.dtypes import Precision
     from modelwright.config.run.parallelism import Parallelism
 
 __all__ = ["ModelConfig"]
@@ -62,6 +63,17 @@ class ModelConfig(Config):
 
         Returns:
             Problems with paths relative to this config; none by default.
+        """
+        return ()
+
+    def precision_problems(self, precision: "Precision") -> Iterable[Problem]:
+        """Return the rules that the dtypes of a run break for this model.
+
+        Args:
+            precision: Dtypes of the parameters.
+
+        Returns:
+            Problems with paths relative to `precision`; none by default.
         """
         return ()
 

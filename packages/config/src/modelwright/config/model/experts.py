@@ -5,6 +5,7 @@ These fields have no effect without an MoE layer in the pattern, so they must ha
 
 import abc
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal, override
 
 from modelwright.config.model.decoder import DecoderConfig
@@ -15,6 +16,7 @@ from modelwright.config.problems.rules import divides, multiple_of, without_effe
 from modelwright.config.strict.config_class import config_class
 
 if TYPE_CHECKING:
+    from modelwright.config.run.dtypes import Precision
     from modelwright.config.run.parallelism import Parallelism
 
 __all__ = ["ExpertsConfig"]
@@ -289,6 +291,21 @@ class ExpertsConfig(DecoderConfig, abc.ABC):
                 f" would route every token on each of the {parallelism.tensor} ranks, but is false; set it."
             )
             yield Problem("", message)
+
+    @override
+    def precision_problems(self, precision: "Precision") -> Iterator[Problem]:
+        if precision.params == "float32" or not self.shared_expert_gate:
+            return
+        indices = [i for i, symbol in enumerate(self.layers) if symbol == MOE.symbol]
+        names = [f"decoder.layers.{i}.mlp.shared_experts.gate_weight" for i in indices]
+        for pattern in precision.keep_float32:
+            found = [name for name in names if fnmatchcase(name, pattern)]
+            if found:
+                message = (
+                    f"`precision.keep_float32` must not match `{found[0]}`, because the engine multiplies it by"
+                    f" inputs in {precision.params}, but {pattern!r} does; use patterns without it."
+                )
+                yield Problem("keep_float32", message)
 
     @override
     def stage_problems(self, parallelism: "Parallelism") -> Iterator[Problem]:

@@ -98,6 +98,7 @@ class RunConfig(Config):
             yield Problem("name", f"{rule}, because it names a folder, but {described(self.name)} was given.")
         yield from (problem.under("model") for problem in self.model.layout_problems(self.parallelism))
         yield from (problem.under("model") for problem in self.model.training_problems(self.parallelism))
+        yield from (problem.under("precision") for problem in self.model.precision_problems(self.precision))
         yield from (problem.under("train") for problem in self._batch_problems())
 
     def _batch_problems(self) -> Iterator[Problem]:
