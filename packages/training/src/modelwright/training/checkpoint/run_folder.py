@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modelwright.config import ConfigError, RunConfig, loads
 from modelwright.training.checkpoint.files.manifest import (
-    FORMAT,
+    ENGINE_FORMAT,
     MANIFEST,
     CheckpointError,
     DamagedCheckpointError,
@@ -105,7 +105,7 @@ def _incomplete(path: Path, *, verify: bool) -> str | None:
     if not (path / MANIFEST).is_file():
         return f"`{MANIFEST}` is missing"
     manifest = read_manifest(path, verify=verify)
-    if manifest.format == FORMAT:
+    if manifest.format != ENGINE_FORMAT:
         return file_problem(path, manifest)
     missing = [f"`{name}`" for name in _ENGINE_MARKS if not (path / name).is_file()]
     return f"{', '.join(missing)} is missing" if missing else None

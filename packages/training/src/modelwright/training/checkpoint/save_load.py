@@ -17,7 +17,7 @@ from modelwright.config import RunConfig, dumps
 from modelwright.training.checkpoint.agreement import agreed, gathered
 from modelwright.training.checkpoint.files.durable import delete_folder, replace_folder, sync_folder, write_durably
 from modelwright.training.checkpoint.files.manifest import (
-    FORMAT,
+    ENGINE_FORMAT,
     MANIFEST,
     CheckpointError,
     FileEntry,
@@ -236,7 +236,7 @@ def load_checkpoint(state: TrainState, path: Path, *, keep: Sequence[str] = (), 
     """
     with agreed(state.pg_collection.intra_dist_opt):
         manifest = read_manifest(path, verify=verify)
-        if manifest.format != FORMAT:
+        if manifest.format == ENGINE_FORMAT:
             from modelwright.training.checkpoint.engine_format import load_engine_format
 
             load_engine_format(state, path, keep=keep)

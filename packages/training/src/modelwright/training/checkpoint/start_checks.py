@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from modelwright.config import MOE, DecoderConfig, MegatronDDP, MegatronFSDP, RunConfig
-from modelwright.training.checkpoint.files.manifest import FORMAT, CheckpointError, read_manifest
+from modelwright.training.checkpoint.files.manifest import ENGINE_FORMAT, CheckpointError, read_manifest
 from modelwright.training.checkpoint.run_folder import checkpoint_config
 
 
@@ -49,7 +49,7 @@ def check_resumable(run: RunConfig, path: Path) -> None:
             f"`{path}` contains the state of another optimizer: {'; '.join(optimizer)}. Resume with the values of the "
             "first run; `train.steps`, the warm-up and the batch may change."
         )
-    if read_manifest(path).format != FORMAT:
+    if read_manifest(path).format == ENGINE_FORMAT:
         _check_engine_format(run, saved, path)
 
 

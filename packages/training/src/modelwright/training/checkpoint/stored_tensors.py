@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from modelwright.training.checkpoint.files.manifest import CheckpointError, Manifest
-from modelwright.training.checkpoint.files.tensor_file import StoredBox, TensorFile
+from modelwright.training.checkpoint.files.tensor_file import StoredBox, open_tensors
 from modelwright.training.checkpoint.train_state import NamedBox
 
 
@@ -70,8 +70,7 @@ def fill(
     stored = _stored_parts(by_name, path, manifest, verify=verify)
     _check(by_name, stored, path, keep)
     for file_name, boxes in stored.items():
-        entry = manifest.files[file_name]
-        with TensorFile(path / file_name, header_checksum=entry.header if verify else None) as file:
+        with open_tensors(path, manifest, file_name, verify=verify) as file:
             needed = [box for box in boxes if any(_overlap(box, named) for named in by_name[box.name])]
             for box, content in file.read(needed, verify=verify):
                 _copy(_as_tensor(content, box), box, by_name[box.name])
@@ -93,8 +92,8 @@ def _stored_parts(
 ) -> dict[str, list[StoredBox]]:
     """Return the parts of the wanted tensors, by file. A checkpoint may have more, such as optimizer state."""
     found: dict[str, list[StoredBox]] = {}
-    for name, entry in manifest.files.items():
-        with TensorFile(path / name, header_checksum=entry.header if verify else None) as file:
+    for name in manifest.files:
+        with open_tensors(path, manifest, name, verify=verify) as file:
             found[name] = [box for box in file.boxes if box.name in wanted]
     return found
 
@@ -149,6 +148,6 @@ def _overlap(stored: StoredBox, named: NamedBox) -> tuple[_Window, _Window] | No
     return tuple(there), tuple(here)
 
 
-def _as_tensor(content: bytearray, box: StoredBox) -> Tensor:
+def _as_tensor(content: memoryview, box: StoredBox) -> Tensor:
     """Return the bytes of a tensor as a tensor that shares their memory."""
     return torch.frombuffer(content, dtype=getattr(torch, box.dtype)).view(box.shape)

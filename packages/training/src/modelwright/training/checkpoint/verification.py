@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelwright.training.checkpoint.files.manifest import CheckpointError, DamagedCheckpointError, read_manifest
-from modelwright.training.checkpoint.files.tensor_file import TensorFile
+from modelwright.training.checkpoint.files.tensor_file import open_tensors
 from modelwright.training.checkpoint.run_folder import check_files, checkpoints
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ def verify_checkpoint(path: Path) -> None:
     """
     check_files(path)
     manifest = read_manifest(path)
-    for name, entry in manifest.files.items():
-        with TensorFile(path / name, header_checksum=entry.header) as file:
+    for name in manifest.files:
+        with open_tensors(path, manifest, name) as file:
             for _ in file.read(file.boxes):
                 pass
 

@@ -17,8 +17,10 @@ from typing import Any, final
 from modelwright.protocols import ModelwrightError
 
 MANIFEST = "modelwright.json"
-FORMAT = 2
-"""Version of the format. 1 is the engine's own, which is only read."""
+FORMAT = 3
+"""Version of the format. Earlier ones are only read."""
+ENGINE_FORMAT = 1
+"""The engine's own format, which the first version wrote. Format 2 has other checksums than 3."""
 _MAX_BYTES = 16 * 2**20
 _FILE_NAME = re.compile(r"(weights|optimizer)-\d{5}\.safetensors", re.ASCII)
 
@@ -65,7 +67,7 @@ class Manifest:
     format: int = FORMAT
     """Version of the format."""
     files: Mapping[str, FileEntry] = field(default_factory=dict[str, FileEntry])
-    """Files of tensors by name. Empty in version 1."""
+    """Files of tensors by name. Empty in the engine's format."""
     numbers: Numbers = field(default_factory=Numbers)
     """Schedule and loss scales."""
 
@@ -105,7 +107,7 @@ def read_manifest(path: Path, *, verify: bool = True) -> Manifest:
             raise ValueError(f"it is longer than {_MAX_BYTES:,} bytes")
         content: dict[str, Any] = json.loads(text)
         if "format" not in content:  # written by a version that saved in the engine's format
-            return Manifest(step=_number(content.get("step", 0)), config=_text(content["config"]), format=1)
+            return Manifest(step=_number(content.get("step", 0)), config=_text(content["config"]), format=ENGINE_FORMAT)
         found = content.pop("checksum")
         if verify and found != _checksum(content):
             raise ValueError("its checksum is another")
@@ -116,8 +118,9 @@ def read_manifest(path: Path, *, verify: bool = True) -> Manifest:
 
 
 def _manifest(content: dict[str, Any]) -> Manifest:
-    if content["format"] != FORMAT:
-        raise ValueError(f"it has format {content['format']!r}, and this version reads 1 and {FORMAT}")
+    version = _number(content["format"])
+    if not ENGINE_FORMAT < version <= FORMAT:
+        raise ValueError(f"it has format {version}, and this version reads up to {FORMAT}")
     files: dict[str, Any] = content["files"]
     wrong = [name for name in files if not _FILE_NAME.fullmatch(name)]
     if wrong:
@@ -125,6 +128,7 @@ def _manifest(content: dict[str, Any]) -> Manifest:
     return Manifest(
         step=_number(content["step"]),
         config=_text(content["config"]),
+        format=version,
         files={
             name: FileEntry(bytes=_number(entry["bytes"]), header=_text(entry["header"]))
             for name, entry in files.items()

@@ -13,13 +13,19 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import cycle, zip_longest
 from pathlib import Path
 from typing import Any, final
 
-from modelwright.training.checkpoint.files.checksum import CHECKSUM_LENGTH, checksum
+from modelwright.training.checkpoint.files.checksum import CHECKSUM_LENGTH, CHUNK_BYTES, checksum, new_checksum
 from modelwright.training.checkpoint.files.durable import naming
-from modelwright.training.checkpoint.files.manifest import CheckpointError, DamagedCheckpointError, open_file
+from modelwright.training.checkpoint.files.manifest import (
+    FORMAT,
+    CheckpointError,
+    DamagedCheckpointError,
+    Manifest,
+    open_file,
+)
 
 MAX_HEADER_BYTES = 16 * 2**20
 """Longest header that is read, in bytes. One tensor takes about 300 bytes of it."""
@@ -110,16 +116,23 @@ def write_tensors(path: Path, boxes: list[StoredBox], contents: Iterable[memoryv
         if dry:
             os.ftruncate(file.fileno(), len(header) + sum(box.bytes for box in boxes))
         else:
-            with ThreadPoolExecutor(max_workers=1) as writer:
-                for index, content in enumerate(contents):
-                    written = writer.submit(_write_all, file, content)
-                    sums[index] = checksum(content)
-                    written.result()
+            for index, content in enumerate(contents):
+                sums[index] = _write_summed(file, content)
             file.seek(0)
             _write_all(file, _header(boxes, sums))  # as long as before
         size = file.seek(0, os.SEEK_END)
         os.fsync(file.fileno())
     return size
+
+
+def _write_summed(file: Any, content: memoryview) -> str:
+    """Write all bytes and return their checksum. Each chunk is written while the checksum has it in the cache."""
+    total = new_checksum(len(content))
+    for first in range(0, len(content), CHUNK_BYTES):
+        chunk = content[first : first + CHUNK_BYTES]
+        total.update(chunk)
+        _write_all(file, chunk)
+    return total.hexdigest()
 
 
 def _write_all(file: Any, content: bytes | memoryview) -> None:
@@ -155,13 +168,14 @@ class TensorFile:
     Args:
         path: The file.
         header_checksum: Checksum of the header. None: it is not compared.
+        version: Version of the checkpoint's format, which decides the kind of checksum.
 
     Raises:
         DamagedCheckpointError: The file is not what a save writes.
     """
 
-    def __init__(self, path: Path, *, header_checksum: str | None = None) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, header_checksum: str | None = None, version: int = FORMAT) -> None:
+        self.path, self._version = path, version
         self._file = open_file(path)
         try:
             self.boxes = self._read(header_checksum)
@@ -184,7 +198,7 @@ class TensorFile:
         if length > min(size - 8, MAX_HEADER_BYTES):
             raise ValueError(f"its length is {length}, in a file of {size} bytes")
         text = self._file.read(length)
-        if header_checksum is not None and checksum(struct.pack("<Q", length) + text) != header_checksum:
+        if header_checksum is not None and self._checksum(length, text) != header_checksum:
             raise ValueError("its checksum is another")
         header: dict[str, Any] = json.loads(text)
         places: dict[str, Any] = json.loads(header.pop("__metadata__")["modelwright"])
@@ -196,8 +210,11 @@ class TensorFile:
             raise ValueError(f"its tensors do not fill the {size} bytes of the file")
         return boxes
 
-    def read(self, boxes: Sequence[StoredBox], *, verify: bool = True) -> Iterator[tuple[StoredBox, bytearray]]:
-        """Yield tensors and their bytes. The next tensor is read while one is verified and used.
+    def _checksum(self, length: int, text: bytes) -> str:
+        return checksum(struct.pack("<Q", length) + text, version=self._version)
+
+    def read(self, boxes: Sequence[StoredBox], *, verify: bool = True) -> Iterator[tuple[StoredBox, memoryview]]:
+        """Yield tensors and their bytes, which stay until the next are asked for; those are read in the meantime.
 
         Args:
             boxes: Some of `boxes`.
@@ -206,28 +223,51 @@ class TensorFile:
         Raises:
             DamagedCheckpointError: The bytes are not those that were written.
         """
+        largest = max((box.bytes for box in boxes), default=0)
+        buffers = cycle([memoryview(bytearray(largest)) for _ in boxes[:2]])
         with ThreadPoolExecutor(max_workers=1) as reader:
-            ahead = [reader.submit(self._content, box) for box in boxes[:1]]
+            ahead = [reader.submit(self._content, box, next(buffers), verify) for box in boxes[:1]]
             for box, following in zip_longest(boxes, boxes[1:]):
                 content = ahead.pop().result()
                 if following is not None:
-                    ahead.append(reader.submit(self._content, following))
-                if verify and checksum(content) != box.checksum:
-                    raise DamagedCheckpointError(
-                        f"`{self.path}` is damaged: the bytes of `{box.stored_name}` do not have their checksum."
-                    )
+                    ahead.append(reader.submit(self._content, following, next(buffers), verify))
                 yield box, content
 
-    def _content(self, box: StoredBox) -> bytearray:
-        content = bytearray(box.bytes)
+    def _content(self, box: StoredBox, buffer: memoryview, verify: bool) -> memoryview:  # noqa: FBT001 - of `submit`
+        """Read a tensor into the buffer. Each chunk is added to the checksum while reading has it in the cache."""
+        total = new_checksum(box.bytes, version=self._version)
+        content = buffer[: box.bytes]
         try:
             self._file.seek(box.first_byte)
-            count = self._file.readinto(content)
+            for first in range(0, box.bytes, CHUNK_BYTES):
+                chunk = content[first : first + CHUNK_BYTES]
+                if self._file.readinto(chunk) != len(chunk):
+                    raise DamagedCheckpointError(f"`{self.path}` ends within `{box.stored_name}`.")
+                if verify:
+                    total.update(chunk)
         except OSError as error:
             raise DamagedCheckpointError(f"`{self.path}` cannot be read: {error.strerror}.") from error
-        if count != len(content):
-            raise DamagedCheckpointError(f"`{self.path}` ends within `{box.stored_name}`.")
+        if verify and total.hexdigest() != box.checksum:
+            raise DamagedCheckpointError(
+                f"`{self.path}` is damaged: the bytes of `{box.stored_name}` do not have their checksum."
+            )
         return content
+
+
+def open_tensors(path: Path, manifest: Manifest, name: str, *, verify: bool = True) -> TensorFile:
+    """Open a file of tensors of a checkpoint.
+
+    Args:
+        path: Folder of the checkpoint.
+        manifest: Its manifest.
+        name: Name of the file.
+        verify: Compare the header with its checksum.
+
+    Raises:
+        DamagedCheckpointError: The file is not what a save writes.
+    """
+    expected = manifest.files[name].header if verify else None
+    return TensorFile(path / name, header_checksum=expected, version=manifest.format)
 
 
 def header_checksum(path: Path) -> str:
