@@ -26,6 +26,7 @@ PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.t
 CANARY = "tests/typing/canary.py"
 # Two ranks share two cores in the tests; more threads a rank would only wait for each other.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+NO_PROOFS = ("-m", "not proof")
 
 
 def uv(session: nox.Session, *command: str, env: dict[str, str] | None = None) -> None:
@@ -147,7 +148,7 @@ def tests(session: nox.Session, package: str) -> None:
     pytest = str(Path(session.create_tmp()).resolve() / "pytest.txt")
     uv(session, "export", "--quiet", "--frozen", "--only-group", "test", "--output-file", pytest)
     uv(session, "pip", "install", "--quiet", "--requirements", pytest)
-    session.run("python", "-m", "pytest", f"packages/{package}/tests", *session.posargs, env=ONE_THREAD)
+    session.run("python", "-m", "pytest", f"packages/{package}/tests", *NO_PROOFS, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session(venv_backend="none")
@@ -158,7 +159,7 @@ def integration(session: nox.Session) -> None:
         for path in ("tests/integration", "tests/config", "tests/policies", "packages/protocols/tests")
         if (ROOT / path).is_dir()
     ]
-    uv(session, "run", "python", "-m", "pytest", *targets, *session.posargs, env=ONE_THREAD)
+    uv(session, "run", "python", "-m", "pytest", *targets, *NO_PROOFS, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session(venv_backend="none")
@@ -176,8 +177,9 @@ def parity(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", default=False)
 def proofs(session: nox.Session) -> None:
-    """Run the proofs that take too long for every change: the whole matrix of checkpoints among them."""
-    uv(session, "run", "python", "-m", "pytest", "tests/proofs", *session.posargs, env=ONE_THREAD)
+    """Run the proofs that take too long for every change: `tests/proofs`, and tests with the mark `proof`."""
+    targets = ("tests/proofs", "tests/integration", "tests/config", "packages")
+    uv(session, "run", "python", "-m", "pytest", *targets, "-m", "proof", *session.posargs, env=ONE_THREAD)
 
 
 @nox.session(venv_backend="none", default=False)

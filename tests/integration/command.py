@@ -44,10 +44,10 @@ def settings(*changes: str) -> list[str]:
 
 
 def modelwright(*args: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end, at most three minutes."""
+    """Run the command to its end, at most fifteen minutes."""
     words = [*COMMAND, *map(str, args)]
     options["env"] = options.get("env", os.environ) | {"COLUMNS": "120"}
-    return subprocess.run(words, capture_output=True, text=True, timeout=180, check=False, **options)
+    return subprocess.run(words, capture_output=True, text=True, timeout=900, check=False, **options)
 
 
 @functools.cache

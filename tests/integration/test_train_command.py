@@ -116,7 +116,7 @@ def test_a_launcher_starts_the_same_job(unbroken: tuple[object, Path], tmp_path:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -43,6 +43,6 @@ def modelwright(*args: str, cwd: Path | None = None, **env: str) -> subprocess.C
         env=clean | {"COLUMNS": "200", "NO_COLOR": "1"} | env,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,
         check=False,
     )

@@ -59,7 +59,7 @@ def test_the_exception_of_a_rank_arrives(pool: RankPool) -> None:
     started = time.monotonic()
     with pytest.raises(RankError) as caught:
         pool.run(jobs.one_raises)
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 250  # the timeout of the pool is 300
     found = str(caught.value)
     assert found.startswith("rank 1:\nTraceback (most recent call last):\n")
     assert found.endswith("ValueError: the loss of rank 1 is nan\n")
@@ -78,7 +78,7 @@ def test_a_rank_that_is_killed(pool: RankPool) -> None:
     started = time.monotonic()
     with pytest.raises(RankError, match=r"^rank 1:\n.* -9$"):
         pool.run(jobs.one_is_killed)
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 250  # the timeout of the pool is 300
     assert pool.run(jobs.whoami) == [(0, 2, ""), (1, 2, "")]
 
 
@@ -95,7 +95,7 @@ def test_a_rank_that_does_not_end(pool: RankPool) -> None:
     started = time.monotonic()
     with pytest.raises(RankError, match=r"^rank 1 .*`timeout` of 2 s"):
         pool.run(jobs.one_sleeps, timeout=2)
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 250  # the timeout of the pool is 300
     for process in before:
         with pytest.raises(ProcessLookupError):
             os.kill(process, 0)

@@ -35,7 +35,7 @@ def failure_of(job: Callable[[Path], None], folder: Path) -> LaunchError:
     start = time.monotonic()
     with pytest.raises(LaunchError) as caught:
         launch(job, folder, ranks=2)
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 500  # the other rank sleeps for 600
     pids = [int(path.read_text()) for path in folder.glob("pid-*")]
     assert [pid for pid in pids if psutil.pid_exists(pid)] == []
     assert str(caught.value) == caught.value.failures[0].message
