@@ -102,6 +102,8 @@ def launch(function: Callable[..., None], *args: Any, ranks: int, threads: int |
             exit_codes = _wait(processes, arrived)
         finally:
             _end(processes)
+        if arrived:
+            raise KeyboardInterrupt if arrived[0] == signal.SIGINT else SystemExit(128 + arrived[0])
         if exit_codes:
             raise LaunchError(_failures(exit_codes, Path(folder)))
 
@@ -126,15 +128,13 @@ def _noted_signals() -> Generator[list[int]]:
 
 
 def _wait(processes: list[BaseProcess], arrived: list[int]) -> dict[int, int]:
-    """Wait until all ranks have ended or one has failed. Return exit codes of those that failed.
+    """Wait until all ranks have ended, one has failed or a signal has arrived. Return exit codes of those that failed.
 
     Args:
         processes: Ranks in order.
         arrived: Terminating signals that this process received.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C was pressed.
-        SystemExit: Another terminating signal arrived.
         LaunchError: A rank was stopped.
     """
     stopped: dict[int, float] = {}
@@ -142,11 +142,9 @@ def _wait(processes: list[BaseProcess], arrived: list[int]) -> dict[int, int]:
     while True:
         running = {rank: process for rank, process in enumerate(processes) if process.exitcode is None}
         failed = {rank: process.exitcode for rank, process in enumerate(processes) if process.exitcode}
-        if failed or not running:
+        if failed or arrived or not running:
             return failed
         connection.wait([process.sentinel for process in running.values()], _POLL_SECONDS)
-        if arrived:
-            raise KeyboardInterrupt if arrived[0] == signal.SIGINT else SystemExit(128 + arrived[0])
         if time.monotonic() - looked < _LOOK_SECONDS:
             continue
         looked = time.monotonic()
