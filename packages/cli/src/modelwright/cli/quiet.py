@@ -1,11 +1,16 @@
 """Suppression of the warnings of Megatron-Core, which gives dozens at every start."""
 
 import logging
+import os
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 
+from modelwright.engine import environment_variables
 from modelwright.protocols import ModelwrightWarning
+
+# Read when torch is loaded. Its sockets warn wherever the loopback address has no name, as without a name server.
+_TORCH_LEVEL = "TORCH_CPP_LOG_LEVEL"
 
 
 @contextmanager
@@ -22,7 +27,8 @@ def quiet_engine(*, debug: bool) -> Generator[None]:
         return
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
-    with warnings.catch_warnings():
+    torch_level = {_TORCH_LEVEL: os.environ.get(_TORCH_LEVEL, "ERROR")}
+    with warnings.catch_warnings(), environment_variables(torch_level):
         warnings.simplefilter("ignore")
         warnings.filterwarnings("default", category=ModelwrightWarning)
         try:

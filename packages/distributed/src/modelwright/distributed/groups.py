@@ -17,6 +17,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from modelwright.config import Parallelism
 from modelwright.distributed.phase_barrier import DEFAULT_TIMEOUT
 from modelwright.engine import (
+    LOOPBACK,
     job_size,
     on_one_machine,
     only_loopback,
@@ -26,6 +27,7 @@ from modelwright.engine import (
     restore_router_loss_tracker,
     share_gloo_device,
     track_losses_of_every_model,
+    without_name_service,
 )
 
 
@@ -124,7 +126,10 @@ def _meeting_place(timeout: datetime.timedelta) -> tuple[Any, int, int]:
     dist: Any = torch.distributed  # re-exports the stores without saying so
     if "RANK" not in os.environ:
         return dist.HashStore(), 0, 1
-    store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+    if os.environ.get("MASTER_ADDR") == LOOPBACK:
+        store, rank, size = without_name_service(lambda: next(dist.rendezvous("env://", timeout=timeout)))
+    else:
+        store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
     store.set_timeout(timeout)
     joined = store.add(f"modelwright/joined/{rank}", 1)
     return dist.PrefixStore(f"modelwright/{joined}", store), rank, size

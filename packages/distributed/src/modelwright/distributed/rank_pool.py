@@ -156,7 +156,7 @@ def _serve(pipe: Connection, threads: int) -> None:
         except EOFError:
             return
         try:
-            answer: tuple[bool, Any] = (True, _as_rank(task))
+            answer: tuple[bool, Any] = (True, _as_rank(task, pipe))
         except BaseException:  # noqa: BLE001 - reported to the caller
             answer = (False, traceback.format_exc())
         try:
@@ -165,7 +165,7 @@ def _serve(pipe: Connection, threads: int) -> None:
             pipe.send((False, f"the result of a rank must be picklable, but is not: {error}"))
 
 
-def _as_rank(task: _Task) -> Any:
+def _as_rank(task: _Task, pipe: Connection) -> Any:
     from modelwright.distributed import finalize
     from modelwright.engine import device_runtime
 
@@ -173,6 +173,10 @@ def _as_rank(task: _Task) -> Any:
     with device_runtime():
         try:
             return task.function(*task.args)
+        except BaseException:
+            # Now, because the other ranks fail too as soon as the groups are gone, and the cause must arrive first.
+            pipe.send((False, traceback.format_exc()))
+            raise
         finally:
             finalize()
 

@@ -23,12 +23,14 @@ if TYPE_CHECKING:
         start_fork_server,
     )
     from modelwright.engine.local_job import (
+        LOOPBACK,
         LocalStore,
         is_launched,
         job_size,
         on_one_machine,
         only_loopback,
         restore_interfaces,
+        without_name_service,
     )
     from modelwright.engine.module_specs import as_function_spec, as_module_spec
     from modelwright.engine.optional_packages import OPTIONAL_PACKAGES, OptionalPackage
@@ -47,6 +49,7 @@ else:
     __getattr__, __dir__ = lazy_door(__name__, __file__)
 
 __all__ = [
+    "LOOPBACK",
     "OPTIONAL_PACKAGES",
     "Change",
     "CpuRuntimeError",
@@ -77,4 +80,5 @@ __all__ = [
     "share_gloo_device",
     "start_fork_server",
     "track_losses_of_every_model",
+    "without_name_service",
 ]

@@ -8,13 +8,18 @@ tells gloo and NCCL to use that interface.
 
 import os
 import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self, final
 
 import torch
 
 LOOPBACK = "127.0.0.1"
+"""Address on which everything of a local job listens."""
 _INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+# Options of name resolution in glibc (man 5 resolv.conf).
+_RESOLVER = "RES_OPTIONS"
 # Environment variables that `only_loopback` replaced, with their earlier values, for `restore_interfaces`.
 _replaced: dict[str, str | None] = {}
 
@@ -68,6 +73,27 @@ def restore_interfaces() -> None:
     _replaced.clear()
 
 
+def without_name_service[StoreT](make: Callable[[], StoreT]) -> StoreT:
+    """Make a store that connects to the loopback address, and ask no name server for the name of that address.
+
+    torch does so to log it. Where a name server is configured but does not answer, it waits 20 seconds in each rank. A
+    thread of the C library reads the options of name resolution once, so the store is made in a thread that ends.
+
+    Args:
+        make: Makes the store.
+    """
+    before = os.environ.get(_RESOLVER)
+    os.environ[_RESOLVER] = "attempts:0"
+    try:
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            return thread.submit(make).result()
+    finally:
+        if before is None:
+            del os.environ[_RESOLVER]
+        else:
+            os.environ[_RESOLVER] = before
+
+
 @final
 class LocalStore:
     """The store of one local job, served by this process on the loopback address; a context manager."""
@@ -79,12 +105,11 @@ class LocalStore:
             self.port: int = listener.getsockname()[1]
             # The store owns the descriptor from here on, and closes it.
             dist: Any = torch.distributed  # re-exports the store without saying so
-            self._store: object = dist.TCPStore(
-                LOOPBACK,
-                self.port,
-                is_master=True,
-                wait_for_workers=False,
-                master_listen_fd=listener.detach(),
+            descriptor = listener.detach()
+            self._store: object = without_name_service(
+                lambda: dist.TCPStore(
+                    LOOPBACK, self.port, is_master=True, wait_for_workers=False, master_listen_fd=descriptor
+                )
             )
 
     def __enter__(self) -> Self:
