@@ -107,10 +107,14 @@ def test_each_field_moved_off_its_default(cls: type[Config], name: str) -> None:
     assert any(tries), f"no valid value of `{cls.__name__}.{name}` was found; say in WITH what has to move with it"
 
 
-@settings(max_examples=2000, derandomize=True, database=None, deadline=None, suppress_health_check=QUIET)
-@given(config=documents(), full=st.booleans())
-def test_random_combinations(config: RunConfig | ModelConfig, full: bool) -> None:
-    check(config, full=full)
+@pytest.mark.parametrize("examples", [200, pytest.param(2000, marks=pytest.mark.proof)])
+def test_random_combinations(examples: int) -> None:
+    @settings(max_examples=examples, derandomize=True, database=None, deadline=None, suppress_health_check=QUIET)
+    @given(config=documents(), full=st.booleans())
+    def comes_back(config: RunConfig | ModelConfig, full: bool) -> None:
+        check(config, full=full)
+
+    comes_back()
 
 
 def test_the_classes_are_found() -> None:

@@ -1,14 +1,17 @@
 """One config and seed give one loss curve, whatever the layout: two ranks here, four in `tests/parity`."""
 
+import functools
 import math
+from collections.abc import Callable
 
 import pytest
 
 from modelwright.config import MegatronDDP, Parallelism, Precision, RunConfig, TorchFSDP2, TrainConfig, Wrap, replace
 from modelwright.testing import CurvePoint, LayoutParityError, RankPool, assert_layout_parity, reference_curve
 from tests.integration.jobs import TINY, losses_with_the_engines_sends
+from tests.integration.tiny_runs import LONG, SHORT, SOON_AND_LATE, with_steps
 
-RUN = RunConfig(model=TINY, train=TrainConfig(steps=20, micro_batch=2, global_batch=8, lr=1e-3))
+RUN = RunConfig(model=TINY, train=TrainConfig(steps=LONG, micro_batch=2, global_batch=8, lr=1e-3))
 TIED = replace(RUN, model=replace(TINY, tie_embeddings=True), train=replace(RUN.train, steps=5))
 
 LAYOUTS = {
@@ -29,21 +32,40 @@ WRAPS = {
         distributed_optimizer=True, overlap_grad_reduce=True, bucket_size=10_000
     ),
 }
+FLAGSHIPS = ("tensor 2, sequence", "pipeline 2 × virtual 2", "context 2", "data 2")
+"""A layout for each axis, compared over all steps in the default suite too."""
+type Curves = Callable[[int], list[CurvePoint]]
 
 
 @pytest.fixture(scope="module")
-def one_rank(two_ranks: RankPool) -> list[CurvePoint]:
-    return reference_curve(two_ranks, RUN)
+def curves(two_ranks: RankPool) -> Curves:
+    """The curve of one rank, by the number of steps."""
+    return functools.cache(lambda steps: reference_curve(two_ranks, with_steps(RUN, steps)))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_agrees_with_one_rank(layout: str, one_rank: list[CurvePoint], two_ranks: RankPool) -> None:
-    assert_layout_parity(two_ranks, RUN, LAYOUTS[layout], reference=one_rank)
+@pytest.fixture
+def one_rank(curves: Curves) -> list[CurvePoint]:
+    """The long curve."""
+    return curves(LONG)
 
 
+@pytest.mark.parametrize(
+    ("layout", "steps"),
+    [
+        *((layout, LONG) for layout in FLAGSHIPS),
+        *((layout, SHORT) for layout in LAYOUTS if layout not in FLAGSHIPS),
+        *(pytest.param(layout, LONG, marks=pytest.mark.proof) for layout in LAYOUTS if layout not in FLAGSHIPS),
+    ],
+)
+def test_every_layout_agrees_with_one_rank(layout: str, steps: int, curves: Curves, two_ranks: RankPool) -> None:
+    assert_layout_parity(two_ranks, with_steps(RUN, steps), LAYOUTS[layout], reference=curves(steps))
+
+
+@pytest.mark.parametrize("steps", SOON_AND_LATE)
 @pytest.mark.parametrize("wrap", WRAPS)
-def test_every_wrap_agrees_with_one_rank(wrap: str, one_rank: list[CurvePoint], two_ranks: RankPool) -> None:
-    assert_layout_parity(two_ranks, RUN, Parallelism(data=2), wrap=WRAPS[wrap], reference=one_rank)
+def test_every_wrap_agrees_with_one_rank(wrap: str, steps: int, curves: Curves, two_ranks: RankPool) -> None:
+    run = with_steps(RUN, steps)
+    assert_layout_parity(two_ranks, run, Parallelism(data=2), wrap=WRAPS[wrap], reference=curves(steps))
 
 
 @pytest.mark.parametrize(

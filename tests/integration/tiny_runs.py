@@ -1,6 +1,8 @@
-"""Runs of three steps that take a second on a layout of two ranks."""
+"""Runs of three steps that take a second on a layout of two ranks, and the length of longer ones."""
 
-from modelwright.config import RunConfig, TrainConfig
+import pytest
+
+from modelwright.config import RunConfig, TrainConfig, replace
 from modelwright.gpt import GPTModelConfig
 from modelwright.moe import MoeModelConfig
 
@@ -19,3 +21,12 @@ MOE = RunConfig(
     ),
     train=TRAIN,
 )
+
+SHORT, LONG = 4, 20
+SOON_AND_LATE = [SHORT, pytest.param(LONG, marks=pytest.mark.proof)]
+"""Steps of a comparison in a cross product: few show a fault of a layout, and the proofs show that nothing drifts."""
+
+
+def with_steps(run: RunConfig, steps: int) -> RunConfig:
+    """Return a run of another length."""
+    return replace(run, train=replace(run.train, steps=steps))
