@@ -8,6 +8,7 @@ from modelwright.cli.commands.doctor import doctor
 from modelwright.cli.commands.explain import explain
 from modelwright.cli.commands.generate import generate
 from modelwright.cli.commands.train import train
+from modelwright.cli.commands.verify import verify
 
 app = typer.Typer(
     help="Build and train language models on Megatron-Core, from one file.",
@@ -17,6 +18,7 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(build)
+app.command()(verify)
 app.command()(generate)
 app.add_typer(config_app, name="config")
 app.command()(explain)

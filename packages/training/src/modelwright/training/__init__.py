@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from modelwright.training.callbacks import Callback, MetricsCallback, StepRecord
     from modelwright.training.checkpoint.files.durable import replace_file
     from modelwright.training.checkpoint.files.manifest import CheckpointError, DamagedCheckpointError
+    from modelwright.training.checkpoint.optimizer_state import OptimizedParameter, optimized_parameters
     from modelwright.training.checkpoint.run_folder import (
         checkpoint_config,
         checkpoint_path,
@@ -73,6 +74,7 @@ __all__ = [
     "LaunchError",
     "LoadedModel",
     "MetricsCallback",
+    "OptimizedParameter",
     "RankFailure",
     "Sampling",
     "StepRecord",
@@ -105,6 +107,7 @@ __all__ = [
     "naming_run_file",
     "naming_whole_checkpoint",
     "newest_whole",
+    "optimized_parameters",
     "prepare_text",
     "read_text",
     "replace_file",

@@ -1,0 +1,35 @@
+"""`modelwright verify`: train a model on every layout and on one rank, and compare everything."""
+
+from typing import Annotated
+
+import typer
+
+from modelwright.cli.exit_codes import FAILED, command
+from modelwright.cli.options import Debug, File, Import, Set
+from modelwright.cli.run_file import load_run
+
+
+@command
+def verify(
+    file: File,
+    layouts: Annotated[
+        list[str] | None,
+        typer.Option("--layouts", metavar="NAME", help="Layout, or shell pattern; may be repeated. Default: all."),
+    ] = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Largest number of ranks of a layout.")] = 2,
+    steps: Annotated[int, typer.Option(min=1, help="Number of steps to train.")] = 2,
+    no_shrink: Annotated[bool, typer.Option("--no-shrink", help="Verify the model of FILE in its own size.")] = False,
+    overrides: Set = None,
+    modules: Import = None,
+    debug: Debug = False,
+) -> None:
+    """Check that a model computes the same on every layout of its ranks; exit code 1 if it does not."""
+    run = load_run(file, overrides, modules)
+    import modelwright.verify
+    from modelwright.cli.reports.verdict_table import VerdictTable
+
+    with VerdictTable(run.name or file.stem) as table:
+        verdict = modelwright.verify.verify(run, layouts=layouts or "all", ranks=ranks, steps=steps, progress=table.add)
+    table.print(verdict)
+    if not verdict.is_equal:
+        raise typer.Exit(FAILED)
