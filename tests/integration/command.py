@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,10 @@ train:
   checkpoint_interval: 3
 """
 COMMAND = (sys.executable, "-m", "modelwright.cli")
+
+# A script that starts the tests with `&` lets them ignore Ctrl-C, and so all that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def tiny_file(folder: Path) -> Path:

@@ -70,6 +70,7 @@ def test_a_missing_argument_is_named_before_anything_exists(slot: str, tmp_path:
     assert not torch.distributed.is_initialized()
 
 
+@pytest.mark.proof
 def test_the_command_line_trains_the_example_of_the_docs_with_my_router(tmp_path: Path) -> None:
     """It runs on two ranks, and its routing is counted like that of the engine's router."""
     small = settings(

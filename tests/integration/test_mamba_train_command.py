@@ -18,7 +18,7 @@ SMALL = settings(
 )
 
 
-@pytest.mark.parametrize("example", ["mamba-tiny", "hybrid-tiny"])
+@pytest.mark.parametrize("example", ["hybrid-tiny", pytest.param("mamba-tiny", marks=pytest.mark.proof)])
 def test_it_learns_and_goes_on(example: str, tmp_path: Path) -> None:
     """Two processes train, by tensor and by pipeline; one generates from what they saved, and trains further."""
     out = tmp_path / "run"

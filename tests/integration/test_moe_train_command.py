@@ -61,11 +61,11 @@ def test_every_choice_is_counted(trained: tuple[object, Path]) -> None:
 
 
 def test_a_run_goes_on_with_another_dispatcher_and_with_experts_on_other_ranks(trained: tuple[object, Path]) -> None:
-    for steps, change in (("13", "model.dispatcher=alltoall"), ("14", "parallelism.expert=1")):
-        again = modelwright("train", "--resume", trained[1], "--steps", steps, *settings(change))
-        assert again.returncode == 0, again.stderr
+    changes = settings("model.dispatcher=alltoall", "parallelism.expert=1")
+    again = modelwright("train", "--resume", trained[1], "--steps", "13", *changes)
+    assert again.returncode == 0, again.stderr
     numbers = [json.loads(line)["step"] for line in (trained[1] / "metrics.jsonl").read_text().splitlines()]
-    assert numbers == list(range(1, 15))
+    assert numbers == list(range(1, 14))
 
 
 def test_dropped_tokens_are_counted_and_what_was_routed_does_not_depend_on_the_layout(tmp_path: Path) -> None:

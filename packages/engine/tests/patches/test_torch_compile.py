@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from tests.messages import facts
@@ -31,6 +32,7 @@ def test_a_torch_that_is_too_old_is_named_with_the_remedy() -> None:
     )
 
 
+@pytest.mark.proof
 def test_the_oldest_that_is_supported_is_taken() -> None:
     assert said("2.11.0") == "imported"
 
@@ -67,6 +69,7 @@ def test_modules_of_the_engine_that_are_imported_later_are_uncompiled_too() -> N
     assert printed == [str(torch.cuda.is_available())]
 
 
+@pytest.mark.proof
 def test_without_the_patch_the_engine_still_compiles() -> None:
     """The reason for the patch; when the engine imports without compiling, this fails and the patch can go."""
     assert compiled("") == ["True", "torch"]
