@@ -20,8 +20,9 @@ This page lists every field of Megatron-Core's `TransformerConfig` and `MLATrans
 
 - *Owned*: a field of ours sets it. A config of a family without such a field may set it in `engine:`.
 - *Honored*: `engine:` may set it. The table says what it changes (values, shapes of parameters, kernels, or the
-  communication of ranks), in which layers and backends, and what it needs. A test shows the effect for the backend
-  `torch`. Rows of `te` alone follow from the source of the engine, because they need a GPU.
+  communication of ranks), in which layers and backends, and what it needs. A test shows the effect: for the backend
+  `torch` in a training step, for `te` in what reaches a stand-in for Transformer Engine on a CPU. No test has seen what
+  Transformer Engine itself does with it.
 - *Refused*: nothing in a model of modelwright reads it, or what reads it cannot work. The table says why, and what to
   use instead.
 

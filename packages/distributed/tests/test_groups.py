@@ -1,5 +1,7 @@
 """Joining and leaving a job of one rank, and what is said when groups and parallelism do not fit."""
 
+import os
+
 import pytest
 import torch
 from megatron.core import parallel_state
@@ -74,3 +76,16 @@ def test_leaving_gives_the_engine_its_own_tracker_of_router_losses_back(groups: 
     inside = type(get_moe_metrics_tracker()).__name__
     finalize()
     assert (inside, type(get_moe_metrics_tracker()).__name__) == ("GrowingTracker", "MoEMetricsTracker")
+
+
+def test_leaving_restores_the_attention_that_the_engine_stores_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The next model of the process may choose another one."""
+    monkeypatch.setenv("NVTE_FLASH_ATTN", "1")
+    monkeypatch.delenv("NVTE_FUSED_ATTN", raising=False)
+    with device_runtime():
+        initialize(Parallelism())
+        os.environ.update(NVTE_FLASH_ATTN="0", NVTE_FUSED_ATTN="1")
+        finalize()
+    assert (os.environ["NVTE_FLASH_ATTN"], os.environ.get("NVTE_FUSED_ATTN")) == ("1", None)

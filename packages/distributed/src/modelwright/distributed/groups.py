@@ -18,10 +18,12 @@ from modelwright.config import Parallelism
 from modelwright.distributed.phase_barrier import DEFAULT_TIMEOUT
 from modelwright.engine import (
     LOOPBACK,
+    forget_attention_choice,
     job_size,
     on_one_machine,
     only_loopback,
     release_caches,
+    remember_attention_choice,
     restore_gloo_devices,
     restore_interfaces,
     restore_router_loss_tracker,
@@ -87,6 +89,7 @@ def finalize() -> None:
     restore_router_loss_tracker()
     restore_gloo_devices()
     restore_interfaces()
+    forget_attention_choice()
 
 
 def virtual_stages(parallelism: Parallelism) -> int | None:
@@ -103,6 +106,7 @@ def join(timeout: datetime.timedelta) -> None:
         timeout: Time after which a collective that waits for a dead rank fails.
     """
     track_losses_of_every_model()
+    remember_attention_choice()
     if torch.distributed.is_initialized():
         return
     cuda = torch.cuda.is_available()

@@ -12,6 +12,7 @@ nothing and loads neither torch nor the engine: each name is imported when it is
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from modelwright.engine.attention_choice import forget_attention_choice, remember_attention_choice
     from modelwright.engine.cpu.runtime import CpuRuntimeError, cpu_runtime, device_runtime
     from modelwright.engine.engine_caches import release_caches
     from modelwright.engine.fork_server import (
@@ -63,6 +64,7 @@ __all__ = [
     "cpu_runtime",
     "device_runtime",
     "environment_variables",
+    "forget_attention_choice",
     "gathering_over",
     "hold_interrupts",
     "is_launched",
@@ -73,6 +75,7 @@ __all__ = [
     "rank_environment",
     "refuse_links",
     "release_caches",
+    "remember_attention_choice",
     "restore_gloo_devices",
     "restore_interfaces",
     "restore_router_loss_tracker",

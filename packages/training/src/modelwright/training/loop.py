@@ -31,6 +31,7 @@ from modelwright.training.engine_errors import naming_engine_errors
 from modelwright.training.lr_schedule import make_lr_schedule
 from modelwright.training.optimizer import make_optimizer
 from modelwright.training.step import clear_gradients, run_batch
+from modelwright.training.unsaved_scales import warn_of_unsaved_scales
 
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
@@ -88,6 +89,7 @@ def train(
     text = prepare_text(run)
     if out is not None:
         check_savable(run)
+        warn_of_unsaved_scales(run)
     builder = builder_of(run, spec=spec, hooks=hooks)
     groups = initialize(run.parallelism, seed=run.train.seed)
     run = run.with_data_size(groups.dp.size())

@@ -1,16 +1,21 @@
 """Fields of Megatron-Core's config that `engine:` may set, with what each changes, in which layers and backends.
 
 `tests/integration/test_engine_fields.py` sets each of them for a model with such layers, and compares a step of
-training with one without the field. Rows of the backend `te` alone follow from the source of the engine, because they
-need a GPU.
+training with one without the field. `test_te_engine_fields.py` does this for the backend `te` on a stand-in for
+Transformer Engine, and so shows what reaches Transformer Engine. What that does with it follows from its source, such
+as which scales are reduced over which ranks.
 """
 
+import os
 from typing import Final
+
+from torch.nn.functional import silu
 
 from modelwright.config import ATTENTION, MLA, MLP, MOE
 from modelwright.layers.engine_fields.verdict import Condition, Honored, Verdict, Verdicts, setting
 
 _ATTENTION, _MLA, _MLP, _MOE = ATTENTION.symbol, MLA.symbol, MLP.symbol, MOE.symbol
+_OFFLOADING = _ATTENTION + _MLA + _MOE  # the other layers of `te` contain no module that could be offloaded
 _TE = ("te",)
 
 _PIPELINE = Condition("with `parallelism.pipeline` above 1", lambda of: of("pipeline_model_parallel_size") > 1)
@@ -22,7 +27,6 @@ _INTERLEAVED = Condition(
     "with `parallelism.virtual_pipeline` above 1",
     lambda of: (of("virtual_pipeline_model_parallel_size") or 1) > 1,
 )
-_CONTEXT = Condition("with `parallelism.context` above 1", lambda of: of("context_parallel_size") > 1)
 _SEQUENCE = Condition("with `parallelism.sequence: true`", lambda of: of("sequence_parallel"))
 _GATED = Condition("with a gated `activation`", lambda of: of("gated_linear_unit"))
 _SHARED_EXPERTS = Condition("with `shared_experts`", lambda of: of("moe_shared_expert_intermediate_size") is not None)
@@ -35,14 +39,51 @@ _FULL_OVER_TENSOR = Condition(
 )
 _FUSED_LOSS = setting("cross_entropy_loss_fusion", True)  # noqa: FBT003  # the value of the field
 _OFFLOADED = setting("fine_grained_activation_offloading", True)  # noqa: FBT003  # the value of the field
+_FLASH = Condition(
+    "with `engine.attention_backend: auto` or `flash`", lambda of: of("attention_backend").name in ("auto", "flash")
+)
 _FP8 = Condition("with `engine.fp8`", lambda of: of("fp8") is not None)
 _FP4 = Condition("with `engine.fp4`", lambda of: of("fp4") is not None)
-_NARROW = Condition("with `engine.fp8` or `engine.fp4`", lambda of: of("fp8") is not None or of("fp4") is not None)
-_ENDS_IN_BF16 = Condition(
-    "with `engine.first_last_layers_bf16: true` and `engine.fp8` or `engine.fp4`",
-    lambda of: of("first_last_layers_bf16") and (of("fp8") is not None or of("fp4") is not None),
+_NARROW = Condition("with `engine.fp8` or `engine.fp4`", lambda of: _FP8.holds(of) or _FP4.holds(of))
+_DELAYED = Condition(
+    "with `engine.fp8` and `engine.fp8_recipe: delayed`",
+    lambda of: _FP8.holds(of) and of("fp8_recipe") == "delayed",
 )
-_TENSOR = Condition("with `parallelism.tensor` above 1", lambda of: of("tensor_model_parallel_size") > 1)
+_NARROW_ATTENTION = Condition(
+    "with `engine.fp8` and another `engine.fp8_recipe` than `blockwise`, or with `engine.fp4`",
+    lambda of: _FP4.holds(of) or (_FP8.holds(of) and of("fp8_recipe") != "blockwise"),
+)
+_BY_LAYER = Condition(
+    "with `engine.fp8` and another `engine.fp8_recipe` than `delayed`, or with `engine.fp4`",
+    lambda of: _FP4.holds(of) or (_FP8.holds(of) and of("fp8_recipe") != "delayed"),
+)
+_ENDS_IN_BF16 = setting("first_last_layers_bf16", True)  # noqa: FBT003  # the value of the field
+_ALL_REDUCED = Condition(
+    "with `parallelism.tensor` above 1 and `parallelism.sequence: false`",
+    lambda of: of("tensor_model_parallel_size") > 1 and not of("sequence_parallel"),
+)
+# Without the groups that this value needs, Transformer Engine would attend within each rank alone.
+_CONTEXT_GROUP = Condition(
+    "with `parallelism.context` above 1 and without the value `a2a+p2p`, whose groups modelwright does not make",
+    lambda of: of("context_parallel_size") > 1 and "a2a+p2p" not in _listed(of("cp_comm_type")),
+)
+_FUSED_EXPERTS = Condition(
+    "with `activation: swiglu`, one expert-tensor rank, and `NVTE_CUTEDSL_FUSED_GROUPED_MLP=1` in the environment",
+    lambda of: (
+        of("gated_linear_unit")
+        and of("activation_func") is silu
+        and (of("expert_tensor_parallel_size") or of("tensor_model_parallel_size")) == 1
+        and os.environ.get("NVTE_CUTEDSL_FUSED_GROUPED_MLP") == "1"
+    ),
+)
+_ONE_EXPERT = Condition(
+    "with `top_k: 1` where the backend is `te`", lambda of: of("backend") != "te" or of("moe_router_topk") == 1
+)
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
 
 _VALUES: Verdicts = {
     "rotary_interleaved": Honored("values", _ATTENTION, when=ROTATED),
@@ -51,7 +92,7 @@ _VALUES: Verdicts = {
     "activation_func_clamp_value": Honored("values", _MLP + _MOE, when=_GATED),
     "embedding_init_method_std": Honored("values"),
     "moe_input_jitter_eps": Honored("values", _MOE),
-    "moe_apply_probs_on_input": Honored("values", _MOE),
+    "moe_apply_probs_on_input": Honored("values", _MOE, when=_ONE_EXPERT),
     "moe_router_force_load_balancing": Honored("values", _MOE),
     "moe_router_force_biased": Honored("values", _MOE),
 }
@@ -88,36 +129,31 @@ def _te(name: str, *, layers: str | None = None, when: Condition | None = None) 
 
 _TRANSFORMER_ENGINE: Verdicts = dict(
     [
-        _te("attention_backend", layers=_ATTENTION + _MLA),
-        _te("flash_attention_version", layers=_ATTENTION + _MLA),
-        _te("cp_comm_type", layers=_ATTENTION + _MLA, when=_CONTEXT),
+        _te("attention_backend", layers=_ATTENTION),
+        _te("flash_attention_version", layers=_ATTENTION, when=_FLASH),
+        _te("cp_comm_type", layers=_ATTENTION, when=_CONTEXT_GROUP),
         _te("cross_entropy_fusion_impl", when=_FUSED_LOSS),
         _te("disable_parameter_transpose_cache", when=_NARROW),
-        _te("symmetric_ar_type", when=_TENSOR),
-        _te("use_transformer_engine_op_fuser", layers=_MOE),
+        _te("symmetric_ar_type", when=_ALL_REDUCED),
+        _te("use_transformer_engine_op_fuser", layers=_MOE, when=_FUSED_EXPERTS),
         _te("moe_permute_fusion", layers=_MOE),
         _te("moe_router_fusion", layers=_MOE),
         _te("moe_router_padding_for_quantization", layers=_MOE, when=_NARROW),
-        _te("fine_grained_activation_offloading"),
-        _te("offload_modules", when=_OFFLOADED),
-        _te("min_offloaded_tensor_size", when=_OFFLOADED),
-        _te("delta_offload_bytes_across_pp_ranks", when=_OFFLOADED),
-        _te("activation_offload_fraction", when=_OFFLOADED),
-        _te("fine_grained_offloading_max_inflight_offloads", when=_OFFLOADED),
+        _te("fine_grained_activation_offloading", layers=_OFFLOADING),
+        _te("offload_modules", layers=_OFFLOADING, when=_OFFLOADED),
+        _te("min_offloaded_tensor_size", layers=_OFFLOADING, when=_OFFLOADED),
+        _te("activation_offload_fraction", layers=_OFFLOADING, when=_OFFLOADED),
+        _te("fine_grained_offloading_max_inflight_offloads", layers=_OFFLOADING, when=_OFFLOADED),
         _te("fp8"),
         _te("fp8_recipe", when=_FP8),
-        _te("fp8_param", when=_FP8),
-        _te("fp8_margin", when=_FP8),
-        _te("fp8_amax_history_len", when=_FP8),
-        _te("fp8_amax_compute_algo", when=_FP8),
-        _te("fp8_wgrad", when=_FP8),
-        _te("fp8_dot_product_attention", layers=_ATTENTION + _MLA, when=_FP8),
-        _te("fp8_multi_head_attention", layers=_ATTENTION + _MLA, when=_FP8),
-        _te("tp_only_amax_red", when=_FP8),
+        _te("fp8_margin", when=_DELAYED),
+        _te("fp8_amax_history_len", when=_DELAYED),
+        _te("fp8_amax_compute_algo", when=_DELAYED),
+        _te("fp8_dot_product_attention", layers=_ATTENTION, when=_NARROW_ATTENTION),
+        _te("fp8_multi_head_attention", layers=_ATTENTION, when=_DELAYED),
+        _te("tp_only_amax_red", when=_DELAYED),
         _te("fp4"),
-        _te("fp4_recipe", when=_FP4),
-        _te("fp4_param", when=_FP4),
-        _te("first_last_layers_bf16", when=_NARROW),
+        _te("first_last_layers_bf16", when=_BY_LAYER),
         _te("num_layers_at_start_in_bf16", when=_ENDS_IN_BF16),
         _te("num_layers_at_end_in_bf16", when=_ENDS_IN_BF16),
     ]

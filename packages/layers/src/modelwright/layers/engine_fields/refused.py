@@ -108,6 +108,28 @@ _GROUPS: tuple[tuple[Refused, tuple[str, ...]], ...] = (
     ),
     (
         Refused(
+            "Transformer Engine makes narrow parameters while a part is built, from values that are drawn afterwards",
+            "use `engine.fp8` or `engine.fp4`, which keep parameters in `precision.params`",
+        ),
+        ("fp8_param", "fp4_param"),
+    ),
+    (
+        Refused("Transformer Engine 2 has no precision of a single product and ignores it"),
+        ("fp8_wgrad",),
+    ),
+    (
+        Refused(
+            "the engine loses count of the offloaded activations of a pipeline rank that keeps the first of them",
+            "use `engine.activation_offload_fraction`",
+        ),
+        ("delta_offload_bytes_across_pp_ranks",),
+    ),
+    (
+        Refused("its only other value needs a field that is refused", "use `engine.fp4`"),
+        ("fp4_recipe",),
+    ),
+    (
+        Refused(
             "the learning rates and initial values that belong to this parametrization are set for nothing else",
             "set `init_std` and `train.lr` for the width",
         ),

@@ -14,7 +14,10 @@ EVERY_LAYER = "".join(LAYER_KINDS)
 """Layers of a field that does not depend on them."""
 
 type FieldValues = Callable[[str], Any]
-"""Returns the value that a field has in the model: the given one, that of `resolve`, or the engine's default."""
+"""Returns the value that a field has in the model: the given one, that of `resolve`, or the engine's default.
+
+For `backend` it returns the name of the backend.
+"""
 
 type Effect = Literal["values", "shapes", "kernels", "communication"]
 """Kind of change by a field: results, shapes of parameters, operations with the same results, or messages of ranks."""

@@ -1,7 +1,8 @@
 """Backends: sets of parts for the generic slots, chosen by name.
 
 The backend `torch` consists of parts of this package and of Megatron-Core, and runs everywhere. The backend `te`
-consists of the engine's wrappers of Transformer Engine, and needs that package and a GPU.
+consists of the engine's wrappers of Transformer Engine, and needs that package and a GPU. MLA layers have the parts of
+`torch` with both.
 
 `te` computes a norm and the linear after it in one part. The slot of that norm then contains the engine's identity, and
 the linear has the weights of the norm. `FUSED_NAMES` gives those weights the names that they have under `torch`. So a
@@ -11,11 +12,15 @@ checkpoint of one backend loads in the other, initial values are equal, and name
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast, final
+from typing import TYPE_CHECKING, Any, Protocol, cast, final
 
 import torch
 from megatron.core.extensions import transformer_engine
-from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
+from megatron.core.tensor_parallel import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    set_tensor_model_parallel_attributes,
+)
 from megatron.core.transformer.identity_op import IdentityOp
 
 from modelwright.engine import OPTIONAL_PACKAGES
@@ -42,11 +47,13 @@ from modelwright.protocols import (
 )
 
 if TYPE_CHECKING:
+    from megatron.core.process_groups_config import ProcessGroupCollection
     from megatron.core.transformer import TransformerConfig
+    from megatron.core.transformer.enums import AttnMaskType
     from torch import Tensor
     from torch.distributed import ProcessGroup
 
-    from modelwright.protocols import InProjBuilder
+    from modelwright.protocols import CoreAttentionInterface, InProjBuilder
 
 
 NAMES = ("torch", "te", "auto")
@@ -216,6 +223,36 @@ def missing_for_te() -> list[str]:
     return missing
 
 
+def _te_core_attention(
+    *,
+    config: "TransformerConfig",
+    layer_number: int,
+    attn_mask_type: "AttnMaskType",
+    attention_type: str,
+    cp_comm_type: str | None,
+    softmax_scale: float | None,
+    pg_collection: "ProcessGroupCollection",
+) -> "CoreAttentionInterface":
+    """Build Transformer Engine's attention, with learned sinks as the backend `torch` has them.
+
+    Transformer Engine starts learned sinks at 0, and does not mark that tensor ranks split them. Initial values would
+    differ between the backends, and the norm of the gradient would miss the sinks of all ranks but the first.
+    """
+    made: Any = transformer_engine.TEDotProductAttention(
+        config,
+        layer_number,
+        attn_mask_type,
+        attention_type,
+        softmax_scale=softmax_scale,
+        cp_comm_type=cp_comm_type,
+        pg_collection=pg_collection,
+    )
+    if config.softmax_type == "learnable":
+        cast("Callable[[Tensor], None]", config.init_method)(made.softmax_offset)
+        set_tensor_model_parallel_attributes(made.softmax_offset, is_parallel=True, dim=0, stride=1)
+    return cast("CoreAttentionInterface", made)
+
+
 def _te() -> Backend:
     """Return the parts of `te`; a function, because without Transformer Engine some of the names are None."""
     return Backend(
@@ -225,7 +262,7 @@ def _te() -> Backend:
         norm_linear=transformer_engine.TELayerNormColumnParallelLinear,
         column_linear=transformer_engine.TEColumnParallelLinear,
         row_linear=transformer_engine.TERowParallelLinear,
-        core_attention=transformer_engine.TEDotProductAttention,
+        core_attention=_te_core_attention,
         experts=GroupedExpertsSpec(
             linear_fc1=transformer_engine.TEColumnParallelGroupedLinear,
             linear_fc2=transformer_engine.TERowParallelGroupedLinear,

@@ -199,7 +199,8 @@ def _check_effects(config: ModelConfig, values: ChainMap[str, Any], reader: Read
     """
     given, _, defaults = values.maps
     changed = {name: value for name, value in given.items() if value != defaults[name]}
-    found = tuple(fields_without_effect(changed, lambda name: values.get(name, getattr(config, name, None)), reader))
+    known = ChainMap({"backend": reader.backend}, *values.maps)
+    found = tuple(fields_without_effect(changed, lambda name: known.get(name, getattr(config, name, None)), reader))
     custom = custom_parts(spec) if spec is not None else ()
     if found and not custom:
         raise EngineFieldError([Problem(f"engine.{name}", message) for name, message in found])
