@@ -30,7 +30,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from modelwright.config import NoWrap, Parallelism, Precision
 from modelwright.distributed import finalize, initialize, unwrapped
 from modelwright.engine import device_runtime
-from tests.integration.moe_models import MoePartsConfig
+from modelwright.moe import MoeModelConfig
 
 BATCH, LENGTH, HIDDEN, LAYERS, VOCABULARY = 4, 512, 512, 4, 1024
 TOKENS = BATCH * LENGTH
@@ -52,16 +52,18 @@ class Shape(NamedTuple):
 SHAPES = (Shape(8, 2, 704), Shape(64, 8, 128))
 
 
-def config_of(shape: Shape, *, length: int = LENGTH, layers: int = LAYERS) -> MoePartsConfig:
-    return MoePartsConfig(
-        pattern="*E" * layers,
+def config_of(shape: Shape, *, length: int = LENGTH, layers: int = LAYERS) -> MoeModelConfig:
+    return MoeModelConfig(
+        num_layers=layers,
         vocab_size=VOCABULARY,
         seq_length=length,
         hidden_size=HIDDEN,
-        experts=shape.experts,
-        topk=shape.topk,
-        expert_ffn=shape.ffn,
-        engine={"moe_router_load_balancing_type": "none"},
+        num_attention_heads=4,
+        num_query_groups=2,
+        num_experts=shape.experts,
+        top_k=shape.topk,
+        expert_ffn_hidden_size=shape.ffn,
+        load_balancing="none",
     )
 
 
@@ -84,7 +86,7 @@ def specs() -> dict[str, Any]:
     return {"ours": StackSpec(), "engine": engine, "engine whole": replace(engine, attention=attention)}
 
 
-def built(config: MoePartsConfig, spec: Any, dtype: str, groups: Any) -> Any:
+def built(config: MoeModelConfig, spec: Any, dtype: str, groups: Any) -> Any:
     from modelwright.builders import builder_for
 
     (model,) = builder_for(config, spec=spec).build_distributed_models(

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from modelwright.config import Parallelism, RunConfig, replace
+from modelwright.moe import MoeModelConfig
 from modelwright.testing import CurvePoint, RankPool, assert_layout_parity, reference_curve
 from tests.integration.jobs import quiet
-from tests.integration.moe_models import LAYOUTS, RUN, MoePartsConfig
+from tests.integration.moe_models import LAYOUTS, MODEL, RUN
 
 DISPATCHERS = ("allgather", "alltoall")
 type Shard = tuple[str, tuple[int, ...], tuple[int, ...], Tensor]
 
 
-def shards(config: MoePartsConfig, parallelism: Parallelism) -> list[Shard]:
+def shards(config: MoeModelConfig, parallelism: Parallelism) -> list[Shard]:
     """Return this rank's parts after the build: full name, full shape, offset of the part, values."""
     from modelwright.builders import builder_for
     from modelwright.config import NoWrap, Precision
@@ -50,7 +51,7 @@ def window(whole: Tensor, offset: tuple[int, ...], values: Tensor) -> Tensor:
 @pytest.fixture(scope="module")
 def whole(two_ranks: RankPool) -> dict[str, Tensor]:
     """Values of one rank."""
-    state = whole_state(two_ranks.run(shards, RUN.model, Parallelism(), ranks=1)[0])
+    state = whole_state(two_ranks.run(shards, MODEL, Parallelism(), ranks=1)[0])
     assert not any(values.isnan().any() for values in state.values())
     return state
 
@@ -72,7 +73,7 @@ def test_initial_values_of_experts_do_not_depend_on_the_layout(
     """Every part of a rank is cut out of the parameters on one rank, and the ranks have different parts."""
     held = [
         {(key, offset): values for key, _, offset, values in parts if ".experts." in key}
-        for parts in two_ranks.run(shards, RUN.model, LAYOUTS[layout])
+        for parts in two_ranks.run(shards, MODEL, LAYOUTS[layout])
     ]
     for parts in held:
         for (key, offset), values in parts.items():
@@ -84,16 +85,15 @@ def test_initial_values_of_experts_do_not_depend_on_the_layout(
 
 
 @pytest.fixture(scope="module", params=DISPATCHERS)
-def one_rank(request: Any, two_ranks: RankPool) -> tuple[MoePartsConfig, list[CurvePoint]]:
+def one_rank(request: Any, two_ranks: RankPool) -> tuple[MoeModelConfig, list[CurvePoint]]:
     """A config of each dispatcher, and its curve on one rank."""
-    assert isinstance(RUN.model, MoePartsConfig)
-    model = replace(RUN.model, dispatcher=request.param)
+    model = replace(MODEL, dispatcher=request.param)
     return model, reference_curve(two_ranks, replace(RUN, model=model))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_trains_what_one_rank_trains(
-    layout: str, one_rank: tuple[MoePartsConfig, list[CurvePoint]], two_ranks: RankPool
+    layout: str, one_rank: tuple[MoeModelConfig, list[CurvePoint]], two_ranks: RankPool
 ) -> None:
     model, reference = one_rank
     assert reference[-1].loss < reference[0].loss - 0.5
@@ -103,12 +103,11 @@ def test_every_layout_trains_what_one_rank_trains(
 @pytest.mark.parametrize("layout", ["expert 2", "data 2"])
 def test_experts_with_biases_too(layout: str, two_ranks: RankPool) -> None:
     """The engine refuses them where ranks split an expert: each would add the bias of fc2."""
-    assert isinstance(RUN.model, MoePartsConfig)
-    run = replace(RUN, model=replace(RUN.model, bias=True, activation="gelu"))
+    run = replace(RUN, model=replace(MODEL, linear_bias=True, activation="gelu"))
     assert_layout_parity(two_ranks, run, LAYOUTS[layout])
 
 
-def first_experts_only(config: MoePartsConfig, parallelism: Parallelism) -> tuple[float, list[Shard]]:
+def first_experts_only(config: MoeModelConfig, parallelism: Parallelism) -> tuple[float, list[Shard]]:
     """Return the loss of a batch that is routed to the first two experts, and the gradients of all experts."""
     quiet()
     from modelwright.builders import builder_for
@@ -138,9 +137,7 @@ def first_experts_only(config: MoePartsConfig, parallelism: Parallelism) -> tupl
 
 @pytest.mark.parametrize("dispatcher", DISPATCHERS)
 def test_a_rank_whose_experts_get_no_token(dispatcher: str, two_ranks: RankPool) -> None:
-    assert isinstance(RUN.model, MoePartsConfig)
-    routing = {"moe_router_score_function": "sigmoid", "moe_router_enable_expert_bias": True}
-    model = replace(RUN.model, dispatcher=dispatcher, engine=dict(RUN.model.engine) | routing)
+    model = replace(MODEL, dispatcher=dispatcher, router_score="sigmoid", expert_bias=True)
     ((loss, parts),) = two_ranks.run(first_experts_only, model, Parallelism(), ranks=1)
     reference = whole_state(parts)
     found = two_ranks.run(first_experts_only, model, LAYOUTS["expert 2"])
@@ -174,24 +171,19 @@ def test_parts_of_any_size_are_gathered_and_scattered(sizes: list[int], two_rank
     assert [value for _, mine in found for value in mine] == [3.0 * i for i in range(sum(sizes))]
 
 
-CAPACITY = {"moe_router_load_balancing_type": "none", "moe_expert_capacity_factor": 0.75}
+CAPACITY = {"capacity_factor": 0.75}
 LOSSES: dict[str, dict[str, Any]] = {
-    "auxiliary loss": {"moe_router_load_balancing_type": "aux_loss", "moe_aux_loss_coeff": 1.0},
-    "auxiliary loss of a sequence": {"moe_router_load_balancing_type": "seq_aux_loss", "moe_aux_loss_coeff": 1.0},
-    "z-loss": {"moe_router_load_balancing_type": "none", "moe_z_loss_coeff": 1.0},
-    "bias of experts": {
-        "moe_router_load_balancing_type": "none",
-        "moe_router_score_function": "sigmoid",
-        "moe_router_enable_expert_bias": True,
-        "moe_router_bias_update_rate": 1e-2,
-    },
+    "auxiliary loss": {"load_balancing": "aux", "load_balancing_coefficient": 1.0},
+    "auxiliary loss of a sequence": {"load_balancing": "seq_aux", "load_balancing_coefficient": 1.0},
+    "z-loss": {"z_loss_coefficient": 1.0},
+    "bias of experts": {"router_score": "sigmoid", "expert_bias": True, "expert_bias_rate": 1e-2},
 }
 
 
 @pytest.mark.parametrize("layout", ["expert 2", "data 2", "tensor 2, sequence", "context 2"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_balancing_does_not_depend_on_the_layout(loss: str, layout: str, two_ranks: RankPool) -> None:
-    run = replace(RUN, model=replace(RUN.model, engine=LOSSES[loss]), train=replace(RUN.train, steps=3))
+    run = replace(RUN, model=replace(MODEL, **LOSSES[loss]), train=replace(RUN.train, steps=3))
     reference = reference_curve(two_ranks, run)
     plain = reference_curve(two_ranks, replace(RUN, train=run.train))
     assert any(abs(one.grad_norm - other.grad_norm) > 1e-3 for one, other in zip(reference, plain, strict=True))
@@ -201,7 +193,7 @@ def test_balancing_does_not_depend_on_the_layout(loss: str, layout: str, two_ran
 @pytest.mark.parametrize("layout", ["expert 2", "data 2", "pipeline 2", "expert tensor 2 of data 2"])
 def test_capacity_agrees_where_a_rank_routes_whole_sequences(layout: str, two_ranks: RankPool) -> None:
     """It is counted on the tokens of a rank, so tensor and context ranks, which have parts of them, drop others."""
-    run = replace(RUN, model=replace(RUN.model, engine=CAPACITY), train=replace(RUN.train, steps=3))
+    run = replace(RUN, model=replace(MODEL, **CAPACITY), train=replace(RUN.train, steps=3))
     assert_layout_parity(two_ranks, run, LAYOUTS[layout])
 
 
@@ -213,13 +205,13 @@ def losses(run: RunConfig) -> list[float]:
 
 
 def test_capacity_trains_where_ranks_split_experts(two_ranks: RankPool) -> None:
-    run = replace(RUN, model=replace(RUN.model, engine=CAPACITY), parallelism=LAYOUTS["tensor 2, sequence"])
+    run = replace(RUN, model=replace(MODEL, **CAPACITY), parallelism=LAYOUTS["tensor 2, sequence"])
     curves = two_ranks.run(losses, run)
     assert curves[0] == curves[1]
     assert curves[0][-1] < curves[0][0] - 0.5
 
 
-def routing(config: MoePartsConfig, parallelism: Parallelism) -> list[Any]:
+def routing(config: MoeModelConfig, parallelism: Parallelism) -> list[Any]:
     """Return the readings of a recorder after each of two batches, and after a third that it did not record."""
     from modelwright.builders import builder_for
     from modelwright.config import MegatronDDP, Precision
@@ -244,18 +236,17 @@ def routing(config: MoePartsConfig, parallelism: Parallelism) -> list[Any]:
     return found
 
 
-ROUTED = {
-    "dropless": RUN.model.engine,
+ROUTED: dict[str, dict[str, Any]] = {
+    "dropless": {},
     "dropped": CAPACITY,
-    "padded": {**CAPACITY, "moe_pad_expert_input_to_capacity": True},
-    "recomputed": {**RUN.model.engine, "recompute_granularity": "selective", "recompute_modules": ("moe",)},
+    "padded": {**CAPACITY, "pad_to_capacity": True},
+    "recomputed": {"engine": {"recompute_granularity": "selective", "recompute_modules": ("moe",)}},
 }
 
 
 @pytest.mark.parametrize("name", ROUTED)
 def test_routing_is_recorded_alike_under_every_layout(name: str, two_ranks: RankPool) -> None:
-    config = replace(RUN.model, engine=ROUTED[name])
-    assert isinstance(config, MoePartsConfig)
+    config = replace(MODEL, **ROUTED[name])
     one = two_ranks.run(routing, config, Parallelism(), ranks=1)[0]
     first, second, evaluated, closed = one
     assert (evaluated, closed) == ((), ())

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from modelwright.config import MegatronDDP, Parallelism, Precision, RunConfig, register_config, replace
+from modelwright.config import MegatronDDP, Parallelism, Precision, RunConfig, replace
 from modelwright.testing import RankPool
 from tests.integration.jobs import quiet
-from tests.integration.moe_models import LAYOUTS, RUN, MoePartsConfig
+from tests.integration.moe_models import LAYOUTS, MODEL, RUN
 from tests.integration.test_te_backend import answered, missing_here
 
-SHARED = replace(RUN.model, engine={**RUN.model.engine, "moe_shared_expert_intermediate_size": 16})
+SHARED = replace(MODEL, shared_experts=1, shared_expert_ffn_hidden_size=16)
 
 
 def spec_of(*, grouped: bool) -> Any:
@@ -44,7 +44,6 @@ def curve(run: RunConfig, grouped: bool, folder: Path | None = None, resume: Pat
     quiet()
     from modelwright.training import train
 
-    register_config(MoePartsConfig)  # the checkpoint of a run names the kind of its model
     records = train(run, spec=spec_of(grouped=grouped), out=folder, resume=resume)
     return [value for record in records for value in (record.loss, record.grad_norm)]
 
