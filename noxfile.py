@@ -22,6 +22,7 @@ nox.needs_version = ">=2026.4.10"
 nox.options.default_venv_backend = "uv"
 nox.options.error_on_external_run = True
 
+LIGHT_PACKAGES = ("config", "protocols")  # without torch, which alone takes minutes to download
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
 CANARY = "tests/typing/canary.py"
 # Two ranks share two cores in the tests; more threads a rank would only wait for each other.
@@ -149,6 +150,18 @@ def tests(session: nox.Session, package: str) -> None:
     uv(session, "export", "--quiet", "--frozen", "--only-group", "test", "--output-file", pytest)
     uv(session, "pip", "install", "--quiet", "--requirements", pytest)
     session.run("python", "-m", "pytest", f"packages/{package}/tests", *NO_PROOFS, *session.posargs, env=ONE_THREAD)
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """Test the light packages with the lowest versions of the dependencies that they declare."""
+    folders = [word for package in LIGHT_PACKAGES for word in ("--editable", f"packages/{package}")]
+    uv(session, "pip", "install", "--quiet", "--resolution", "lowest-direct", *folders)
+    pytest = str(Path(session.create_tmp()).resolve() / "pytest.txt")
+    uv(session, "export", "--quiet", "--frozen", "--only-group", "test", "--output-file", pytest)
+    uv(session, "pip", "install", "--quiet", "--requirements", pytest)
+    uv(session, "pip", "freeze", "--exclude-editable")
+    session.run("python", "-m", "pytest", *(f"packages/{package}/tests" for package in LIGHT_PACKAGES), env=ONE_THREAD)
 
 
 @nox.session(venv_backend="none")
