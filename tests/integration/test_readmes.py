@@ -9,7 +9,7 @@ from modelwright.config import presets
 from modelwright.testing import RankPool
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "docs" / f"{page}.md" for page in ("distributed", "mamba", "moe")]
+PAGES = [ROOT / "docs" / f"{page}.md" for page in ("distributed", "mamba", "moe", "verify")]
 READMES = sorted([ROOT / "README.md", *PAGES, *ROOT.glob("docs/tutorials/*.md"), *ROOT.glob("packages/*/README.md")])
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from packages.cli.tests.command import modelwright
 
-COMMANDS = ["", "train", "build", "generate", "config", "config show", "config presets", "doctor"]
+COMMANDS = ["", "train", "build", "verify", "generate", "config", "config show", "config presets", "doctor"]
 LOADED = (
     "import sys, atexit, json; "
     "atexit.register(lambda: sys.stderr.write(json.dumps(sorted({n.split('.')[0] for n in sys.modules})))); "
@@ -26,14 +26,14 @@ def test_help_loads_nothing_heavy(command: str, option: str) -> None:
     assert option != "--help" or "--help" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["train", "build", "config show", "config presets", "doctor"])
+@pytest.mark.parametrize("command", ["train", "build", "verify", "config show", "config presets", "doctor"])
 def test_every_command_can_show_tracebacks(command: str) -> None:
     assert "--debug" in modelwright(*command.split(), "--help").stdout
 
 
 def test_help_names_the_commands() -> None:
     shown = modelwright("--help").stdout
-    for command in ("train", "build", "generate", "config", "doctor"):
+    for command in ("train", "build", "verify", "generate", "config", "doctor"):
         assert f" {command} " in shown
 
 

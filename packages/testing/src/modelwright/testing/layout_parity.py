@@ -2,15 +2,14 @@
 
 A run is trained on one rank and on the layout, from the same seed and on the same global batches. Losses and gradient
 norms must agree at every step. Equal losses alone prove little, because Adam hides a gradient that is wrong by a
-constant factor.
+constant factor. `modelwright.verify` trains and compares; it finds the module that differs, too.
 """
 
-import logging
-import warnings
 from dataclasses import dataclass
 
 from modelwright.config import MegatronDDP, Parallelism, RunConfig, Wrap, replace
 from modelwright.distributed import RankPool
+from modelwright.verify import losses_and_norms, within
 
 
 class LayoutParityError(AssertionError):
@@ -36,12 +35,7 @@ def train_curve(run: RunConfig) -> list[CurvePoint]:
     Returns:
         One point for each step.
     """
-    from modelwright.training import train
-
-    logging.disable(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return [CurvePoint(record.loss, record.grad_norm) for record in train(run)]
+    return [CurvePoint(loss, grad_norm) for loss, grad_norm in losses_and_norms(run)]
 
 
 def reference_curve(pool: RankPool, run: RunConfig) -> list[CurvePoint]:
@@ -88,7 +82,7 @@ def assert_layout_parity(
             beyond = [
                 name
                 for name in ("loss", "grad_norm")
-                if not _agree(getattr(here, name), getattr(there, name), tolerance, relative)
+                if not within(getattr(here, name), getattr(there, name), absolute=tolerance, relative=relative)
             ]
             if beyond:
                 raise LayoutParityError(
@@ -96,8 +90,3 @@ def assert_layout_parity(
                     f"and one rank has {there}; the difference in {' and '.join(beyond)} exceeds {tolerance:.0e}"
                     f"{f' + {relative:.0e} of the value' if relative else ''}."
                 )
-
-
-def _agree(here: float, there: float, tolerance: float, relative: float) -> bool:
-    """Return whether two values differ by at most the tolerance; nan differs from every value."""
-    return abs(here - there) <= tolerance + relative * abs(there)

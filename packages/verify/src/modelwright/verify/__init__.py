@@ -12,13 +12,24 @@ batches. It compares losses, the gradient of every parameter, its copies, and th
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from modelwright.verify.comparison import within
     from modelwright.verify.deviations import Deviation
     from modelwright.verify.layout_results import LayoutResult, Verdict
     from modelwright.verify.proof import VerifyError, verify
+    from modelwright.verify.rank_job import losses_and_norms
     from modelwright.verify.subject import MegatronModel
 else:
     from modelwright.protocols import lazy_door
 
     __getattr__, __dir__ = lazy_door(__name__, __file__)
 
-__all__ = ["Deviation", "LayoutResult", "MegatronModel", "Verdict", "VerifyError", "verify"]
+__all__ = [
+    "Deviation",
+    "LayoutResult",
+    "MegatronModel",
+    "Verdict",
+    "VerifyError",
+    "losses_and_norms",
+    "verify",
+    "within",
+]

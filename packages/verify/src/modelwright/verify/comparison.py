@@ -221,13 +221,13 @@ class _Step:
         *,
         tolerance: float | None = None,
     ) -> Iterator[Deviation]:
-        errors = [abs(value - expected) / (abs(expected) or 1.0) for value in found]
-        worst = max(errors, key=lambda error: math.inf if math.isnan(error) else error)
-        if not worst <= self.tolerance.value:
-            explanation = explain_number(found[errors.index(worst)], expected, self.sizes)
-            clause = (
-                explanation.clause if explanation.axis else f"is {found[errors.index(worst)]:.6g}, not {expected:.6g}"
-            )
+        allowed = self.tolerance.value if tolerance is None else tolerance
+        beyond = [value for value in found if not within(value, expected, relative=allowed)]
+        if beyond:
+            value = max(beyond, key=lambda number: math.inf if math.isnan(number) else abs(number - expected))
+            worst = abs(value - expected) / (abs(expected) or 1.0)
+            explanation = explain_number(value, expected, self.sizes)
+            clause = explanation.clause if explanation.axis else f"is {value:.6g}, not {expected:.6g}"
             yield self._deviation(kind, name, worst, Explanation(clause, explanation.ratio, explanation.axis))
 
     def _outputs(self) -> Iterator[Deviation]:
@@ -375,6 +375,18 @@ class _Step:
 def _axis_of_copies(coordinates: Sequence[Mapping[str, int]]) -> str | None:
     """Return the first axis along which the ranks of copies differ."""
     return next((axis for axis in AXES if len({where[axis] for where in coordinates}) > 1), None)
+
+
+def within(found: float, expected: float, *, absolute: float = 0.0, relative: float = 0.0) -> bool:
+    """Return whether two numbers differ by at most a tolerance; nan differs from every number.
+
+    Args:
+        found: Number on a layout.
+        expected: Number on one rank.
+        absolute: Tolerance.
+        relative: Further tolerance as a fraction of the expected number.
+    """
+    return abs(found - expected) <= absolute + relative * abs(expected)
 
 
 def difference(found: Array, expected: Array) -> float:

@@ -177,9 +177,14 @@ def _channels(module: nn.Module, layout: StageLayout) -> Indices | None:
     if weight is None or weight.ndim != 2 or weight.numel() == 0 or "num_embeddings" in vars(module):
         return None
     numbers = torch.arange(weight.size(0)).unsqueeze(1).expand(weight.shape)
+    boxes = layout.boxes_of(weight, numbers.contiguous(), LocalRange(first=0, over_data=False))
+    rows = [(box, box.local.reshape(-1, box.local.shape[-1])[:, 0].numpy()) for box in boxes]
     found = np.full(weight.size(0), -1, dtype=np.int64)
-    for box in layout.boxes_of(weight, numbers.contiguous(), LocalRange(first=0, over_data=False)):
-        rows = box.local.reshape(-1, box.local.shape[-1])[:, 0].numpy()
-        first = box.start[len(box.start) - 2]
-        found[rows] = first + np.arange(len(rows))
+    # The engine may store parts of the rows under names of their own, which follow each other in the unsharded output.
+    first_of: dict[str, int] = {}
+    total = 0
+    for box, local in sorted(rows, key=lambda entry: int(entry[1].min(initial=0))):
+        if box.key not in first_of:
+            first_of[box.key], total = total, total + box.global_shape[-2]
+        found[local] = first_of[box.key] + box.start[-2] + np.arange(len(local))
     return found if (found >= 0).all() else None

@@ -41,6 +41,7 @@ def verify(
     shrink: bool = True,
     spec: "StackSpec | None" = None,
     builder: Any = None,
+    modules: Sequence[str] = (),
     pool: RankPool | None = None,
     progress: Progress | None = None,
 ) -> Verdict:
@@ -56,6 +57,7 @@ def verify(
         shrink: Verify a small model with the same kinds of layers, options and divisibility.
         spec: Parts to build the model of a run from. None: those that the run selects.
         builder: Builder of the model of a run. None: the registered one.
+        modules: Modules that register parts, for the processes of the ranks.
         pool: Processes to use, at least `ranks`. None: new ones.
         progress: Receives each result. None: nothing is reported.
 
@@ -67,6 +69,8 @@ def verify(
         ModelwrightError: The subject or the name of a layout is wrong.
     """
     found = subject_of(subject, spec=spec, builder=builder)
+    found = dataclasses.replace(found, modules=tuple(modules))
+    given = found.run
     found, changes = prepared(found, steps=steps)
     if shrink:
         small, said = shrunk(found.run, ranks)
@@ -74,7 +78,7 @@ def verify(
     names = [layouts] if isinstance(layouts, str) else list(layouts)
     selected = chosen(layouts_of(found.run, ranks), names)
     with contextlib.nullcontext(pool) if pool is not None else RankPool(ranks) as processes:
-        return _Verification(found, processes, tolerance).verdict(selected, changes, progress)
+        return _Verification(found, given, processes, tolerance).verdict(selected, changes, progress)
 
 
 def prepared(subject: Subject, *, steps: int) -> tuple[Subject, list[str]]:
@@ -101,12 +105,13 @@ class _Verification:
 
     Args:
         subject: The subject on one rank.
+        given: The run as it was given, which decides which layouts are legal.
         pool: The processes.
         tolerance: Largest difference that counts as rounding. None: by the dtype.
     """
 
-    def __init__(self, subject: Subject, pool: RankPool, tolerance: float | None) -> None:
-        self.subject, self.pool = subject, pool
+    def __init__(self, subject: Subject, given: RunConfig, pool: RankPool, tolerance: float | None) -> None:
+        self.subject, self.given, self.pool = subject, given, pool
         self._references: list[tuple[RunConfig, Reference]] = []
         default = TOLERANCES[subject.run.precision.params]
         self.tolerance = (
@@ -197,6 +202,7 @@ class _Verification:
 
     def _compared(self, layout: Layout, base: RunConfig) -> LayoutResult:
         try:
+            replace(self.given, parallelism=Parallelism(**layout.parallelism), wrap=layout.wrap)
             run = layout.applied(base)
         except ConfigError as error:
             ranks = Parallelism(**layout.parallelism).world_size()
@@ -218,10 +224,16 @@ class _Verification:
             ranks=ranks,
             outcome="differs" if deviations else "equal",
             deviations=tuple(deviations),
-            layout_bound=tuple(sorted({name for recording in recordings for name in recording.layout_bound})),
+            layout_bound=self._layout_bound(recordings),
             losses=tuple(step.loss for step in recordings[0].steps),
             grad_norms=tuple(step.grad_norm for step in recordings[0].steps),
         )
+
+    def _layout_bound(self, recordings: Sequence[RankRecording]) -> tuple[str, ...]:
+        """Return the parameters with initial values of the layout; those of a bare Megatron model all may have them."""
+        if self.subject.megatron is not None:
+            return ()
+        return tuple(sorted({name for recording in recordings for name in recording.layout_bound}))
 
 
 def _one_line(error: ConfigError) -> str:

@@ -1,5 +1,6 @@
 """`record`: one rank of a verification builds the model on a layout, trains a few steps and records them."""
 
+import importlib
 import logging
 import math
 import warnings
@@ -48,6 +49,8 @@ class Job:
     """Unsharded initial values of all parameters and buffers, by key. None: keep those of the builder."""
     deep: bool = True
     """Record the output of every module. Otherwise of layers only."""
+    numbers_only: bool = False
+    """Record losses and gradient norms, and no tensors."""
 
 
 def record(job: Job) -> RankRecording | Refusal:
@@ -62,7 +65,27 @@ def record(job: Job) -> RankRecording | Refusal:
     logging.disable(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        for module in job.subject.modules:
+            importlib.import_module(module)
         return _record(job)
+
+
+def losses_and_norms(run: RunConfig) -> list[tuple[float, float]]:
+    """Train as one rank, on the layout of the run, as `verify` does but without recording tensors.
+
+    Args:
+        run: The run.
+
+    Returns:
+        Loss and gradient norm of each step.
+
+    Raises:
+        ModelwrightError: The layout is refused.
+    """
+    answer = record(Job(subject=Subject(run=run), run=run, initial=None, numbers_only=True))
+    if isinstance(answer, Refusal):
+        raise ModelwrightError(answer.reason)
+    return [(step.loss, step.grad_norm) for step in answer.steps]
 
 
 def _record(job: Job) -> RankRecording | Refusal:
@@ -70,7 +93,7 @@ def _record(job: Job) -> RankRecording | Refusal:
     start = _InitialValues(job.initial)
     hook = Hook(name="initial values of one rank", phase="before_wrap", function=start)
     try:
-        builder = job.subject.builder_of(run, [hook])
+        builder = job.subject.builder_of(run, [] if job.numbers_only else [hook])
         groups = initialize(run.parallelism, seed=run.train.seed)
         run = run.with_data_size(groups.dp.size())
         stages: list[nn.Module] = builder.build_distributed_models(
@@ -82,14 +105,14 @@ def _record(job: Job) -> RankRecording | Refusal:
         return Refusal(
             f"building it fails with `{type(error).__name__}`: {' '.join(str(error).split()) or 'no message'}"
         )
-    recorder = _Recorder(run, stages, groups, deep=job.deep)
+    recorder = _Recorder(run, stages, groups, deep=job.deep, numbers_only=job.numbers_only)
     steps = [recorder.step_recording(step) for step in range(1, run.train.steps + 1)]
     return RankRecording(
         coordinates={axis: group.rank() for axis, group in _axes(groups).items()},
         sizes={axis: group.size() for axis, group in _axes(groups).items()},
         initial=start.pieces,
         layout_bound=tuple(start.replaced),
-        order=tuple(recorder.outputs.order),
+        order=tuple(recorder.outputs.order) if recorder.outputs is not None else (),
         steps=steps,
     )
 
@@ -180,23 +203,33 @@ class _Recorder(Trainer):
         stages: The wrapped stages of this rank.
         groups: The process groups of this rank.
         deep: Record the output of every module.
+        numbers_only: Record no tensors.
     """
 
     def __init__(
-        self, run: RunConfig, stages: list[nn.Module], groups: "ProcessGroupCollection", *, deep: bool
+        self,
+        run: RunConfig,
+        stages: list[nn.Module],
+        groups: "ProcessGroupCollection",
+        *,
+        deep: bool,
+        numbers_only: bool,
     ) -> None:
         super().__init__(run, stages, groups, prepare_text(run))
-        self.layouts = [StageLayout(stage, groups) for stage in stages]
-        self.outputs = OutputRecorder(
-            stages,
-            groups,
-            seq_length=language_shape(run)[1],
-            batch=run.train.global_batch,
-            micro_batch=run.train.micro_batch,
-            deep=deep,
-        )
+        self.layouts: list[StageLayout] = []
+        self.outputs: OutputRecorder | None = None
+        if not numbers_only:
+            self.layouts = [StageLayout(stage, groups) for stage in stages]
+            self.outputs = OutputRecorder(
+                stages,
+                groups,
+                seq_length=language_shape(run)[1],
+                batch=run.train.global_batch,
+                micro_batch=run.train.micro_batch,
+                deep=deep,
+            )
         has_experts = bool(getattr(engine_config(unwrapped(stages[0])), "num_moe_experts", None))
-        self.routing = RoutingRecorder(stages) if has_experts else None
+        self.routing = RoutingRecorder(stages) if has_experts and not numbers_only else None
         self.gradients: list[Piece] = []
 
     def step_recording(self, step: int) -> StepRecording:
@@ -214,7 +247,7 @@ class _Recorder(Trainer):
             grad_norm=done.grad_norm,
             gradients=self.gradients,
             parameters=[piece for layout in self.layouts for piece, _ in _pieces(layout)],
-            outputs=self.outputs.take(),
+            outputs=self.outputs.take() if self.outputs is not None else [],
             router_losses=_router_losses(self.groups, self._micro_batches()) if self.routing is not None else {},
             tokens_per_expert={layer.layer: layer.tokens_per_expert for layer in routed},
         )
@@ -225,7 +258,8 @@ class _Recorder(Trainer):
 
     @override
     def _update(self, loss: float) -> float | None:
-        self.gradients = list(_gradients(self.layouts, self.optimizer))
+        if self.outputs is not None:
+            self.gradients = list(_gradients(self.layouts, self.optimizer))
         return super()._update(loss)
 
 

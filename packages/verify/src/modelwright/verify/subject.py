@@ -145,6 +145,8 @@ class Subject:
     """A custom builder class, or function that returns a builder. None: the registered one."""
     megatron: MegatronFunction | None = None
     """Function that builds a bare Megatron model. None: the run has a model config."""
+    modules: tuple[str, ...] = ()
+    """Modules that register parts; every rank imports them first."""
 
     def builder_of(self, run: RunConfig, hooks: Sequence[Hook]) -> Any:
         """Return the builder of a run.

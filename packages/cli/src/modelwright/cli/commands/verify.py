@@ -1,5 +1,7 @@
 """`modelwright verify`: train a model on every layout and on one rank, and compare everything."""
 
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -7,6 +9,7 @@ import typer
 from modelwright.cli.exit_codes import FAILED, command
 from modelwright.cli.options import Debug, File, Import, Set
 from modelwright.cli.run_file import load_run
+from modelwright.cli.user_parts import GROUP
 
 
 @command
@@ -19,6 +22,10 @@ def verify(
     ranks: Annotated[int, typer.Option(min=1, help="Largest number of ranks of a layout.")] = 2,
     steps: Annotated[int, typer.Option(min=1, help="Number of steps to train.")] = 2,
     no_shrink: Annotated[bool, typer.Option("--no-shrink", help="Verify the model of FILE in its own size.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Write the verdict as JSON.", metavar="FILE")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write the verdict as a page with the curves.", metavar="FILE")
+    ] = None,
     overrides: Set = None,
     modules: Import = None,
     debug: Debug = False,
@@ -29,7 +36,21 @@ def verify(
     from modelwright.cli.reports.verdict_table import VerdictTable
 
     with VerdictTable(run.name or file.stem) as table:
-        verdict = modelwright.verify.verify(run, layouts=layouts or "all", ranks=ranks, steps=steps, progress=table.add)
+        verdict = modelwright.verify.verify(
+            run,
+            layouts=layouts or "all",
+            ranks=ranks,
+            steps=steps,
+            shrink=not no_shrink,
+            modules=[*(point.value for point in entry_points(group=GROUP)), *(modules or ())],
+            progress=table.add,
+        )
     table.print(verdict)
+    if json is not None:
+        json.write_text(verdict.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    if html is not None:
+        from modelwright.cli.reports.verdict_page import verdict_page
+
+        html.write_text(verdict_page(verdict), encoding="utf-8")
     if not verdict.is_equal:
         raise typer.Exit(FAILED)

@@ -1,5 +1,6 @@
 """Table of a verdict: one line for each layout, printed as soon as the layout is done."""
 
+import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, final
 
@@ -45,7 +46,11 @@ class VerdictTable:
             done: Number of layouts that are done.
             count: Number of all layouts.
         """
-        self._status.update(f"{done} of {count} layouts; {escape(result.name)}: {result.outcome}")
+        line = f"{done} of {count} layouts: {result.name}: {result.outcome}"
+        if self._console.is_terminal:
+            self._status.update(escape(line))
+        else:
+            sys.stderr.write(f"{line}\n")
 
     def print(self, verdict: "Verdict") -> None:
         """Print the table of all layouts.
@@ -53,15 +58,24 @@ class VerdictTable:
         Args:
             verdict: The verdict.
         """
-        table = Table("layout", "result", box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
+        table.add_column("layout", no_wrap=True)
+        table.add_column("result", no_wrap=True)
         table.add_column("", overflow="fold")
         for layout in verdict.layouts:
             color = _COLORS.get(layout.outcome, "yellow")
             text = escape(printable(layout.sentence()))
             table.add_row(escape(layout.name), f"[{color}]{layout.outcome}[/{color}]", text)
         self._console.print(table)
-        for change in verdict.changes:
-            self._console.print(f"[dim]changed for verification: {escape(change)}[/dim]", highlight=False)
+        bound = sorted({name for layout in verdict.layouts for name in layout.layout_bound})
+        if bound:
+            names = ", ".join(f"`{escape(name)}`" for name in bound[:5]) + (", …" if len(bound) > 5 else "")
+            self._console.print(
+                f"[yellow]initial values that depend on the layout, replaced by those of one rank: {names}[/yellow]",
+                highlight=False,
+            )
+        changes = escape("; ".join(verdict.changes))
+        self._console.print(f"[dim]changed for verification: {changes}[/dim]", highlight=False)
         self._console.print(_summary(verdict), highlight=False)
 
 

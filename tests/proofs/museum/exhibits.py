@@ -1,0 +1,243 @@
+"""The museum: every fault, the report that it is taken from, and what `verify` must say about it."""
+
+from modelwright.config import TrainConfig
+from tests.proofs.museum import other_faults as other
+from tests.proofs.museum import tensor_faults as tensor
+from tests.proofs.museum.fault import Fault
+
+_MEGATRON = "https://github.com/NVIDIA/Megatron-LM"
+_FINDINGS = f"{_MEGATRON}/issues/7452"
+_SEQUENCE = ("tensor=2 sequence",)
+_TENSOR = ("tensor=2",)
+_NOT_SUMMED = "gradient not summed over `tensor`: the sum of the copies is right"
+
+EXHIBITS = (
+    Fault(
+        name="a norm without the mark of sequence parallelism",
+        report=f"{_MEGATRON}/issues/1446",
+        build=tensor.unmarked_norm,
+        layouts=_SEQUENCE,
+        equal=_TENSOR,
+        kind="gradient",
+        module="pre_mlp_layernorm.weight",
+        clause=_NOT_SUMMED,
+    ),
+    Fault(
+        name="a final norm without the mark of sequence parallelism",
+        report="https://github.com/NVIDIA/TransformerEngine/issues/435",
+        build=tensor.unmarked_final_norm,
+        layouts=_SEQUENCE,
+        equal=_TENSOR,
+        kind="gradient",
+        module="decoder.final_layernorm.weight",
+        clause=_NOT_SUMMED,
+    ),
+    Fault(
+        name="the gate of shared experts without the mark",
+        report="https://github.com/alibaba/Pai-Megatron-Patch/issues/397",
+        build=tensor.unmarked_gate,
+        layouts=_SEQUENCE,
+        equal=_TENSOR,
+        kind="gradient",
+        module="mlp.gate.weight",
+        clause=_NOT_SUMMED,
+    ),
+    Fault(
+        name="a replicated weight between sharded matrices",
+        report=_FINDINGS,
+        build=tensor.unsummed_slope,
+        layouts=_TENSOR,
+        equal=("data=2",),
+        kind="gradient",
+        module="mlp.swish.slope",
+        clause=_NOT_SUMMED,
+    ),
+    Fault(
+        name="sinks outside of the gradient norm",
+        report=f"{_FINDINGS} (finding 8)",
+        build=tensor.sinks_outside_the_norm,
+        layouts=_TENSOR,
+        equal=("data=2", "pipeline=2"),
+        kind="gradient norm",
+        module="core_attention.softmax_offset",
+        clause="its gradient is counted on one rank alone",
+    ),
+    Fault(
+        name="gathered logits in a vocabulary-parallel loss",
+        report=f"{_FINDINGS} (finding 2)",
+        build=tensor.gathered_logits,
+        layouts=_TENSOR,
+        equal=("data=2",),
+        kind="token loss",
+        module="output_layer",
+    ),
+    Fault(
+        name="label smoothing over the logits of one rank",
+        report=f"{_FINDINGS} (finding 1)",
+        build=tensor.smoothed_labels,
+        layouts=_TENSOR,
+        equal=("data=2",),
+        kind="token loss",
+        module="output_layer",
+    ),
+    Fault(
+        name="a replicated weight that is marked as sharded",
+        report="https://github.com/ROCm/TransformerEngine/pull/715",
+        build=tensor.counted_twice,
+        layouts=_TENSOR,
+        equal=("data=2",),
+        kind="gradient norm",
+        module="mlp.duplicated.weight",
+        clause="its gradient is counted once for each copy",
+    ),
+    Fault(
+        name="dropout that differs between tensor ranks",
+        report=f"{_MEGATRON}/issues/1256",
+        build=tensor.dropout_in_the_fork,
+        layouts=_TENSOR,
+        kind="output",
+        module="decoder.layers.0.mlp",
+    ),
+    Fault(
+        name="a bias that every tensor rank adds",
+        report="https://github.com/Wenyueh/MinivLLM/issues/80",
+        build=tensor.bias_on_every_rank,
+        layouts=_TENSOR,
+        equal=("data=2",),
+        kind="output",
+        module="decoder.layers.0.mlp",
+    ),
+    Fault(
+        name="a bias with a divided gradient",
+        report="https://github.com/pytorch/torchtitan/pull/4332",
+        build=tensor.divided_bias,
+        layouts=_TENSOR,
+        equal=("data=2",),
+        kind="gradient",
+        module="mlp.added.bias",
+        clause="gradient too small by 2.0 = tensor size",
+    ),
+    Fault(
+        name="a gate with a gradient that is summed once too often",
+        report=_FINDINGS,
+        build=tensor.summed_twice,
+        layouts=_TENSOR,
+        equal=("data=2",),
+        kind="gradient",
+        module="mlp.gate.weight",
+        clause="gradient too large by 2.0 = tensor size: summed once too often over `tensor`",
+    ),
+    Fault(
+        name="an input gradient that is not summed",
+        report="https://github.com/NovaSky-AI/SkyRL/pull/1886",
+        build=tensor.uncopied_input,
+        layouts=_TENSOR,
+        equal=("data=2",),
+        kind="gradient",
+        module="decoder.layers.3.pre_mlp_layernorm.weight",
+        clause=_NOT_SUMMED,
+    ),
+    Fault(
+        name="a scale by the heads of the rank",
+        report=_FINDINGS,
+        build=tensor.local_scale,
+        layouts=_TENSOR,
+        equal=("data=2",),
+        kind="output",
+        module="decoder.layers.0.self_attention.core_attention",
+    ),
+    Fault(
+        name="a norm over the channels of the rank",
+        report="https://github.com/state-spaces/mamba/pull/951",
+        build=tensor.norm_over_the_shard,
+        layouts=_TENSOR,
+        equal=("data=2",),
+        kind="output",
+        module="decoder.layers.0.mlp.linear_fc2",
+    ),
+    Fault(
+        name="a weight in the wrong group of the optimizer",
+        report=f"{_MEGATRON}/pull/882",
+        build=tensor.undecayed_scale,
+        layouts=_TENSOR,
+        equal=("data=2",),
+        kind="parameter",
+        module="mlp.scale.weight",
+        options={"train": TrainConfig(micro_batch=2, global_batch=8, lr=1e-2, weight_decay=1.0)},
+    ),
+    Fault(
+        name="routers that tensor ranks do not synchronize",
+        report=f"{_MEGATRON}/pull/619",
+        build=other.unmarked_router,
+        layouts=_SEQUENCE,
+        equal=("data=2",),
+        kind="gradient",
+        module="mlp.router.weight",
+        clause=_NOT_SUMMED,
+    ),
+    Fault(
+        name="a balancing loss that depends on the layout",
+        report=f"{_MEGATRON}/pull/2217",
+        build=other.locally_balanced,
+        layouts=_SEQUENCE,
+        equal=("data=2",),
+        kind="router loss",
+        module="decoder.layers.0 load_balancing_loss",
+        clause="too small by 2.0 = tensor size",
+    ),
+    Fault(
+        name="a count of tokens that the router overwrites",
+        report=f"{_FINDINGS} (finding 10)",
+        build=other.overwritten_count,
+        layouts=_SEQUENCE,
+        equal=("data=2",),
+        kind="gradient",
+        module="mlp.router.weight",
+    ),
+    Fault(
+        name="a router that centers its logits over the tokens of the rank",
+        report=_FINDINGS,
+        build=other.centered_on_the_rank,
+        layouts=_SEQUENCE,
+        equal=("data=2",),
+        kind="output",
+        module="decoder.layers.0.mlp.router",
+    ),
+    Fault(
+        name="tied embeddings that are not summed over the stages",
+        report=f"{_MEGATRON}/issues/844",
+        build=other.unsummed_embeddings,
+        layouts=("pipeline=2",),
+        equal=("data=2",),
+        kind="gradient",
+        module="embedding.word_embeddings.weight",
+        clause="gradient not summed over `pipeline`",
+    ),
+    Fault(
+        name="a loss that is averaged over local tokens",
+        report="https://github.com/NVIDIA-NeMo/Speech/issues/8343",
+        build=other.mean_over_local_tokens,
+        layouts=("micro-batch=1",),
+        equal=("data=2",),
+        kind="token loss",
+        module="output_layer",
+    ),
+    Fault(
+        name="statistics of a micro-batch",
+        report="https://github.com/NVIDIA-NeMo/Speech/issues/8343",
+        build=other.batch_statistics,
+        layouts=("micro-batch=1",),
+        equal=("data=2",),
+        kind="token loss",
+        module="output_layer",
+    ),
+)
+"""Every exhibit, each a bare Megatron model."""
+
+FIRST = ("unmarked_norm", "sinks_outside_the_norm", "gathered_logits", "unsummed_embeddings", "unmarked_router")
+"""Exhibits that the default suite verifies."""
+
+
+def named(builders: tuple[str, ...]) -> list[Fault]:
+    """Return exhibits by the names of their functions."""
+    return [exhibit for exhibit in EXHIBITS if exhibit.build.__name__ in builders]
