@@ -94,10 +94,13 @@ def hold_interrupts() -> Generator[None]:
 def rank_environment(threads: int) -> dict[str, str]:
     """Return environment variables of a rank. Those that are set here have the values that they have here.
 
-    `PYTHONSAFEPATH` keeps a new interpreter from importing modules of the working folder.
+    `PYTHONSAFEPATH` keeps a new interpreter from importing modules of the working folder. Without
+    `TORCH_CPP_LOG_LEVEL` torch's sockets warn that the loopback address has no name.
 
     Args:
         threads: CPU threads of the rank.
     """
-    defaults = {_THREADS: str(threads), "PYTHONSAFEPATH": "1"} | (_KEEP_FREED_MEMORY if can_fork() else {})
+    defaults = {_THREADS: str(threads), "PYTHONSAFEPATH": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    if can_fork():
+        defaults |= _KEEP_FREED_MEMORY
     return {name: os.environ.get(name, value) for name, value in defaults.items()}
