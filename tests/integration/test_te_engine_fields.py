@@ -155,6 +155,9 @@ def test_two_equal_runs_are_seen_as_equal(ranks: StandInRanks) -> None:
         ({**FP8, "first_last_layers_bf16": True}, "than `delayed`"),
         ({"attention_backend": "fused", "flash_attention_version": 3}, "`engine.attention_backend: auto` or `flash`"),
         ({"use_transformer_engine_op_fuser": True}, "MoE layers"),
+        ({"fine_grained_activation_offloading": True}, "`engine.offload_modules`"),
+        ({**OFFLOADED, "offload_modules": ["mlp_norm"]}, "two layers"),
+        ({**OFFLOADED, "activation_offload_fraction": 0.0}, "a value above 0"),
     ],
 )
 def test_a_field_without_effect_is_refused_with_the_reason(engine: dict[str, Any], facts: str) -> None:
@@ -168,6 +171,7 @@ def test_a_field_without_effect_is_refused_with_the_reason(engine: dict[str, Any
         (GPT, Parallelism(tensor=2, sequence=True), {"symmetric_ar_type": "two_shot"}, "`parallelism.sequence: false`"),
         (MOE, HERE, {"use_transformer_engine_op_fuser": True}, "`NVTE_CUTEDSL_FUSED_GROUPED_MLP=1`"),
         (MOE, HERE, {"moe_apply_probs_on_input": True}, "`top_k: 1`"),
+        (GPT, Parallelism(pipeline=2), OFFLOADED, "two layers for every pipeline stage"),
         (MODELS["mla"], HERE, {"attention_backend": "flash"}, "attention layers"),
     ],
 )

@@ -12,11 +12,34 @@ from typing import Final
 from torch.nn.functional import silu
 
 from modelwright.config import ATTENTION, MLA, MLP, MOE
-from modelwright.layers.engine_fields.verdict import Condition, Honored, Verdict, Verdicts, setting
+from modelwright.layers.engine_fields.verdict import Condition, FieldValues, Honored, Verdict, Verdicts, setting
 
 _ATTENTION, _MLA, _MLP, _MOE = ATTENTION.symbol, MLA.symbol, MLP.symbol, MOE.symbol
 _OFFLOADING = _ATTENTION + _MLA + _MOE  # the other layers of `te` contain no module that could be offloaded
 _TE = ("te",)
+
+_OFFLOADED_IN = {
+    **dict.fromkeys(("qkv_linear", "core_attn", "attn_proj"), _ATTENTION + _MLA),
+    "attn_norm": _MLA,
+    **dict.fromkeys(("mlp_norm", "expert_fc1", "moe_act", "fused_group_mlp"), _MOE),
+}
+"""Layers of `te` in which a module can be offloaded, by the module."""
+
+
+def _offloads_in_each_stage(of: FieldValues) -> bool:
+    """Return True if each offloaded module is in enough layers.
+
+    The engine never offloads the last one of a stage. Where that is the first one too, its second step fails.
+    """
+    layers: str | None = of("layers")
+    modules: list[str] = of("offload_modules") if isinstance(of("offload_modules"), list) else []
+    if layers is None:  # unknown: a custom config
+        return True
+    stages: int = of("pipeline_model_parallel_size") * (of("virtual_pipeline_model_parallel_size") or 1)
+    # The engine itself refuses a module that it does not know.
+    kinds = [_OFFLOADED_IN.get(module, layers) for module in modules]
+    return bool(kinds) and all(sum(layers.count(symbol) for symbol in set(kind)) >= 2 * stages for kind in kinds)
+
 
 _PIPELINE = Condition("with `parallelism.pipeline` above 1", lambda of: of("pipeline_model_parallel_size") > 1)
 _BATCHED = Condition(
@@ -39,6 +62,14 @@ _FULL_OVER_TENSOR = Condition(
 )
 _FUSED_LOSS = setting("cross_entropy_loss_fusion", True)  # noqa: FBT003  # the value of the field
 _OFFLOADED = setting("fine_grained_activation_offloading", True)  # noqa: FBT003  # the value of the field
+_SOME_OFFLOADED = Condition(
+    "with `engine.fine_grained_activation_offloading: true` and a value above 0",
+    lambda of: _OFFLOADED.holds(of) and of("activation_offload_fraction") > 0,
+)
+_OFFLOADABLE = Condition(
+    "with `engine.offload_modules`, each of them in at least two layers for every pipeline stage",
+    _offloads_in_each_stage,
+)
 _FLASH = Condition(
     "with `engine.attention_backend: auto` or `flash`", lambda of: of("attention_backend").name in ("auto", "flash")
 )
@@ -139,10 +170,10 @@ _TRANSFORMER_ENGINE: Verdicts = dict(
         _te("moe_permute_fusion", layers=_MOE),
         _te("moe_router_fusion", layers=_MOE),
         _te("moe_router_padding_for_quantization", layers=_MOE, when=_NARROW),
-        _te("fine_grained_activation_offloading", layers=_OFFLOADING),
+        _te("fine_grained_activation_offloading", layers=_OFFLOADING, when=_OFFLOADABLE),
         _te("offload_modules", layers=_OFFLOADING, when=_OFFLOADED),
         _te("min_offloaded_tensor_size", layers=_OFFLOADING, when=_OFFLOADED),
-        _te("activation_offload_fraction", layers=_OFFLOADING, when=_OFFLOADED),
+        _te("activation_offload_fraction", layers=_OFFLOADING, when=_SOME_OFFLOADED),
         _te("fine_grained_offloading_max_inflight_offloads", layers=_OFFLOADING, when=_OFFLOADED),
         _te("fp8"),
         _te("fp8_recipe", when=_FP8),

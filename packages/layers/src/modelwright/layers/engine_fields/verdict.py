@@ -16,7 +16,7 @@ EVERY_LAYER = "".join(LAYER_KINDS)
 type FieldValues = Callable[[str], Any]
 """Returns the value that a field has in the model: the given one, that of `resolve`, or the engine's default.
 
-For `backend` it returns the name of the backend.
+For `backend` it returns the name of the backend, for a field of ours its value, and None for any other name.
 """
 
 type Effect = Literal["values", "shapes", "kernels", "communication"]

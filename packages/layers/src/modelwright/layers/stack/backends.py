@@ -15,12 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast, final
 
 import torch
+from megatron.core import tensor_parallel
 from megatron.core.extensions import transformer_engine
-from megatron.core.tensor_parallel import (
-    ColumnParallelLinear,
-    RowParallelLinear,
-    set_tensor_model_parallel_attributes,
-)
+from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.identity_op import IdentityOp
 
 from modelwright.engine import OPTIONAL_PACKAGES
@@ -249,7 +246,7 @@ def _te_core_attention(
     )
     if config.softmax_type == "learnable":
         cast("Callable[[Tensor], None]", config.init_method)(made.softmax_offset)
-        set_tensor_model_parallel_attributes(made.softmax_offset, is_parallel=True, dim=0, stride=1)
+        tensor_parallel.set_tensor_model_parallel_attributes(made.softmax_offset, is_parallel=True, dim=0, stride=1)
     return cast("CoreAttentionInterface", made)
 
 
