@@ -4,7 +4,7 @@
 
 One rank that `launch` starts, weights and optimizer state. A load ends when the values are in the model, with the files
 in the page cache or not. A save ends when everything is on the disk. Optimizer state is made anew in each load, as in a
-new process. `hashing alone` is what the checksums of all bytes take from memory; a disk's times scatter more than that.
+new process.
 """
 
 import argparse
@@ -21,15 +21,6 @@ from typing import Any
 from modelwright.config import Parallelism, RunConfig, TrainConfig
 from modelwright.gpt import GPTModelConfig
 from modelwright.training import launch
-
-
-class NoChecksum:
-    """Takes the place of a checksum."""
-
-    def update(self, data: memoryview, /) -> None: ...
-
-    def hexdigest(self) -> str:
-        return "0" * 32
 
 
 def evict(folder: Path) -> None:
@@ -79,6 +70,7 @@ def measure(hidden: int, rounds: int, base: Path) -> None:
     from modelwright.engine import device_runtime
     from modelwright.training import Trainer, builder_of, load_checkpoint, prepare_text, save_checkpoint
     from modelwright.training.checkpoint.files import tensor_file
+    from modelwright.training.checkpoint.files.checksum import CHECKSUM_LENGTH
 
     model = GPTModelConfig(num_layers=4, hidden_size=hidden, num_attention_heads=8, vocab_size=256, seq_length=128)
     run = RunConfig(model=model, train=TrainConfig(steps=1, micro_batch=1, global_batch=1)).with_data_size(1)
@@ -100,34 +92,18 @@ def measure(hidden: int, rounds: int, base: Path) -> None:
 
         compare("load, page cache warm", rounds, lambda verify: load(read_all, verify))
         compare("load, page cache cold", rounds, lambda verify: load(evict, verify))
-        before = tensor_file.new_checksum
+        before = tensor_file.checksum
 
         def save(summed: bool) -> float:
             shutil.rmtree(base / "saved", ignore_errors=True)
             os.sync()
-            tensor_file.new_checksum = before if summed else lambda size, **options: NoChecksum()
+            tensor_file.checksum = before if summed else lambda content, **options: "0" * CHECKSUM_LENGTH
             try:
                 return timed(lambda: save_checkpoint(state, run, base / "saved", 1))
             finally:
-                tensor_file.new_checksum = before
+                tensor_file.checksum = before
 
         compare("save, synced to the disk", rounds, save)
-        print(f"hashing alone: {1000 * median(hashing(path) for _ in range(rounds)):.1f} ms")
-
-
-def hashing(path: Path) -> float:
-    """Seconds that the checksums of the files' bytes take, chunk by chunk from memory."""
-    from modelwright.training.checkpoint.files.checksum import CHUNK_BYTES, new_checksum
-
-    taken = 0.0
-    for file in path.iterdir():
-        content = memoryview(file.read_bytes())
-        start = time.perf_counter()
-        total = new_checksum(len(content))
-        for first in range(0, len(content), CHUNK_BYTES):
-            total.update(content[first : first + CHUNK_BYTES])
-        taken += time.perf_counter() - start
-    return taken
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ LOOPBACK = "127.0.0.1"
 _INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 # Options of name resolution in glibc (man 5 resolv.conf).
 _RESOLVER = "RES_OPTIONS"
+_TORCH_LEVEL = "TORCH_CPP_LOG_LEVEL"
 # Environment variables that `only_loopback` replaced, with their earlier values, for `restore_interfaces`.
 _replaced: dict[str, str | None] = {}
 
@@ -74,16 +75,18 @@ def restore_interfaces() -> None:
 
 
 def without_name_service[StoreT](make: Callable[[], StoreT]) -> StoreT:
-    """Make a store that connects to the loopback address, and ask no name server for the name of that address.
+    """Make a store that connects to the loopback address, and wait for no name server.
 
-    torch does so to log it. Where a name server is configured but does not answer, it waits 20 seconds in each rank. A
-    thread of the C library reads the options of name resolution once, so the store is made in a thread that ends.
+    torch asks for the name of that address to log it. Where a name server is configured but does not answer, it waits
+    20 seconds in each rank. Here it asks none if torch's warnings are off, because it would warn that there is no name.
+    Otherwise it asks once and waits a second. A thread of the C library reads the options of name resolution once, so
+    the store is made in a thread that ends.
 
     Args:
         make: Makes the store.
     """
     before = os.environ.get(_RESOLVER)
-    os.environ[_RESOLVER] = "attempts:0"
+    os.environ[_RESOLVER] = "attempts:0" if _TORCH_LEVEL in os.environ else "timeout:1 attempts:1"
     try:
         with ThreadPoolExecutor(max_workers=1) as thread:
             return thread.submit(make).result()

@@ -1,8 +1,9 @@
 """The tensors of a checkpoint, by name: are all complete, and which parts of files overlap the parts of this rank."""
 
+import contextlib
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -70,10 +71,21 @@ def fill(
     stored = _stored_parts(by_name, path, manifest, verify=verify)
     _check(by_name, stored, path, keep)
     for file_name, boxes in stored.items():
-        with open_tensors(path, manifest, file_name, verify=verify) as file:
+        with open_tensors(path, manifest, file_name, verify=verify) as file, _one_copying_thread():
             needed = [box for box in boxes if any(_overlap(box, named) for named in by_name[box.name])]
             for box, content in file.read(needed, verify=verify):
                 _copy(_as_tensor(content, box), box, by_name[box.name])
+
+
+@contextlib.contextmanager
+def _one_copying_thread() -> Generator[None]:
+    """Let torch copy with one thread: more take memory bandwidth and a core from the thread that reads ahead."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _copy(values: Tensor, box: StoredBox, wanted: Sequence[NamedBox]) -> None:

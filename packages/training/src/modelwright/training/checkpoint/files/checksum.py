@@ -48,7 +48,7 @@ def new_checksum(size: int, *, version: int = FORMAT) -> Checksum:
     return WordSums(size) if version == WORD_SUMS_FORMAT else xxhash.xxh3_128()
 
 
-def checksum(content: bytes, *, version: int = FORMAT) -> str:
+def checksum(content: bytes | memoryview, *, version: int = FORMAT) -> str:
     """Return the checksum of some bytes.
 
     Args:

@@ -116,23 +116,16 @@ def write_tensors(path: Path, boxes: list[StoredBox], contents: Iterable[memoryv
         if dry:
             os.ftruncate(file.fileno(), len(header) + sum(box.bytes for box in boxes))
         else:
-            for index, content in enumerate(contents):
-                sums[index] = _write_summed(file, content)
+            with ThreadPoolExecutor(max_workers=1) as writer:
+                for index, content in enumerate(contents):
+                    written = writer.submit(_write_all, file, content)
+                    sums[index] = checksum(content)
+                    written.result()
             file.seek(0)
             _write_all(file, _header(boxes, sums))  # as long as before
         size = file.seek(0, os.SEEK_END)
         os.fsync(file.fileno())
     return size
-
-
-def _write_summed(file: Any, content: memoryview) -> str:
-    """Write all bytes and return their checksum. Each chunk is written while the checksum has it in the cache."""
-    total = new_checksum(len(content))
-    for first in range(0, len(content), CHUNK_BYTES):
-        chunk = content[first : first + CHUNK_BYTES]
-        total.update(chunk)
-        _write_all(file, chunk)
-    return total.hexdigest()
 
 
 def _write_all(file: Any, content: bytes | memoryview) -> None:
