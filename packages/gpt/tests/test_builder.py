@@ -201,9 +201,9 @@ def test_the_first_loss_is_that_of_guessing(groups: ProcessGroupCollection, conf
 def test_every_dropout_of_a_model_has_a_place_of_its_own(groups: ProcessGroupCollection) -> None:
     """Two places with one name would drop the same elements."""
     model = build(groups, replace(LLAMA, num_layers=3))
-    places = [model.embedding.embedding_dropout.place]
+    places = [model.embedding.embedding_dropout.place.name]
     for layer in model.decoder.layers:
-        places += [value.dropout.place for value in vars(layer).values() if isinstance(value, PlacedDropoutAdd)]
+        places += [value.dropout.place.name for value in vars(layer).values() if isinstance(value, PlacedDropoutAdd)]
     places += [part.place for part in model.modules() if isinstance(part, SdpaCoreAttention)]
     layers = [f"decoder.layers.{number}" for number in range(6)]
     expected = [f"{name}.{part}" for name in layers[::2] for part in ("self_attn_bda", "core_attention")]
