@@ -1,6 +1,7 @@
 """Functions that the ranks of the launch tests run, and import by name. Nothing loads the engine."""
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -72,6 +73,24 @@ def leave(folder: Path) -> None:
     _present(folder)
     if _rank() == 1:
         os._exit(3)
+    time.sleep(FOREVER)
+
+
+def speechless(folder: Path) -> None:
+    """Rank 1 can write no long file any more, and finds a user error while rank 0 waits."""
+    _present(folder)
+    if _rank() == 1:
+        sys.stderr = (folder / "stderr").open("w")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+        raise ModelwrightError("`x` must be 1, but is 2." + 1200 * " ")  # the report has it twice
+    time.sleep(FOREVER)
+
+
+def orphaned(folder: Path) -> None:
+    """Rank 1 kills the process that it was forked from."""
+    _present(folder)
+    if _rank() == 1:
+        os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(FOREVER)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from modelwright.engine import can_fork
 from modelwright.protocols import ModelwrightError
 from modelwright.training import LaunchError, launch, launcher
 from modelwright.training.report_folder import report_folder
@@ -78,6 +79,25 @@ def test_a_rank_that_leaves_without_a_word(tmp_path: Path) -> None:
     (failure,) = failure_of(jobs.leave, tmp_path).failures
     assert failure.message == "rank 1 ended with exit code 3 and no message; the other ranks have been ended."
     assert (failure.rank, failure.trace, failure.user_error) == (1, "", False)
+
+
+def test_a_rank_that_can_write_no_report(tmp_path: Path) -> None:
+    (failure,) = failure_of(jobs.speechless, tmp_path).failures
+    assert failure.message == "rank 1 ended with exit code 1 and no message; the other ranks have been ended."
+    assert (tmp_path / "stderr").read_text().startswith("rank 1: `x` must be 1, but is 2. ")
+
+
+@pytest.mark.skipif(not can_fork(), reason="ranks are not forked where there is a GPU")
+def test_ranks_end_with_the_process_that_forked_them(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match=r"^rank [01] was lost"):
+        launch(jobs.orphaned, tmp_path, ranks=2)
+    pids = [int(path.read_text()) for path in tmp_path.glob("pid-*")]
+    deadline = time.monotonic() + 120
+    while (left := [pid for pid in pids if psutil.pid_exists(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert left == []
+    launch(jobs.tell, tmp_path, "again", ranks=1)
+    assert (tmp_path / "0").read_text().startswith("again")
 
 
 def test_a_rank_that_exits(tmp_path: Path) -> None:

@@ -39,6 +39,9 @@ _CONSEQUENCE_SECONDS = 5 * _POLL_SECONDS
 # A rank that was stopped, by SIGSTOP for instance, keeps all others waiting. After this time the job is ended.
 _STOPPED_SECONDS = 60.0
 
+# Exit code that `multiprocessing` gives a process when its fork server is gone.
+_LOST = 255
+
 
 @dataclass(frozen=True)
 class RankFailure:
@@ -200,7 +203,10 @@ def _guarded(function: Callable[..., None], args: tuple[Any, ...], errors: str, 
             report["message"] = f"a rank must return when it is done, but called `sys.exit({error.code!r})`"
         elif not report["user_error"]:
             report["message"] = f"{type(error).__name__}: {report['message']}"
-        Path(errors, f"{os.environ['RANK']}.json").write_text(json.dumps(report))
+        try:
+            Path(errors, f"{os.environ['RANK']}.json").write_text(json.dumps(report))
+        except OSError as failure:  # such as a full disk, which may be the error itself
+            sys.stderr.write(f"rank {os.environ['RANK']}: {report['message']} (`{errors}`: {failure.strerror})\n")
         sys.stderr.flush()
         if not report["user_error"]:
             time.sleep(_CONSEQUENCE_SECONDS)
@@ -208,17 +214,24 @@ def _guarded(function: Callable[..., None], args: tuple[Any, ...], errors: str, 
 
 
 def _end_with_parent() -> None:
-    """Wait until the process that called `launch` has ended, and end this one: nobody else would."""
-    parent = multiprocessing.parent_process()
+    """Wait until the process that called `launch` has ended, or the one that forked this, and end this one.
+
+    Nobody else would: who has lost the fork server cannot reach the ranks any more.
+    """
+    parent, started_by = multiprocessing.parent_process(), os.getppid()
     if parent is not None:
-        parent.join()
+        while parent.is_alive() and os.getppid() == started_by:
+            parent.join(_LOOK_SECONDS)
         os._exit(1)
 
 
 def _failures(exit_codes: dict[int, int], errors: Path) -> list[RankFailure]:
     """Return first the failures of killed ranks, then those that ranks reported, in order of time."""
     reports = sorted(errors.glob("*.json"), key=lambda path: path.stat().st_mtime)
-    reported = [RankFailure(rank=int(path.stem), **json.loads(path.read_text())) for path in reports]
+    reported: list[RankFailure] = []
+    for path in reports:
+        with contextlib.suppress(ValueError):  # of a report that was cut off; the rank has written it to stderr
+            reported.append(RankFailure(rank=int(path.stem), **json.loads(path.read_text())))
     known = {failure.rank for failure in reported}
     silent = [
         RankFailure(rank, _ending(rank, code), "", user_error=False)
@@ -235,4 +248,6 @@ def _ending(rank: int, exitcode: int) -> str:
     if exitcode < 0:
         name = signal.Signals(-exitcode).name
         return f"rank {rank} was killed by {name}; the other ranks have been ended."
+    if exitcode == _LOST:
+        return f"rank {rank} was lost, as when the process that forks ranks is killed; the other ranks have been ended."
     return f"rank {rank} ended with exit code {exitcode} and no message; the other ranks have been ended."
