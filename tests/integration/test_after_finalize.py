@@ -39,7 +39,7 @@ FAMILIES: dict[str, tuple[Any, Parallelism]] = {
     "gpt": (GPT, Parallelism(tensor=2)),
     "moe": (MOE, Parallelism(expert=2)),
     "mamba": (MAMBA, Parallelism(tensor=2)),
-    "hybrid": (replace(MAMBA, num_layers=None, pattern="M*-", num_attention_heads=2), Parallelism(pipeline=2)),
+    "hybrid": (replace(MAMBA, num_layers=None, pattern="M*M-", num_attention_heads=2), Parallelism(pipeline=2)),
 }
 WRAPS: dict[str, Wrap] = {"ddp": DDP, "distributed": DISTRIBUTED, "fsdp2": TorchFSDP2()}
 TRAIN = TrainConfig(steps=1, micro_batch=1, global_batch=2, lr=1e-3)
