@@ -41,6 +41,21 @@ def test_families_of_ours_are_equal(two_ranks: RankPool) -> None:
         assert all(layout.layout_bound == () for layout in verdict.layouts)
 
 
+def test_float64_leaves_less_to_rounding(two_ranks: RankPool) -> None:
+    verdict = verify(GPT, layouts=["tensor=2 sequence", "data=2", "data=2 fsdp2"], float64=True, pool=two_ranks)
+    assert [layout.outcome for layout in verdict.layouts] == ["equal", "equal", "refused"]
+    assert (verdict.dtype, verdict.tolerance) == ("float64", 2e-6)
+    assert all(norm > 0 for layout in verdict.layouts[:2] for norm in layout.grad_norms)
+
+
+def test_ways_to_build_and_compute_the_same_are_equal(two_ranks: RankPool) -> None:
+    """A dispatcher on the meta device once stayed there."""
+    layouts = ["expert=2 data=2 sequential-experts", "engine-dispatcher", "pipeline=2 meta-build"]
+    run = replace(MOE, model=replace(MOE.model, num_query_groups=4))
+    verdict = verify(run, layouts=[*layouts, "tensor=2 sequence meta-build"], pool=two_ranks)
+    assert {layout.name: layout.sentence() for layout in verdict.layouts if layout.outcome != "equal"} == {}
+
+
 def test_a_model_is_made_small_unless_told_otherwise(two_ranks: RankPool) -> None:
     run = replace(GPT, model=replace(GPT.model, hidden_size=128))
     small = verify(run, layouts=["data=2"], pool=two_ranks)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from modelwright.verify.comparison import within
     from modelwright.verify.deviations import Deviation
     from modelwright.verify.layout_results import LayoutResult, Verdict
+    from modelwright.verify.on_ranks.rank_job import losses_and_norms
     from modelwright.verify.proof import VerifyError, verify
-    from modelwright.verify.rank_job import losses_and_norms
     from modelwright.verify.subject import MegatronModel
 else:
     from modelwright.protocols import lazy_door

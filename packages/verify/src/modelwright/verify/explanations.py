@@ -12,7 +12,7 @@ from typing import Final, final
 
 import numpy as np
 
-from modelwright.verify.records import Array
+from modelwright.verify.on_ranks.records import Array
 
 AXES: Final = ("tensor", "context", "data", "pipeline", "expert", "expert_tensor")
 """Axes that an explanation may name, most likely first."""
@@ -116,7 +116,7 @@ def _constant(parts: Sequence[Copies], sizes: Mapping[str, int], scale: float) -
             products += float(np.vdot(values.astype(np.float64), part.expected))
             squares += float(np.vdot(part.expected.astype(np.float64), part.expected))
     ratio = products / squares if squares else 0.0
-    if not ratio:
+    if not ratio or abs(ratio - 1.0) < _CLOSE:
         return None
     for part in parts:
         for values in part.values:

@@ -12,8 +12,10 @@ from typing import Any, Final, final
 
 from modelwright.config import (
     MOE,
+    DecoderConfig,
     ExpertsConfig,
     MegatronDDP,
+    ModelConfig,
     Parallelism,
     RunConfig,
     TorchFSDP2,
@@ -21,6 +23,7 @@ from modelwright.config import (
     replace,
 )
 from modelwright.protocols import ModelwrightError, did_you_mean
+from modelwright.verify.on_ranks.build_options import DISPATCHER, META, SEQUENTIAL
 from modelwright.verify.subject import MegatronConfig
 
 _AXES: Final = ("tensor", "pipeline", "context", "expert", "expert_tensor", "data")
@@ -43,6 +46,8 @@ class Layout:
     """Fields of the engine to set."""
     micro_batch: int | None = None
     """Sequences in a micro-batch. None: as in the run."""
+    build: str | None = None
+    """Another way to build the same model. None: as the run."""
 
     def applied(self, run: RunConfig) -> RunConfig:
         """Return a run on this layout.
@@ -156,18 +161,37 @@ def _wrapped(run: RunConfig, ranks: int) -> Iterator[Layout]:
 
 
 def _options(run: RunConfig) -> Iterator[Layout]:
-    """Yield options that must not change what is computed: on one rank, and recomputation on two as well."""
-    recomputation = {} if isinstance(run.model, MegatronConfig) else _RECOMPUTATION  # its function sets the fields
-    for name, fields in recomputation.items():
-        yield _named({}, suffix=name, engine=fields)
-        yield _named({"tensor": 2, "sequence": True}, suffix=name, engine=fields)
-        yield _named({"pipeline": 2}, suffix=name, engine=fields)
+    """Yield options that must not change what is computed."""
     whole, half = run.train.global_batch, run.train.micro_batch // 2
     for size in sorted({whole, half} - {0, run.train.micro_batch}):
         yield _named({}, suffix=f"micro-batch={size}", micro_batch=size)
-    if _has_experts(run) and isinstance(run.model, ExpertsConfig):
-        other = {"alltoall": "allgather", "allgather": "alltoall"}[run.model.dispatcher]
-        yield _named({"expert": 2, "data": 2}, suffix=f"dispatcher={other}", model={"dispatcher": other})
+    if not isinstance(run.model, MegatronConfig):  # its function does not read the fields of a config
+        yield from _model_options(run.model)
+
+
+def _model_options(model: ModelConfig) -> Iterator[Layout]:
+    """Yield fields of the engine that affect no value, and other ways to build the model."""
+    sequence, pipeline = {"tensor": 2, "sequence": True}, {"pipeline": 2}
+    for name, fields in _RECOMPUTATION.items():
+        for axes in ({}, sequence, pipeline):
+            yield _named(axes, suffix=name, engine=fields)
+    for axes in ({"data": 2}, sequence):
+        yield _named(axes, suffix="per-token-loss", engine={"calculate_per_token_loss": True})
+    if isinstance(model, DecoderConfig):
+        for axes in ({}, sequence, pipeline):
+            yield _named(axes, suffix=META, build=META)
+    if isinstance(model, ExpertsConfig) and model.has(MOE):
+        yield from _expert_options(model)
+
+
+def _expert_options(model: ExpertsConfig) -> Iterator[Layout]:
+    """Yield other ways to compute experts and to exchange tokens."""
+    experts = {"expert": 2, "data": 2}
+    other = {"alltoall": "allgather", "allgather": "alltoall"}[model.dispatcher]
+    yield _named(experts, suffix=f"dispatcher={other}", model={"dispatcher": other})
+    yield _named({}, suffix=DISPATCHER, build=DISPATCHER)
+    for axes in ({}, experts):
+        yield _named(axes, suffix=SEQUENTIAL, build=SEQUENTIAL)
 
 
 def chosen(layouts: Sequence[Layout], names: Sequence[str]) -> list[Layout]:

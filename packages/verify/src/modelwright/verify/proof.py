@@ -13,8 +13,8 @@ from modelwright.verify.by_definition import local_option
 from modelwright.verify.comparison import TOLERANCES, Reference, Tolerance, compare
 from modelwright.verify.layout_choice import Layout, chosen, layouts_of
 from modelwright.verify.layout_results import LayoutResult, Verdict
-from modelwright.verify.rank_job import Job, record
-from modelwright.verify.records import RankRecording, Refusal
+from modelwright.verify.on_ranks.rank_job import Job, record
+from modelwright.verify.on_ranks.records import RankRecording, Refusal
 from modelwright.verify.shrinking import shrunk
 from modelwright.verify.subject import Subject, subject_of
 
@@ -25,6 +25,9 @@ type Progress = Callable[[LayoutResult, int, int], None]
 """Function that receives each result, the number of results so far, and the number of all layouts."""
 
 _ADAM_EPS: Final = 1e-3
+_ONLY_FLOAT32: Final = (
+    "the engine's distributed optimizer and `fsdp2` compute in float32 alone; verify it without float64."
+)
 
 
 class VerifyError(ModelwrightError):
@@ -38,6 +41,7 @@ def verify(
     ranks: int = 2,
     steps: int = 2,
     tolerance: float | None = None,
+    float64: bool = False,
     shrink: bool = True,
     spec: "StackSpec | None" = None,
     builder: Any = None,
@@ -54,6 +58,7 @@ def verify(
         steps: Number of steps to train.
         tolerance: Largest difference that counts as rounding, relative to the largest value of a tensor. None: by the
             dtype.
+        float64: Compute in float64, with a smaller tolerance, so that rounding is no explanation.
         shrink: Verify a small model with the same kinds of layers, options and divisibility.
         spec: Parts to build the model of a run from. None: those that the run selects.
         builder: Builder of the model of a run. None: the registered one.
@@ -71,17 +76,17 @@ def verify(
     found = subject_of(subject, spec=spec, builder=builder)
     found = dataclasses.replace(found, modules=tuple(modules))
     given = found.run
-    found, changes = prepared(found, steps=steps)
+    found, changes = prepared(found, steps=steps, clip=not float64)
     if shrink:
         small, said = shrunk(found.run, ranks)
         found, changes = dataclasses.replace(found, run=small), [*said, *changes]
     names = [layouts] if isinstance(layouts, str) else list(layouts)
     selected = chosen(layouts_of(found.run, ranks), names)
     with contextlib.nullcontext(pool) if pool is not None else RankPool(ranks) as processes:
-        return _Verification(found, given, processes, tolerance).verdict(selected, changes, progress)
+        return _Verification(found, given, processes, tolerance, float64=float64).verdict(selected, changes, progress)
 
 
-def prepared(subject: Subject, *, steps: int) -> tuple[Subject, list[str]]:
+def prepared(subject: Subject, *, steps: int, clip: bool = True) -> tuple[Subject, list[str]]:
     """Return a subject on one rank that is sensitive to errors, and the changes in words.
 
     Adam divides a gradient by its own size, which hides a wrong factor and makes rounding of a gradient near 0 large.
@@ -90,10 +95,12 @@ def prepared(subject: Subject, *, steps: int) -> tuple[Subject, list[str]]:
     Args:
         subject: The subject.
         steps: Number of steps to train.
+        clip: Clip gradients as the run does. The engine does so in float32 alone.
     """
     train = replace(
         subject.run.train, steps=steps, adam_eps=_ADAM_EPS, lr_schedule=ConstantSchedule(), eval_interval=None
     )
+    train = train if clip else replace(train, clip_grad=0.0)
     run = replace(subject.run, parallelism=Parallelism(), wrap=MegatronDDP(), train=train)
     changes = [f"{steps} steps at a constant learning rate of {train.lr:g}", f"`train.adam_eps` {_ADAM_EPS:g}"]
     return dataclasses.replace(subject, run=run), changes
@@ -108,12 +115,16 @@ class _Verification:
         given: The run as it was given, which decides which layouts are legal.
         pool: The processes.
         tolerance: Largest difference that counts as rounding. None: by the dtype.
+        float64: Compute in float64.
     """
 
-    def __init__(self, subject: Subject, given: RunConfig, pool: RankPool, tolerance: float | None) -> None:
-        self.subject, self.given, self.pool = subject, given, pool
+    def __init__(
+        self, subject: Subject, given: RunConfig, pool: RankPool, tolerance: float | None, *, float64: bool
+    ) -> None:
+        self.subject, self.given, self.pool, self.float64 = subject, given, pool, float64
+        self.dtype = "float64" if float64 else subject.run.precision.params
         self._references: list[tuple[RunConfig, Reference]] = []
-        default = TOLERANCES[subject.run.precision.params]
+        default = TOLERANCES[self.dtype]
         self.tolerance = (
             default if tolerance is None else Tolerance(value=tolerance, norm=tolerance, update=20 * tolerance)
         )
@@ -137,7 +148,7 @@ class _Verification:
                 progress(results[-1], len(results), len(layouts))
         return Verdict(
             subject=run.name or run.model.kind,
-            dtype=run.precision.params,
+            dtype=self.dtype,
             tolerance=self.tolerance.value,
             update_tolerance=self.tolerance.update,
             changes=tuple(changes),
@@ -146,8 +157,12 @@ class _Verification:
             layouts=tuple(results),
         )
 
-    def _record(self, run: RunConfig, initial: Any = None) -> list[RankRecording | Refusal]:
-        job = Job(subject=self.subject, run=run, initial=initial)
+    def _record(
+        self, run: RunConfig, initial: Any = None, *, build: str | None = None
+    ) -> list[RankRecording | Refusal]:
+        if self.float64 and isinstance(run.wrap, MegatronDDP):  # its buffers are in float32 by default
+            run = replace(run, wrap=replace(run.wrap, grad_reduce_in_fp32=False))
+        job = Job(subject=self.subject, run=run, initial=initial, build=build, float64=self.float64)
         return self.pool.run(record, job, ranks=run.parallelism.world_size())
 
     def reference(self, run: RunConfig) -> Reference:
@@ -208,9 +223,11 @@ class _Verification:
             ranks = Parallelism(**layout.parallelism).world_size()
             return LayoutResult(name=layout.name, ranks=ranks, outcome="refused", reason=_one_line(error))
         ranks = run.parallelism.world_size()
+        if self.float64 and (not isinstance(run.wrap, MegatronDDP) or run.wrap.distributed_optimizer):
+            return LayoutResult(name=layout.name, ranks=ranks, outcome="refused", reason=_ONLY_FLOAT32)
         reference = self.reference(base)
         try:
-            answers = self._record(run, reference.initial)
+            answers = self._record(run, reference.initial, build=layout.build)
         except RankError as error:
             return LayoutResult(name=layout.name, ranks=ranks, outcome="failed", reason=_last_line(error))
         recordings = [answer for answer in answers if isinstance(answer, RankRecording)]

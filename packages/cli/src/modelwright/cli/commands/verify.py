@@ -21,6 +21,7 @@ def verify(
     ] = None,
     ranks: Annotated[int, typer.Option(min=1, help="Largest number of ranks of a layout.")] = 2,
     steps: Annotated[int, typer.Option(min=1, help="Number of steps to train.")] = 2,
+    float64: Annotated[bool, typer.Option("--float64", help="Compute in float64, with a smaller tolerance.")] = False,
     no_shrink: Annotated[bool, typer.Option("--no-shrink", help="Verify the model of FILE in its own size.")] = False,
     json: Annotated[Path | None, typer.Option(help="Write the verdict as JSON.", metavar="FILE")] = None,
     html: Annotated[
@@ -41,6 +42,7 @@ def verify(
             layouts=layouts or "all",
             ranks=ranks,
             steps=steps,
+            float64=float64,
             shrink=not no_shrink,
             modules=[*(point.value for point in entry_points(group=GROUP)), *(modules or ())],
             progress=table.add,

@@ -15,7 +15,7 @@ from megatron.core.transformer.identity_op import IdentityOp
 from torch import Tensor, nn
 
 from modelwright.distributed import LocalRange, StageLayout, context_positions, unwrapped
-from modelwright.verify.records import Indices, OutputPart
+from modelwright.verify.on_ranks.records import Indices, OutputPart
 
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection

@@ -28,8 +28,9 @@ from modelwright.distributed import (
 from modelwright.layers import RoutingRecorder
 from modelwright.protocols import ModelwrightError
 from modelwright.training import Trainer, language_shape, optimized_parameters, prepare_text
-from modelwright.verify.layer_outputs import OutputRecorder, as_array, global_names
-from modelwright.verify.records import Array, Piece, RankRecording, Refusal, StepRecording
+from modelwright.verify.on_ranks.build_options import apply_option, to_float64
+from modelwright.verify.on_ranks.layer_outputs import OutputRecorder, as_array, global_names
+from modelwright.verify.on_ranks.records import Array, Piece, RankRecording, Refusal, StepRecording
 from modelwright.verify.subject import Subject
 
 if TYPE_CHECKING:
@@ -49,6 +50,10 @@ class Job:
     """Unsharded initial values of all parameters and buffers, by key. None: keep those of the builder."""
     deep: bool = True
     """Record the output of every module. Otherwise of layers only."""
+    build: str | None = None
+    """Another way to build the same model. None: as the run."""
+    float64: bool = False
+    """Compute in float64."""
     numbers_only: bool = False
     """Record losses and gradient norms, and no tensors."""
 
@@ -90,10 +95,12 @@ def losses_and_norms(run: RunConfig) -> list[tuple[float, float]]:
 
 def _record(job: Job) -> RankRecording | Refusal:
     run = job.run
-    start = _InitialValues(job.initial)
+    start = _InitialValues(job.initial, float64=job.float64)
     hook = Hook(name="initial values of one rank", phase="before_wrap", function=start)
     try:
         builder = job.subject.builder_of(run, [] if job.numbers_only else [hook])
+        if job.build is not None:
+            apply_option(builder, job.build)
         groups = initialize(run.parallelism, seed=run.train.seed)
         run = run.with_data_size(groups.dp.size())
         stages: list[nn.Module] = builder.build_distributed_models(
@@ -133,13 +140,15 @@ def _axes(groups: "ProcessGroupCollection") -> dict[str, Any]:
 class _InitialValues:
     """A hook that records the initial values, and replaces those that are not the ones of one rank."""
 
-    def __init__(self, wanted: dict[str, Array] | None) -> None:
-        self.wanted = wanted
+    def __init__(self, wanted: dict[str, Array] | None, *, float64: bool) -> None:
+        self.wanted, self.float64 = wanted, float64
         self.pieces: list[Piece] = []
         self.replaced: list[str] = []
 
     @torch.no_grad()
     def __call__(self, stages: list[nn.Module], context: BuildContext) -> None:
+        if self.float64:
+            to_float64(stages)
         for stage in stages:
             layout = StageLayout(stage, context.pg_collection)
             pieces = list(_pieces(layout))
@@ -260,7 +269,12 @@ class _Recorder(Trainer):
     def _update(self, loss: float) -> float | None:
         if self.outputs is not None:
             self.gradients = list(_gradients(self.layouts, self.optimizer))
-        return super()._update(loss)
+        if self.run.train.clip_grad or not math.isfinite(loss):
+            return super()._update(loss)
+        # The engine's step returns the norm only if it clips.
+        self.optimizer.prepare_grads()
+        norm = float(self.optimizer.get_grad_norm())
+        return None if super()._update(loss) is None else norm
 
 
 def _gradients(layouts: Sequence[StageLayout], optimizer: Any) -> list[Piece]:
