@@ -10,9 +10,9 @@ Seam: `untyped_storage()._cdata` identifies the storage of a meta tensor, and `_
 """
 
 import contextlib
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, final, override
+from typing import Any, cast, final, override
 
 import torch
 from torch import Tensor, nn
@@ -75,11 +75,20 @@ class MetaBuild:
                     attributes = dict(vars(parameter))
                     torch.utils.swap_tensors(parameter, made)  # the same object, for all code that refers to it
                     vars(parameter).update(attributes)
-            for module in (module for stage in stages for module in stage.modules()):
-                for held in (module._buffers, vars(module)):  # pyright: ignore[reportPrivateUsage]
-                    for name, value in held.items():
-                        if isinstance(value, Tensor) and value.is_meta:
-                            held[name] = real.tensor(value, f"{name}` of `{type(module).__name__}")
+            for owner, held in (pair for stage in stages for module in stage.modules() for pair in _held(module)):
+                for name, value in held.items():
+                    if isinstance(value, Tensor) and value.is_meta:
+                        held[name] = real.tensor(value, f"{name}` of `{type(owner).__name__}")
+
+
+def _held(module: nn.Module) -> Iterator[tuple[object, dict[str, Any]]]:
+    """Yield the attributes of a module, and those of its parts that are no modules, such as a token dispatcher."""
+    yield module, module._buffers  # pyright: ignore[reportPrivateUsage]
+    yield module, vars(module)
+    for name, part in vars(module).items():
+        inner: object = getattr(part, "__dict__", None)
+        if isinstance(inner, dict) and not isinstance(part, nn.Module | type) and name != "config":
+            yield part, cast("dict[str, Any]", inner)
 
 
 @final
