@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         can_fork,
         environment_variables,
         hold_interrupts,
+        keep_torch_from_working_folder,
         rank_environment,
         start_fork_server,
     )
@@ -69,6 +70,7 @@ __all__ = [
     "hold_interrupts",
     "is_launched",
     "job_size",
+    "keep_torch_from_working_folder",
     "load_engine",
     "on_one_machine",
     "only_loopback",

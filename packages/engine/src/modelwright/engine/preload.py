@@ -4,9 +4,10 @@ import contextlib
 import logging
 import warnings
 
-from modelwright.engine import load_engine
+from modelwright.engine import keep_torch_from_working_folder, load_engine
 from modelwright.protocols import ModelwrightError
 
+keep_torch_from_working_folder()
 # Whatever is forked decides for itself what it shows.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

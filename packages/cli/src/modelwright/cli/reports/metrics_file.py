@@ -51,7 +51,7 @@ def _record(line: str) -> dict[str, Any] | None:
     """Return the record of a line. None: the line is damaged."""
     try:
         record: object = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(record, dict) or type(cast("dict[str, Any]", record).get("step")) is not int:
         return None
