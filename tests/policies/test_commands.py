@@ -11,7 +11,7 @@ from nox import registry
 
 from tests.policies.repository import PACKAGES, ROOT, git
 
-DEFAULT_SESSIONS = {"docs", "lint", "types", "layers", "lock_check", "build", "tests", "integration"}
+DEFAULT_SESSIONS = {"docs", "lint", "types", "layers", "lock_check", "build", "tests", "integration", "lowest"}
 
 
 @pytest.fixture(scope="module")

@@ -122,6 +122,8 @@ _VALUES: Verdicts = {
     "glu_linear_offset": Honored("values", _MLP + _MOE, when=_GATED),
     "activation_func_clamp_value": Honored("values", _MLP + _MOE, when=_GATED),
     "embedding_init_method_std": Honored("values"),
+    # The engine rounds the gradient of the logits to bfloat16 (`fusions/fused_cross_entropy.py`), for every dtype.
+    "cross_entropy_loss_fusion": Honored("values"),
     "moe_input_jitter_eps": Honored("values", _MOE),
     "moe_apply_probs_on_input": Honored("values", _MOE, when=_ONE_EXPERT),
     "moe_router_force_load_balancing": Honored("values", _MOE),
@@ -133,7 +135,6 @@ _SHAPES: Verdicts = {
 _KERNELS: Verdicts = {
     "calculate_per_token_loss": Honored("kernels"),
     "deterministic_mode": Honored("kernels"),
-    "cross_entropy_loss_fusion": Honored("kernels"),
     "recompute_granularity": Honored("kernels"),
     "recompute_modules": Honored("kernels", when=_SELECTIVE),
     "recompute_method": Honored("kernels", when=_FULL),
