@@ -167,7 +167,7 @@ def test_training_learns(variant: str, curves: Curves) -> None:
 
 def test_dropped_tokens_are_missed(curves: Curves) -> None:
     """Capacity bites: without it the same model trains to another curve."""
-    whole = curves("allgather", SHORT)
+    whole = curves("allgather", LONG)
     for name in ("capacity", "capacity by weight", "padded"):
-        pairs = zip(curves(name, SHORT), whole, strict=True)
+        pairs = zip(curves(name, run_of(name).train.steps), whole, strict=False)
         assert max(abs(short.grad_norm - one.grad_norm) for short, one in pairs) > 1e-2
