@@ -12,6 +12,9 @@ from typing import Any
 import jsonschema
 import pytest
 
+from modelwright.cli.commands.verify import JSON_MARK
+from modelwright.cli.output_file import check_output_file
+from modelwright.cli.reports.verdict_page import PAGE_MARK
 from modelwright.config import Parallelism, replace
 from modelwright.layers import MlpLayerSpec, decoder_stack
 from modelwright.protocols import ModelwrightError
@@ -20,6 +23,7 @@ from modelwright.verify import MegatronModel, Verdict, VerifyError, verify
 from tests.integration import verify_models as models
 from tests.integration.command import modelwright
 from tests.integration.tiny_runs import GPT, MOE
+from tests.messages import facts
 from tests.proofs.museum.exhibits import FIRST, named
 from tests.proofs.museum.fault import Fault, check
 
@@ -75,9 +79,27 @@ def test_an_option_that_looks_at_local_tokens_differs_by_definition(two_ranks: R
 
 def test_a_layout_is_refused_with_the_numbers_of_the_file(two_ranks: RankPool) -> None:
     run = replace(GPT, model=replace(GPT.model, num_attention_heads=3, num_query_groups=3, hidden_size=48))
-    (layout,) = verify(run, layouts=["tensor=2"], pool=two_ranks).layouts
+    layout = verify(run, layouts=["tensor=2", "data=2"], pool=two_ranks).on("tensor=2")
     assert layout.outcome == "refused"
     assert "3 is not a multiple of 2" in layout.reason
+
+
+def test_a_verdict_on_no_layout_at_all_is_no_verdict(two_ranks: RankPool) -> None:
+    run = replace(GPT, model=replace(GPT.model, num_attention_heads=3, num_query_groups=3, hidden_size=48))
+    with pytest.raises(VerifyError, match=r"all are refused, `tensor=2` .* 3 is not a multiple of 2"):
+        verify(run, layouts=["tensor=2", "tensor=2 sequence"], pool=two_ranks)
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_a_file_of_the_user_is_not_overwritten(option: str, tmp_path: Path) -> None:
+    """Known before any process starts."""
+    mine = tmp_path / "mine"
+    mine.write_text("{}")
+    for place in (mine, tmp_path / "missing" / "file"):
+        done = modelwright("verify", EXAMPLES / "gpt-tiny.yaml", option, place)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert facts(done.stderr) == f"error `{option}` `{place}`\n"
+    assert mine.read_text() == "{}"
 
 
 def test_parts_that_ignore_the_init_method_are_named_and_compared(two_ranks: RankPool) -> None:
@@ -108,7 +130,7 @@ def test_a_model_that_cannot_be_judged(build: Any, said: str, two_ranks: RankPoo
 
 
 def test_a_bare_model_may_refuse_a_layout(two_ranks: RankPool) -> None:
-    (layout,) = bare(models.refuses_pipelines, ["pipeline=2"], two_ranks).layouts
+    layout = bare(models.refuses_pipelines, ["pipeline=2", "data=2"], two_ranks).on("pipeline=2")
     assert layout.outcome == "refused"
     assert "no pipeline, please" in layout.reason
 
@@ -146,6 +168,8 @@ def test_the_readme_shows_what_the_command_prints(tmp_path: Path) -> None:
     jsonschema.validate(verdict, Verdict.model_json_schema())
     assert [layout["outcome"] for layout in verdict["layouts"]] == ["equal", "differs", "equal", "equal"]
     page = (tmp_path / "verdict.html").read_text()
+    check_output_file("--json", tmp_path / "verdict.json", mark=JSON_MARK)  # may be written again
+    check_output_file("--html", tmp_path / "verdict.html", mark=PAGE_MARK)
     assert "<svg" in page
     assert "gradient not summed over" in page
 

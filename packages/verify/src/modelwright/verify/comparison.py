@@ -185,6 +185,7 @@ class _Step:
         self.number = index + 1
         self.ranks = [(rank.steps[index], rank.coordinates) for rank in ranks]
         self.sizes = {axis: size for axis, size in ranks[0].sizes.items() if size > 1 and axis in AXES}
+        self._unknown: set[str] = set()
 
     def deviations(self) -> Iterator[Deviation]:
         """Yield every difference."""
@@ -239,7 +240,7 @@ class _Step:
                 if expected is None:
                     continue
                 scale = self.expected.output_scales[part.name] or 1.0
-                errors[part.name] = worse(errors[part.name], difference(part.values, expected) / scale)
+                errors[part.name] = max(errors[part.name], difference(part.values, expected) / scale)
                 parts[part.name].append(Copies([part.values], expected, [coordinates]))
         for name, error in errors.items():
             if not error <= self.tolerance.value:
@@ -297,6 +298,8 @@ class _Step:
             for piece in found.gradients if kind == "gradients" else found.parameters:
                 if piece.key in whole:
                     places[piece.key, piece.start, piece.values.shape].append((piece, coordinates))
+                else:
+                    self._unknown.add(piece.name)
         tensors: dict[str, tuple[str, list[Copies]]] = {}
         for (key, _, _), copies in places.items():
             name = self.reference.name_of(copies[0][0])
@@ -315,13 +318,25 @@ class _Step:
             error = 0.0
             for part in parts:
                 for values in part.values:
-                    error = worse(error, difference(values, part.expected) / scale)
+                    error = max(error, difference(values, part.expected) / scale)
             if not error <= self.tolerance.value:
                 shape = self.expected.gradients[key].shape
                 yield self._deviation("gradient", name, error, explain_tensor(parts, self.sizes), shape)
-        there = {self.reference.name_of(piece) for piece in self.expected.numbers.gradients}
-        for name in sorted(there - set(self._gradient_parts)):
-            yield self._deviation("gradient", name, math.inf, Explanation("is missing: no rank updates it"))
+        yield from self._missing("gradient", self._gradient_parts, self.expected.numbers.gradients)
+
+    def _missing(
+        self, kind: Kind, found: Mapping[str, tuple[str, list[Copies]]], expected: Sequence[Piece]
+    ) -> Iterator[Deviation]:
+        """Yield tensors of one rank of which the ranks lack elements."""
+        sizes: dict[str, int] = defaultdict(int)
+        for piece in expected:
+            sizes[self.reference.name_of(piece)] += piece.values.size
+        for name, size in sorted(sizes.items()):
+            _, parts = found.get(name, ("", []))
+            there = sum(part.expected.size for part in parts)
+            if there < size:
+                clause = f"is missing: the ranks have {there:,} of its {size:,} elements"
+                yield self._deviation(kind, name, math.inf, Explanation(clause))
 
     def _norm(self, *, explained: bool) -> Iterator[Deviation]:
         found = [step.grad_norm for step, _ in self.ranks]
@@ -365,11 +380,14 @@ class _Step:
             error = 0.0
             for part in parts:
                 for values in part.values:
-                    error = worse(error, difference(values, part.expected) / scale)
+                    error = max(error, difference(values, part.expected) / scale)
             if not error <= self.tolerance.update:
                 shape = self.expected.parameters[key].shape
                 clause = f"after the step differs by {error:.1e} of its update"
                 yield self._deviation("parameter", name, error, Explanation(clause), shape)
+        yield from self._missing("parameter", self._parameter_parts, self.expected.numbers.parameters)
+        for name in sorted(self._unknown):
+            yield self._deviation("parameter", name, math.inf, Explanation("does not exist on one rank"))
 
 
 def _axis_of_copies(coordinates: Sequence[Mapping[str, int]]) -> str | None:
@@ -378,7 +396,7 @@ def _axis_of_copies(coordinates: Sequence[Mapping[str, int]]) -> str | None:
 
 
 def within(found: float, expected: float, *, absolute: float = 0.0, relative: float = 0.0) -> bool:
-    """Return whether two numbers differ by at most a tolerance; nan differs from every number.
+    """Return True if two numbers differ by at most a tolerance; nan differs from every number.
 
     Args:
         found: Number on a layout.
@@ -399,8 +417,3 @@ def difference(found: Array, expected: Array) -> float:
     if not (np.isfinite(found).all() and np.isfinite(expected).all()):
         return math.inf
     return largest(found - expected)
-
-
-def worse(one: float, other: float) -> float:
-    """Return the larger error."""
-    return max(one, other)

@@ -31,7 +31,7 @@ _ONLY_FLOAT32: Final = (
 
 
 class VerifyError(ModelwrightError):
-    """A model that cannot be verified, because it does not train on one rank or has no fixed result there."""
+    """A model that cannot be verified: it does not train on one rank, has no fixed result there, or no legal layout."""
 
 
 def verify(
@@ -70,7 +70,8 @@ def verify(
         The verdict.
 
     Raises:
-        VerifyError: The model does not train on one rank, its values there are not finite, or two runs differ.
+        VerifyError: The model does not train on one rank, its values there are not finite, two runs differ, or every
+            layout is refused.
         ModelwrightError: The subject or the name of a layout is wrong.
     """
     found = subject_of(subject, spec=spec, builder=builder)
@@ -146,6 +147,11 @@ class _Verification:
             results.append(result.model_copy(update={"seconds": time.perf_counter() - start}))
             if progress is not None:
                 progress(results[-1], len(results), len(layouts))
+        if all(result.outcome == "refused" for result in results):
+            raise VerifyError(
+                f"at least one layout must be legal for the model, but all are refused, `{results[0].name}` because "
+                f"{results[0].reason} Choose others with `layouts`, or allow more `ranks`."
+            )
         return Verdict(
             subject=run.name or run.model.kind,
             dtype=self.dtype,

@@ -178,8 +178,6 @@ def subject_of(given: object, *, spec: "StackSpec | None" = None, builder: Any =
     Raises:
         ModelwrightError: It is neither.
     """
-    if isinstance(given, Subject):
-        return given
     if isinstance(given, RunConfig):
         return Subject(run=given, spec=spec, builder=builder)
     if isinstance(given, MegatronModel):

@@ -1,7 +1,6 @@
 """`modelwright build`: build a model as for training, run one batch forward and backward, and describe every rank."""
 
 import json
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, final
@@ -10,11 +9,11 @@ import typer
 
 from modelwright.cli.exit_codes import command
 from modelwright.cli.options import Debug, File, Import, Set
+from modelwright.cli.output_file import check_output_file
 from modelwright.cli.ranks import Job, run_on_ranks
-from modelwright.cli.reports.split_picture import Stage, draw_split, is_drawing, split_table
+from modelwright.cli.reports.split_picture import DRAWING_MARK, Stage, draw_split, split_table
 from modelwright.cli.run_file import load_run
 from modelwright.config import DecoderConfig, Parallelism, RunConfig
-from modelwright.protocols import ModelwrightError
 
 if TYPE_CHECKING:
     from megatron.core.process_groups_config import ProcessGroupCollection
@@ -57,19 +56,9 @@ def build(
     """Build a model, run one forward and backward pass, and print the layers and parameters of every rank."""
     run = load_run(file, overrides, modules)
     if svg is not None:
-        _check_drawing(svg)
+        check_output_file("--svg", svg, mark=DRAWING_MARK)
     drawing = None if svg is None else svg.resolve()
     run_on_ranks(build_rank, BuildJob(run=run, modules=tuple(modules or ()), debug=debug, svg=drawing))
-
-
-def _check_drawing(svg: Path) -> None:
-    """Refuse a place for the drawing that is in no folder, or where another file would be overwritten."""
-    if svg.is_dir() or not svg.parent.is_dir():
-        raise ModelwrightError(f"`--svg` must name a file in an existing folder, but `{svg}` is not one.")
-    if os.path.lexists(svg) and not is_drawing(svg):
-        raise ModelwrightError(
-            f"`--svg` must name a new file or an earlier drawing, but `{svg}` is something else; name another file."
-        )
 
 
 def build_rank(job: BuildJob) -> None:

@@ -8,8 +8,13 @@ import typer
 
 from modelwright.cli.exit_codes import FAILED, command
 from modelwright.cli.options import Debug, File, Import, Set
+from modelwright.cli.output_file import check_output_file
+from modelwright.cli.reports.verdict_page import PAGE_MARK, verdict_page
 from modelwright.cli.run_file import load_run
 from modelwright.cli.user_parts import GROUP
+
+JSON_MARK = '"update_tolerance": '
+"""Text near the beginning of every verdict in JSON."""
 
 
 @command
@@ -33,6 +38,10 @@ def verify(
 ) -> None:
     """Check that a model computes the same on every layout of its ranks; exit code 1 if it does not."""
     run = load_run(file, overrides, modules)
+    if json is not None:
+        check_output_file("--json", json, mark=JSON_MARK)
+    if html is not None:
+        check_output_file("--html", html, mark=PAGE_MARK)
     import modelwright.verify
     from modelwright.cli.reports.verdict_table import VerdictTable
 
@@ -51,8 +60,6 @@ def verify(
     if json is not None:
         json.write_text(verdict.model_dump_json(indent=2) + "\n", encoding="utf-8")
     if html is not None:
-        from modelwright.cli.reports.verdict_page import verdict_page
-
         html.write_text(verdict_page(verdict), encoding="utf-8")
     if not verdict.is_equal:
         raise typer.Exit(FAILED)

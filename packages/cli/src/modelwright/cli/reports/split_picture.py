@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _TITLE = "Stages of the pipeline"
+DRAWING_MARK = f"<dc:title>{_TITLE}</dc:title>"
+"""Text near the beginning of every drawing."""
 _COLOR_OF_ENDS = "#d9d2e9"
 
 
@@ -108,18 +110,6 @@ def draw_split(stages: "Sequence[Stage]", path: Path, *, tied: bool) -> None:
         figure.savefig(content, format="svg", metadata={"Date": None, "Title": _TITLE})
     with naming_run_file(path):
         replace_file(path, content.getvalue())
-
-
-def is_drawing(path: Path) -> bool:
-    """Return True if a file was written by `draw_split`.
-
-    Args:
-        path: The file. A link is not followed.
-    """
-    if path.is_symlink() or not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return f"<dc:title>{_TITLE}</dc:title>".encode() in file.read(4096)
 
 
 def _draw_stage(axes: Any, stage: Stage, left: float, middle: float) -> None:

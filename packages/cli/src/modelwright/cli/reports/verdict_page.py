@@ -10,9 +10,11 @@ from modelwright.cli.printable import printable
 if TYPE_CHECKING:
     from modelwright.verify import LayoutResult, Verdict
 
+PAGE_MARK: Final = '<meta name="generator" content="modelwright verify">'
+"""Text near the beginning of every page."""
 _PAGE: Final = Template(
     """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>$title</title><style>
+<html lang="en"><head><meta charset="utf-8">$mark<title>$title</title><style>
 body { font-family: sans-serif; margin: 2em auto; max-width: 70em }
 td, th { padding: 0.2em 0.8em 0.2em 0; text-align: left; vertical-align: top }
 .equal { color: #067a3b } .differs, .failed { color: #b00020 } .refused { color: #777 }
@@ -37,6 +39,7 @@ def verdict_page(verdict: "Verdict") -> str:
     outcome = "equal" if verdict.is_equal else "differs"
     tolerance = f"tolerance {verdict.tolerance:g} of the largest value, computed in {verdict.dtype}"
     return _PAGE.substitute(
+        mark=PAGE_MARK,
         title=_text(f"{verdict.subject}: {outcome}"),
         summary=_text(f"{len(verdict.layouts)} layouts; {tolerance}"),
         curves=_curves(verdict),

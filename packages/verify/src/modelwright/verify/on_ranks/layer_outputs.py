@@ -73,7 +73,6 @@ class OutputRecorder:
         seq_length: Length of a whole sequence.
         batch: Sequences in the global batch.
         micro_batch: Sequences in a micro-batch.
-        deep: Record every module. Otherwise only layers.
     """
 
     def __init__(
@@ -84,7 +83,6 @@ class OutputRecorder:
         seq_length: int,
         batch: int,
         micro_batch: int,
-        deep: bool,
     ) -> None:
         self._tensor = (pg_collection.tp.rank(), pg_collection.tp.size())
         self._positions = context_positions(seq_length, rank=pg_collection.cp.rank(), size=pg_collection.cp.size())
@@ -103,7 +101,7 @@ class OutputRecorder:
                 skipped = isinstance(module, IdentityOp) or any(layer.startswith(f"{name}.") for layer in layers)
                 # Experts receive tokens in an order that depends on the layout.
                 skipped = skipped or "experts" in name.split(".")
-                if not name or (not skipped and (deep or _is_layer(name))):
+                if not name or not skipped:
                     module.register_forward_hook(self._hook(name or LOSS, _channels(module, layout)))
 
     def take(self) -> list[OutputPart]:

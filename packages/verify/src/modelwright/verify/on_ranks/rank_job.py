@@ -48,8 +48,6 @@ class Job:
     """The run on the layout."""
     initial: dict[str, Array] | None
     """Unsharded initial values of all parameters and buffers, by key. None: keep those of the builder."""
-    deep: bool = True
-    """Record the output of every module. Otherwise of layers only."""
     build: str | None = None
     """Another way to build the same model. None: as the run."""
     float64: bool = False
@@ -112,7 +110,7 @@ def _record(job: Job) -> RankRecording | Refusal:
         return Refusal(
             f"building it fails with `{type(error).__name__}`: {' '.join(str(error).split()) or 'no message'}"
         )
-    recorder = _Recorder(run, stages, groups, deep=job.deep, numbers_only=job.numbers_only)
+    recorder = _Recorder(run, stages, groups, numbers_only=job.numbers_only)
     steps = [recorder.step_recording(step) for step in range(1, run.train.steps + 1)]
     return RankRecording(
         coordinates={axis: group.rank() for axis, group in _axes(groups).items()},
@@ -211,7 +209,6 @@ class _Recorder(Trainer):
         run: The run on a layout.
         stages: The wrapped stages of this rank.
         groups: The process groups of this rank.
-        deep: Record the output of every module.
         numbers_only: Record no tensors.
     """
 
@@ -221,7 +218,6 @@ class _Recorder(Trainer):
         stages: list[nn.Module],
         groups: "ProcessGroupCollection",
         *,
-        deep: bool,
         numbers_only: bool,
     ) -> None:
         super().__init__(run, stages, groups, prepare_text(run))
@@ -235,7 +231,6 @@ class _Recorder(Trainer):
                 seq_length=language_shape(run)[1],
                 batch=run.train.global_batch,
                 micro_batch=run.train.micro_batch,
-                deep=deep,
             )
         has_experts = bool(getattr(engine_config(unwrapped(stages[0])), "num_moe_experts", None))
         self.routing = RoutingRecorder(stages) if has_experts and not numbers_only else None
