@@ -7,9 +7,9 @@ def main() -> None:
     """Run the command line and exit."""
     try:
         from modelwright.cli.app import app
-        from modelwright.engine import keep_torch_from_working_folder
+        from modelwright.engine import guard_torch_import
 
-        keep_torch_from_working_folder()
+        guard_torch_import()
         app(prog_name="modelwright")
     except KeyboardInterrupt:  # a command reports it too, but Ctrl-C may be pressed before it begins
         sys.stderr.write("error: interrupted\n")

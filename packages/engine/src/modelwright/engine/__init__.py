@@ -20,7 +20,6 @@ if TYPE_CHECKING:
         can_fork,
         environment_variables,
         hold_interrupts,
-        keep_torch_from_working_folder,
         rank_environment,
         start_fork_server,
     )
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     )
     from modelwright.engine.patches.torch_compile import load_engine
     from modelwright.engine.thread_patch import Change, ThreadPatch
+    from modelwright.engine.torch_import import guard_torch_import
 else:
     from modelwright.protocols import lazy_door
 
@@ -67,10 +67,10 @@ __all__ = [
     "environment_variables",
     "forget_attention_choice",
     "gathering_over",
+    "guard_torch_import",
     "hold_interrupts",
     "is_launched",
     "job_size",
-    "keep_torch_from_working_folder",
     "load_engine",
     "on_one_machine",
     "only_loopback",

@@ -7,15 +7,11 @@ not survive a fork: where there is a GPU, each rank is a new interpreter ("spawn
 
 import os
 import signal
-import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from functools import partial
-from importlib.machinery import ModuleSpec, PathFinder
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
-from types import ModuleType
-from typing import Literal, override
+from typing import Literal
 
 # Device files of NVIDIA's and AMD's drivers. Asking torch would import it, which the fork server is there to avoid.
 _GPU_DEVICES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
@@ -93,40 +89,6 @@ def hold_interrupts() -> Generator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-class _TorchFromElsewhere(PathFinder):
-    """Finds torch, and nothing else; it is executed in the root folder."""
-
-    @classmethod
-    @override
-    def find_spec(
-        cls, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        spec = super().find_spec(fullname, path, target) if fullname == "torch" else None
-        if spec is not None and spec.loader is not None:
-            spec.loader.exec_module = partial(_in_root_folder, spec.loader.exec_module)  # type: ignore[method-assign]
-        return spec
-
-
-def _in_root_folder(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
-    working = os.open(".", os.O_RDONLY | os.O_CLOEXEC)
-    os.chdir("/")
-    try:
-        execute(module)
-    finally:
-        os.fchdir(working)
-        os.close(working)
-
-
-def keep_torch_from_working_folder() -> None:
-    """Let torch be imported with the root folder as the working folder, if it has not been imported yet.
-
-    A library that comes with torch (cuSPARSELt) has an empty entry in its search path, which means the working folder.
-    A file `libcuda.so.1` there would be loaded and executed.
-    """
-    if _TorchFromElsewhere not in sys.meta_path:
-        sys.meta_path.insert(0, _TorchFromElsewhere)
 
 
 def rank_environment(threads: int) -> dict[str, str]:

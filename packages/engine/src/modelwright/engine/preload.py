@@ -4,10 +4,10 @@ import contextlib
 import logging
 import warnings
 
-from modelwright.engine import keep_torch_from_working_folder, load_engine
+from modelwright.engine import guard_torch_import, load_engine
 from modelwright.protocols import ModelwrightError
 
-keep_torch_from_working_folder()
+guard_torch_import()
 # Whatever is forked decides for itself what it shows.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
