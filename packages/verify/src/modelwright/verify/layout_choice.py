@@ -103,8 +103,8 @@ def layouts_of(run: RunConfig, ranks: int) -> list[Layout]:
         run: The run.
         ranks: Largest number of ranks.
     """
-    found = [*_axes(run, ranks), *_wrapped(run, ranks), *_options(run)]
-    return list({layout.name: layout for layout in found}.values())
+    found = {layout.name: layout for layout in (*_axes(run, ranks), *_wrapped(run, ranks), *_options(run))}
+    return [layout for layout in found.values() if Parallelism(**layout.parallelism).world_size() <= ranks]
 
 
 def _has_experts(run: RunConfig) -> bool:
@@ -124,7 +124,7 @@ def _axes(run: RunConfig, ranks: int) -> Iterator[Layout]:
     for axes in chosen_axes:
         for variant in _variants(axes, experts=_has_experts(run)):
             complete = _with_data(variant)
-            if complete is not None and Parallelism(**complete).world_size() <= ranks:
+            if complete is not None:
                 yield _named(complete)
 
 

@@ -1,4 +1,4 @@
-"""Table of a verdict: one line for each layout, printed as soon as the layout is done."""
+"""Table of a verdict, one line for each layout, and the progress while layouts are verified."""
 
 import sys
 from types import TracebackType
