@@ -10,8 +10,9 @@ os.kill(os.getpid(), signal.SIGINT)
 print("executed in", os.getcwd())
 """
 PROGRAM = """
-import os, sys
+import os, signal, sys
 from modelwright.engine import guard_torch_import
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a script started the tests with `&`
 guard_torch_import()
 sys.path.insert(0, sys.argv[1])
 try:
